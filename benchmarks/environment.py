@@ -1,0 +1,40 @@
+"""Everything about the machine and the software that a row's figures depend on."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from recjax.hardware.device import cpu_model
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "numpy", "recjax")
+FLAG_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "OMP_NUM_THREADS")
+REPOSITORY = Path(__file__).parent.parent
+
+
+def describe_environment(device: jax.Device) -> dict[str, Any]:
+    """Returns versions, flags, processor, driver, operating system and git state, as plain JSON values."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "versions": versions,
+        "flags": {name: os.environ[name] for name in FLAG_VARIABLES if name in os.environ},
+        "cpu": cpu_model(),
+        "driver": device.client.platform_version,
+        "os": platform.platform(),
+        "git": {"commit": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Returns what git prints, None outside a repository or without git."""
+    try:
+        done = subprocess.run(("git", *arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,161 @@
+"""Measures the variants of one case against each other: closed loops in turn, then the server's rate."""
+
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import Row
+from benchmarks.rows import RunFacts, make_row
+from benchmarks.scenarios import (
+    MULTI_STREAM_SAMPLES,
+    Window,
+    closed_loop,
+    highest_rate_within_limit,
+    server,
+    warm_up,
+)
+from benchmarks.suite import Measurement
+from benchmarks.timing import CompileCounter, quiet_heap
+from recjax.config import Experiment
+from recjax.evaluation import Quality
+from recjax.progress import stage
+from recjax.serving.compiled import Columns, CompiledModel
+from recjax.training.final_model import FinalModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One variant, ready to be measured, and what is already known of it; of the null model, only the first four."""
+
+    experiment: Experiment
+    label: str  # of the variant
+    compiled: CompiledModel
+    columns: Columns
+    model: FinalModel | None = None
+    quality: Quality | None = None
+    quality_metric: str | None = None
+    references: dict[str, dict[str, float]] | None = None
+    validation_quality: float | None = None
+    below_floor: str | None = None  # why every row of it is invalid, if training fell short
+    checkpoint_bytes: int | None = None
+    train_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The pooled windows of one variant in one scenario.
+
+    Attributes:
+      samples_per_s: [rounds] of each window, in the order of the rounds.
+      recompiles: compilations that happened inside the windows; anything but 0 makes the row invalid.
+      search: of the server scenario, how its rate was found.
+    """
+
+    scenario: str
+    batch_size: int
+    window: Window
+    samples_per_s: NDArray
+    recompiles: int
+    started_at: str
+    search: dict[str, Any] | None = None
+
+
+COMPILATIONS = CompileCounter()
+
+
+def measure_case(
+    contestants: list[Contestant], settings: Measurement, facts: RunFacts
+) -> Iterator[tuple[list[Row], dict[str, NDArray]]]:
+    """Yields, scenario by scenario, one row a contestant and every latency sample by row key.
+
+    In the closed-loop scenarios the contestants take turns, round after round, so that a change of the
+    machine's speed falls on all of them; speed ratios are taken within a round.
+    """
+    serving = contestants[0].experiment.serving
+    closed = [("single_stream", 1), ("multi_stream", MULTI_STREAM_SAMPLES)]
+    closed += [("offline", size) for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
+    name = contestants[0].experiment.name
+    best_rate = np.zeros(len(contestants))
+    for contestant in contestants:
+        warm_up(contestant.compiled, contestant.columns)
+    with quiet_heap():
+        for scenario, size in closed:
+            title = f"{name}: {scenario}, {size} a query"
+            measured = _measure_closed_loop(title, contestants, scenario, size, settings)
+            best_rate = np.maximum(best_rate, [np.median(one.samples_per_s) for one in measured])
+            yield _rows(contestants, measured, facts)
+        measured = _measure_server(f"{name}: server, p99 within {serving.slo_ms:g} ms", contestants, settings, best_rate)
+        yield _rows(contestants, measured, facts)
+
+
+def _measure_closed_loop(
+    title: str, contestants: list[Contestant], scenario: str, size: int, settings: Measurement
+) -> list[Measured]:
+    windows: list[list[Window]] = [[] for _ in contestants]
+    recompiles = [0 for _ in contestants]
+    started_at = [_now() for _ in contestants]
+    with stage(title, settings.rounds * len(contestants)) as advance:
+        for number in range(settings.rounds):
+            # A rotating order: nobody is always the first after the pause between rounds.
+            for index in np.roll(np.arange(len(contestants)), -number):
+                contestant = contestants[index]
+                seed, before = settings.seed + number, COMPILATIONS.count
+                window = closed_loop(
+                    contestant.compiled, contestant.columns, size, settings.window_s, settings.min_queries, seed
+                )
+                recompiles[index] += COMPILATIONS.count - before
+                windows[index].append(window)
+                advance(f"{contestant.label} {window.samples / window.duration_s:,.0f} samples/s")
+    return [
+        Measured(scenario, size, _pool(pooled), np.array([w.samples / w.duration_s for w in pooled]), compiled, start)
+        for pooled, compiled, start in zip(windows, recompiles, started_at, strict=True)
+    ]
+
+
+def _measure_server(
+    title: str, contestants: list[Contestant], settings: Measurement, capacity: NDArray
+) -> list[Measured]:
+    measured = []
+    with stage(title, len(contestants)) as advance:
+        for contestant, capacity_qps in zip(contestants, capacity, strict=True):
+            started_at, slo_ms = _now(), contestant.experiment.serving.slo_ms
+            before = COMPILATIONS.count
+
+            def probe(rate_qps: float, n_queries: int, contestant: Contestant = contestant) -> Window:
+                slo_ms = contestant.experiment.serving.slo_ms
+                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, slo_ms, settings.seed)
+
+            window, search = highest_rate_within_limit(
+                probe, float(capacity_qps), slo_ms, settings.probe_s, settings.search_steps
+            )
+            rate = np.array([window.samples / window.duration_s])
+            recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
+            measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
+            advance(f"{contestant.label} {window.offered_qps:,.0f} queries/s")
+    return measured
+
+
+def _rows(
+    contestants: list[Contestant], measured: list[Measured], facts: RunFacts
+) -> tuple[list[Row], dict[str, NDArray]]:
+    rows = [make_row(c, m, contestants[0], measured[0], facts) for c, m in zip(contestants, measured, strict=True)]
+    keys = [f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows]
+    return rows, {key: one.window.latency_ms for key, one in zip(keys, measured, strict=True)}
+
+
+def _pool(windows: list[Window]) -> Window:
+    return Window(
+        latency_ms=np.concatenate([window.latency_ms for window in windows]),
+        queries=sum(window.queries for window in windows),
+        samples=sum(window.samples for window in windows),
+        padded_samples=sum(window.padded_samples for window in windows),
+        duration_s=sum(window.duration_s for window in windows),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

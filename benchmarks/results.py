@@ -1,0 +1,128 @@
+"""A result row, and the file of rows that a run writes as it goes.
+
+`results.jsonl` holds one JSON object a line. Rows are appended and flushed one by one, so a run that is
+interrupted keeps every finished one. `docs/results.md` explains each field.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recjax.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model x transforms x scenario x batch size on one device.
+
+    A field that could not be had is None and `reasons` says why under the field's name (of a nested
+    value: "latency_ms.p99_9"); `check_row` holds that.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str  # of the whole run: start time and a random suffix
+    started_at: str  # ISO 8601, UTC, of the row's first window
+    suite: str
+    case: str  # experiment name / variant
+    model: str  # class name, or "null" for the harness's floor
+    model_config: dict[str, Any]  # of the final model: smaller after a shrink
+    dataset: str | None
+    protocol: str | None  # under which `quality` was had
+    transforms: list[dict[str, Any]]  # in order, with every setting
+    variant: str  # the transforms as a short label
+    transform_report: dict[str, Any]  # what each transform did
+    support: str | None  # native, emulated or none on this platform
+    device: dict[str, Any]  # platform, kind, count, mesh
+    scenario: str  # offline, single_stream, multi_stream, server
+    batch_size: int  # samples a query (server: the largest batch that may form)
+    quality: dict[str, float] | None  # of the served program on the test part
+    quality_metric: str | None  # the one that chose the epoch and that `quality_retained` is of
+    quality_reference: dict[str, dict[str, float]] | None  # sanity models under the same protocol
+    quality_retained: float | None  # quality / quality of fp32
+    validation_quality: float | None  # of the chosen epoch
+    latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
+    throughput_queries_per_s: float
+    throughput_samples_per_s: float
+    speedup: dict[str, Any] | None  # samples/s over fp32 in interleaved rounds: median, range, rounds
+    target_qps: float | None  # server: the rate that held the limit
+    search: dict[str, Any] | None  # server: how that rate was found
+    slo_ms: float | None  # server: limit of p99
+    valid: bool
+    invalid_reason: str | None
+    compile_s: float  # of all programs of this model, outside every window
+    recompiles_in_window: int
+    padding_waste: float  # share of computed samples that nobody asked for
+    parameter_bytes: int  # stored variables
+    dense_layer_bytes: int | None  # of which dense layers
+    checkpoint_bytes: int | None  # final model on disk
+    program_memory_bytes: int | None  # arguments + outputs + temporaries of this batch size, by the compiler
+    peak_memory_bytes: int | None  # held at most by the device, whole process so far
+    energy_j_per_1k_samples: float | None
+    train_s: float | None  # wall time of training and transforms of this variant
+    flops_per_sample: float | None
+    bytes_per_sample: float | None
+    achieved_fraction_of_roofline: float | None  # against ceilings measured in this run
+    bound_by: str | None  # compute or memory, by those ceilings
+    estimated: bool = False  # true only where no device ran it
+    environment: dict[str, Any]
+    reasons: dict[str, str]
+
+
+def check_row(row: Row) -> None:
+    """Raises ValueError if a field is None (or holds a None or NaN) without a reason; search and report are free-form."""
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        nested = value.items() if field.name in ("latency_ms", "quality", "device") and value else ()
+        for name, part in [(field.name, value), *((f"{field.name}.{key}", v) for key, v in nested)]:
+            missing = part is None or (isinstance(part, float) and math.isnan(part))
+            if missing and name not in row.reasons:
+                raise ValueError(f"row {row.case}/{row.scenario}: {name} is {part} and reasons does not say why")
+
+
+class ResultWriter:
+    """Appends rows to `results.jsonl`; a row is on disk when `write` returns."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder and an empty file, replacing an earlier run's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "results.jsonl"
+        self.path.write_text("")
+        self.rows: list[Row] = []
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Checks and appends the rows."""
+        with self.path.open("a") as file:
+            for row in rows:
+                check_row(row)
+                file.write(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n")
+                self.rows.append(row)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Returns the rows of a `results.jsonl`.
+
+    Raises:
+      UserError: not JSON, another schema version, or unknown fields; with file and line.
+    """
+    fields = {field.name for field in dataclasses.fields(Row)}
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error.msg}); expected one result row a line") from error
+        if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{path}:{number}: not a result row of schema version {SCHEMA_VERSION}")
+        if set(values) != fields:
+            wrong = ", ".join(sorted(set(values) ^ fields))
+            raise UserError(f"{path}:{number}: missing or unknown fields: {wrong}")
+        rows.append(Row(**values))
+    return rows

@@ -1,0 +1,180 @@
+"""From measured windows to result rows: every field filled, or None with the reason."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from benchmarks.results import Row
+from benchmarks.statistics import ratio_summary, summarize_latency
+from recjax.config import to_dict
+from recjax.hardware.ceilings import Ceilings
+from recjax.hardware.device import describe_device, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Contestant, Measured
+
+SUPPORT_PLATFORM = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+NULL_REASON = "the null model has none: it is the floor of the harness"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What all rows of a run share."""
+
+    run_id: str
+    suite: str
+    device: jax.Device
+    ceilings: Ceilings
+    environment: dict[str, Any]
+
+
+def make_row(
+    contestant: "Contestant", measured: "Measured", baseline: "Contestant", of_baseline: "Measured", facts: RunFacts
+) -> Row:
+    """Returns the row of one contestant in one scenario, compared with the baseline's in the same rounds."""
+    window, platform = measured.window, facts.device.platform
+    latency = summarize_latency(window.latency_ms)
+    reasons = dict(latency.reasons)
+    program = contestant.compiled.programs[contestant.compiled.bucket_of(measured.batch_size)]
+    fields = _model_fields(contestant, baseline, SUPPORT_PLATFORM[platform], reasons)
+    is_server = measured.scenario == "server"
+
+    def missing(name: str, reason: str) -> None:
+        reasons[name] = reason
+
+    speedup = None
+    if is_server:
+        missing("speedup", "server rates are searched one after the other, not in turns; compare target_qps")
+    elif contestant.model is None:
+        missing("speedup", NULL_REASON)
+    else:
+        speedup = ratio_summary(measured.samples_per_s / of_baseline.samples_per_s)
+        if contestant is baseline:
+            speedup["median"], speedup["range"] = 1.0, [1.0, 1.0]
+    if not is_server:
+        for name in ("target_qps", "search", "slo_ms"):
+            missing(name, "only the server scenario has a latency limit")
+    missing("energy_j_per_1k_samples", f"recjax reads no energy counter on {platform}")
+    missing("device.mesh", "one device, no mesh")
+    peak_memory = peak_memory_bytes(facts.device)
+    if peak_memory is None:
+        missing("peak_memory_bytes", "the CPU device keeps no count; program_memory_bytes is the compiler's figure")
+    if program.memory_bytes is None:
+        missing("program_memory_bytes", f"the {platform} compiler gives no memory analysis")
+    invalid_reason = _invalid_reason(contestant, measured, latency.values["p99"])
+    if invalid_reason is None:
+        missing("invalid_reason", "the row is valid")
+
+    return Row(
+        run_id=facts.run_id,
+        started_at=measured.started_at,
+        suite=facts.suite,
+        dataset=contestant.experiment.dataset.source,
+        device=describe_device([facts.device]),
+        scenario=measured.scenario,
+        batch_size=measured.batch_size,
+        latency_ms=latency.values,
+        throughput_queries_per_s=window.queries / window.duration_s,
+        throughput_samples_per_s=window.samples / window.duration_s,
+        speedup=speedup,
+        target_qps=window.offered_qps,
+        search=measured.search,
+        slo_ms=contestant.experiment.serving.slo_ms if is_server else None,
+        valid=invalid_reason is None,
+        invalid_reason=invalid_reason,
+        compile_s=sum(p.compile_s for p in contestant.compiled.programs.values()),
+        recompiles_in_window=measured.recompiles,
+        padding_waste=window.padding_waste,
+        program_memory_bytes=program.memory_bytes,
+        peak_memory_bytes=peak_memory,
+        energy_j_per_1k_samples=None,
+        environment=facts.environment,
+        reasons=reasons,
+        **_roofline_fields(contestant, measured, facts, reasons),
+        **fields,
+    )
+
+
+def _model_fields(
+    contestant: "Contestant", baseline: "Contestant", platform: str, reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Returns what belongs to the model and its transforms, whatever the scenario."""
+    experiment, model = contestant.experiment, contestant.model
+    if model is None:
+        names = ("protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained")
+        names += ("validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s")
+        reasons |= dict.fromkeys(names, NULL_REASON)
+        return dict.fromkeys(names) | {
+            "case": f"{experiment.name}/{contestant.label}",
+            "model": "null",
+            "model_config": {},
+            "transforms": [],
+            "variant": contestant.label,
+            "transform_report": {},
+            "parameter_bytes": 0,
+        }
+    quality, metric = contestant.quality, contestant.quality_metric
+    return {
+        "case": f"{experiment.name}/{contestant.label}",
+        "model": type(experiment.model).__name__.removesuffix("Config"),
+        "model_config": to_dict(model.config),
+        "protocol": quality.protocol,
+        "transforms": [member.to_json() for member in model.transform.members],
+        "variant": contestant.label,
+        "transform_report": model.report.details,
+        "support": model.transform.support(platform),
+        "quality": dict(quality.metrics),
+        "quality_metric": metric,
+        "quality_reference": contestant.references,
+        "quality_retained": quality.metrics[metric] / baseline.quality.metrics[metric],
+        "validation_quality": contestant.validation_quality,
+        "parameter_bytes": model.parameter_bytes(),
+        "dense_layer_bytes": model.dense_layer_bytes(),
+        "checkpoint_bytes": contestant.checkpoint_bytes,
+        "train_s": contestant.train_s,
+    }
+
+
+def _roofline_fields(
+    contestant: "Contestant", measured: "Measured", facts: RunFacts, reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Returns operations and bytes a sample, and the share of what the measured ceilings allow.
+
+    The ceiling of operations is that of the type most dots run in: int8, bfloat16 or float32. The share can
+    exceed 1 when the bytes come from a cache, whose bandwidth is above that of memory.
+    """
+    names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by")
+    if contestant.model is None:
+        reasons |= dict.fromkeys(names, NULL_REASON)
+        return dict.fromkeys(names)
+    if measured.scenario == "server":
+        reasons |= dict.fromkeys(names, "batches of a server window differ in size; see the offline rows")
+        return dict.fromkeys(names)
+    program = contestant.compiled.programs[contestant.compiled.bucket_of(measured.batch_size)]
+    flops = program.flops / program.batch_size
+    if program.bytes_accessed is None:
+        reasons |= dict.fromkeys(names[1:], "the compiler gives no count of bytes")
+        return {"flops_per_sample": flops} | dict.fromkeys(names[1:])
+    bytes_accessed = program.bytes_accessed / program.batch_size
+    compute_s = flops / facts.ceilings.flops_per_s[contestant.model.transform.dot_dtype]
+    memory_s = bytes_accessed / facts.ceilings.bytes_per_s
+    samples_per_s = measured.window.samples / measured.window.duration_s
+    return {
+        "flops_per_sample": flops,
+        "bytes_per_sample": bytes_accessed,
+        "achieved_fraction_of_roofline": max(compute_s, memory_s) * samples_per_s,
+        "bound_by": "compute" if compute_s >= memory_s else "memory",
+    }
+
+
+def _invalid_reason(contestant: "Contestant", measured: "Measured", p99_ms: Any) -> str | None:
+    """Returns why the row must not be used, None if it may."""
+    if measured.recompiles:
+        return f"{measured.recompiles} programs were compiled inside the timed windows"
+    if contestant.below_floor:
+        return contestant.below_floor
+    slo_ms = contestant.experiment.serving.slo_ms
+    if measured.window.overloaded or (measured.scenario == "server" and (p99_ms is None or p99_ms > slo_ms)):
+        return f"p99 did not hold {slo_ms:g} ms at any rate tried"
+    return None

@@ -1,0 +1,166 @@
+"""The four ways requests arrive, each measured on a compiled model in real time.
+
+A *sample* is one row of the request columns: one user history for a next-item model, one (user, item,
+moment) for a binary one. A *query* is what arrives at once: one sample (single_stream, server), eight
+(multi_stream) or one full batch (offline). The names and shapes follow MLPerf inference; the runs are
+shorter and are not MLPerf results.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recjax.serving.compiled import Columns, CompiledModel
+
+MULTI_STREAM_SAMPLES = 8
+SPIN_S = 2e-4  # sleep() wakes tens of microseconds late: the last stretch before an arrival is spun
+OVERLOAD_FACTOR = 20  # a server run stops when a request has waited this many latency limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What one timed window gave; every sample is kept.
+
+    Attributes:
+      latency_ms: [N] one value a query.
+      queries: completed.
+      samples: completed.
+      padded_samples: computed, padding included.
+      duration_s: from the first arrival to the last answer.
+      offered_qps: scheduled rate of a server window, None elsewhere.
+      overloaded: the window was ended early because waiting had grown without bound.
+    """
+
+    latency_ms: NDArray
+    queries: int
+    samples: int
+    padded_samples: int
+    duration_s: float
+    offered_qps: float | None = None
+    overloaded: bool = False
+
+    @property
+    def padding_waste(self) -> float:
+        """Returns the share of computed samples that nobody asked for."""
+        return 1 - self.samples / self.padded_samples
+
+
+def warm_up(model: CompiledModel, columns: Columns, calls: int = 3) -> None:
+    """Runs every bucket a few times, so that no timed call is the first of its kind."""
+    for size in model.buckets:
+        for _ in range(calls):
+            model(columns, np.arange(size) % _n_samples(columns))
+
+
+def closed_loop(
+    model: CompiledModel, columns: Columns, samples_per_query: int, duration_s: float, min_queries: int, seed: int
+) -> Window:
+    """Returns a window in which the next query is sent when the last is answered.
+
+    With 1 sample a query this is single_stream, with 8 multi_stream, with a full batch offline.
+
+    Args:
+      model: compiled for a bucket of at least `samples_per_query`.
+      columns: requests, drawn uniformly with the seed.
+      samples_per_query: size of every query.
+      duration_s: the window ends at the first answer after this and
+      min_queries: after this many queries.
+      seed: of the draw.
+    """
+    picks = np.random.default_rng(seed).integers(_n_samples(columns), size=(4096, samples_per_query))
+    latencies = []
+    start = now = time.perf_counter()
+    while now - start < duration_s or len(latencies) < min_queries:
+        sent = now
+        model(columns, picks[len(latencies) % len(picks)])
+        now = time.perf_counter()
+        latencies.append(now - sent)
+    queries = len(latencies)
+    padded = model.bucket_of(samples_per_query) * queries
+    return Window(np.array(latencies) * 1e3, queries, samples_per_query * queries, padded, now - start)
+
+
+def server(
+    model: CompiledModel, columns: Columns, rate_qps: float, n_queries: int, slo_ms: float, seed: int
+) -> Window:
+    """Returns an open-loop window: Poisson arrivals at `rate_qps`, answered in batches of what is waiting.
+
+    The arrival times are drawn before the window and never rescaled; latency runs from the scheduled
+    arrival, so time spent waiting behind a slow batch counts. Because an arrival is a time in a list and
+    not an event that code must produce, no generator can fall behind: when a batch ends, every request
+    scheduled by then is waiting, up to the largest bucket in the next batch.
+    """
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1 / rate_qps, n_queries))
+    picks = rng.integers(_n_samples(columns), size=n_queries)
+    latency_s = np.zeros(n_queries)
+    padded = answered = 0
+    start = time.perf_counter() + SPIN_S
+    while answered < n_queries:
+        _wait_until(start + arrivals[answered])
+        waiting = np.searchsorted(arrivals, time.perf_counter() - start, side="right") - answered
+        size = int(np.clip(waiting, 1, model.buckets[-1]))
+        taken = slice(answered, answered + size)
+        model(columns, picks[taken])
+        latency_s[taken] = time.perf_counter() - start - arrivals[taken]
+        padded += model.bucket_of(size)
+        answered += size
+        if latency_s[taken][0] > OVERLOAD_FACTOR * slo_ms / 1e3:
+            break
+    duration_s = time.perf_counter() - start
+    overloaded = answered < n_queries
+    return Window(latency_s[:answered] * 1e3, answered, answered, padded, duration_s, rate_qps, overloaded)
+
+
+def highest_rate_within_limit(
+    probe: Callable[[float, int], Window], capacity_qps: float, slo_ms: float, probe_s: float, steps: int
+) -> tuple[Window, dict[str, float | int | None]]:
+    """Returns the window at the highest rate whose p99 held the limit, and how it was searched.
+
+    The bracket is halved (geometrically) `steps` times with short probes; the rate found must then hold
+    the limit in a window three times as long, and is lowered by 10% until it does.
+
+    Args:
+      probe: runs a server window at (rate_qps, n_queries).
+      capacity_qps: what the model answers at most, such as its offline rate: the search starts below
+        1.2 times this.
+      slo_ms: limit of p99.
+      probe_s: length of a probe; a probe has at least 700 queries, enough for p99 to mean something.
+      steps: halvings of the bracket.
+    """
+
+    def run(rate_qps: float, length_s: float) -> tuple[Window, bool]:
+        window = probe(rate_qps, max(700, round(rate_qps * length_s)))
+        held = not window.overloaded and np.percentile(window.latency_ms, 99, method="inverted_cdf") <= slo_ms
+        return window, bool(held)
+
+    low, high, probes = 0.0, 1.2 * capacity_qps, 0
+    rate = 0.6 * capacity_qps
+    for _ in range(steps):
+        _, held = run(rate, probe_s)
+        probes += 1
+        low, high = (rate, high) if held else (low, rate)
+        rate = (low * high) ** 0.5 if low else high / 2
+    rate = low or rate
+    window, held = run(rate, 3 * probe_s)
+    lowered = 0
+    while not held and lowered < 10:
+        rate, lowered = 0.9 * rate, lowered + 1
+        window, held = run(rate, 3 * probe_s)
+    search = {"probes": probes, "lowered_after": lowered, "failed_at_qps": high if high < 1.2 * capacity_qps else None}
+    return window, search
+
+
+def _wait_until(moment_s: float) -> None:
+    remaining = moment_s - time.perf_counter()
+    if remaining > SPIN_S:
+        time.sleep(remaining - SPIN_S)
+    while time.perf_counter() < moment_s:
+        pass
+
+
+def _n_samples(columns: Columns) -> int:
+    return len(next(iter(columns.values())))

@@ -1,0 +1,107 @@
+"""What a benchmark run consists of: cases (an experiment and its variants) and how long to measure.
+
+A suite file in `configs/suites/` defines `get_suite() -> Suite`.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from recjax.config import Experiment, check, config, load_config, override, run_config_file
+from recjax.errors import UserError, unknown_name
+from recjax.transforms.protocol import Chain, chain
+
+SUITES = Path(__file__).parent.parent / "configs" / "suites"
+
+
+@config
+class Case:
+    """One experiment trained once as it is (fp32), then measured under every variant."""
+
+    experiment: Experiment  # with no transforms of its own
+    variants: tuple[Chain, ...] = (chain(),)  # the first must be chain(), fp32, what the others are compared with
+    validation_floor: float = 0.0  # of the epoch-choosing metric; rows of a model below it are invalid
+    references: tuple[Experiment, ...] = ()  # trained for their quality alone, shown beside it
+
+    def __post_init__(self) -> None:
+        first = self.variants[0].label if self.variants else None
+        for reference in self.references:
+            check(
+                reference.dataset == self.experiment.dataset,
+                f"dataset of reference {reference.name}",
+                reference.dataset,
+                "the case's own dataset, or the two qualities could not be compared",
+            )
+        check(first == "fp32", "Case.variants[0]", first, "chain(), the untransformed model")
+
+
+@config
+class Measurement:
+    """How long each row is measured. Closed-loop windows of all variants take turns, round after round."""
+
+    rounds: int = 5  # of interleaved windows; >= 1
+    window_s: float = 0.3  # of each closed-loop window
+    min_queries: int = 20  # of each closed-loop window
+    probe_s: float = 0.7  # of each probe of the server's rate search
+    search_steps: int = 6  # halvings of that search's bracket
+    seed: int = 0  # of request draws and arrivals
+
+    def __post_init__(self) -> None:
+        check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
+        check(self.window_s > 0, "Measurement.window_s", self.window_s, "> 0")
+        check(self.min_queries >= 1, "Measurement.min_queries", self.min_queries, ">= 1")
+
+
+@config
+class Suite:
+    """A named set of cases."""
+
+    name: str
+    description: str  # one line, for --list
+    cases: tuple[Case, ...]
+    measurement: Measurement = Measurement()
+
+
+def suite_names() -> list[str]:
+    """Returns the names of the suites in configs/suites/."""
+    return sorted(path.stem for path in SUITES.glob("*.py"))
+
+
+def load_suite(name: str, overrides: list[str]) -> Suite:
+    """Returns the suite with the overrides applied to every experiment that has those keys.
+
+    Raises:
+      UserError: no such suite, or an override that fits no experiment of it.
+    """
+    if name not in suite_names():
+        raise unknown_name("suite", name, suite_names())
+    suite: Suite = run_config_file(SUITES / f"{name}.py", "get_suite")
+    fitted: set[str] = set()
+    errors: list[UserError] = []
+
+    def apply(experiment: Experiment) -> Experiment:
+        for text in overrides:
+            try:
+                experiment = override(experiment, [text])
+                fitted.add(text)
+            except UserError as error:
+                errors.append(error)
+        return experiment
+
+    cases = [
+        dataclasses.replace(
+            case, experiment=apply(case.experiment), references=tuple(apply(reference) for reference in case.references)
+        )
+        for case in suite.cases
+    ]
+    if set(overrides) - fitted:
+        raise errors[0]
+    return dataclasses.replace(suite, cases=tuple(cases))
+
+
+def suite_of_config(path: str, overrides: list[str]) -> Suite:
+    """Returns a suite of one case: the config file's experiment as fp32 and, if it has transforms, with them."""
+    experiment = load_config(path, overrides)
+    transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
+    case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
+    return Suite(name=experiment.name, description=f"the experiment of {path}", cases=(case,))
+

@@ -1,0 +1,32 @@
+"""DLRM-DCNv2 on MovieLens latest-small: will this user give this movie at least 4 stars at this moment?
+
+Paper: Naumov et al., DLRM (arXiv 1906.00091); Wang et al., DCN V2 (WWW 2021).
+Command: recjax train configs/dlrm_dcnv2_movielens_small.py --out runs/dlrm
+Hardware and time: 2 cores of a server CPU, about 1 minute.
+Protocol: all interactions, random 8:1:1, label = rating >= 4.
+Scores: docs/results.md has the measured AUC on the test part beside logistic regression's.
+"""
+
+from recjax.config import Dataset, Experiment, Serving, Training
+from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
+
+
+def get_config() -> Experiment:
+    """Returns the experiment."""
+    return Experiment(
+        name="dlrm_dcnv2",
+        dataset=Dataset(split="random", ratios=(0.8, 0.1, 0.1), min_interactions=1),
+        model=DLRMDCNv2Config(
+            embedding_dim=16,
+            bottom_mlp=(64,),
+            cross_ranks=(64, 64, 64),
+            top_mlp=(512, 256),
+            dropout_rate=0.2,
+            embedding_dropout_rate=0.2,
+        ),
+        training=Training(epochs=12, batch_size=1024, learning_rate=1e-3, weight_decay=1e-2, patience=3),
+        finetuning=Training(
+            epochs=3, batch_size=1024, learning_rate=3e-4, weight_decay=1e-2, decay="cosine", patience=0, seed=1
+        ),
+        serving=Serving(buckets=(1, 8, 64, 512, 2048), slo_ms=10.0),
+    )

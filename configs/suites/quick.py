@@ -1,0 +1,36 @@
+"""The main suite: two real models, six variants, four scenarios, in minutes on a laptop's CPU."""
+
+from benchmarks.suite import Case, Measurement, Suite
+from configs import dlrm_dcnv2_movielens_small, logistic_regression_movielens_small, sasrec_movielens_small
+from recjax.transforms.precision import bf16
+from recjax.transforms.protocol import chain
+from recjax.transforms.prune import prune
+from recjax.transforms.quantize import quantize
+from recjax.transforms.shrink import shrink
+
+VARIANTS = (
+    chain(),
+    chain(bf16()),
+    chain(quantize(bits=8)),
+    chain(prune(0.5)),
+    chain(prune(0.5), shrink(finetune_epochs=1)),
+    chain(prune(0.5), shrink(finetune_epochs=1), quantize(bits=8)),
+)
+
+
+def get_suite() -> Suite:
+    """Returns the suite; a floor is one that popularity (SASRec) and logistic regression (DLRM) cannot reach."""
+    return Suite(
+        name="quick",
+        description="SASRec and DLRM-DCNv2 on MovieLens latest-small: six variants, four scenarios",
+        cases=(
+            Case(experiment=sasrec_movielens_small.get_config(), variants=VARIANTS, validation_floor=0.04),
+            Case(
+                experiment=dlrm_dcnv2_movielens_small.get_config(),
+                variants=VARIANTS,
+                validation_floor=0.782,
+                references=(logistic_regression_movielens_small.get_config(),),
+            ),
+        ),
+        measurement=Measurement(rounds=5, window_s=0.3, min_queries=20, probe_s=0.7, search_steps=6),
+    )

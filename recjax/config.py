@@ -1,0 +1,232 @@
+"""What an experiment is: frozen, keyword-only dataclasses, and the two ways in (a file, an override).
+
+A config file is Python and defines `get_config() -> Experiment`. It is executed: run only your own.
+Model configs live beside their models, transforms beside their code; this file knows neither.
+"""
+
+import dataclasses
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+import pydantic
+
+from recjax.errors import UserError, unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Returns `cls` as a frozen, keyword-only dataclass that names the valid keys when given a wrong one."""
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[call-overload]
+    valid = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    construct = cls.__init__
+
+    def __init__(self: Any, **values: Any) -> None:
+        for key in values:
+            if key not in valid:
+                raise unknown_name(f"{cls.__name__} key", key, valid)
+        construct(self, **values)
+
+    cls.__init__ = __init__  # type: ignore[assignment]
+    return cls
+
+
+def check(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raises UserError unless `condition`: the one form of a range check in `__post_init__`."""
+    if not condition:
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@config
+class Dataset:
+    """Which interactions, and how they are filtered and split."""
+
+    source: str = "movielens-latest-small"  # the shipped set, or a path to user,item,rating[,timestamp] text
+    min_interactions: int = 5  # k of the k-core filter on users and items; 1 keeps everything
+    split: Literal["leave_last_one_out", "random", "temporal"] = "leave_last_one_out"
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, valid, test; not for leave_last_one_out
+    seed: int = 0  # of the random split
+    positive_rating: float = 4.0  # labels of the binary task: rating >= this
+    max_history: int = 100  # items; the newest are kept
+
+    def __post_init__(self) -> None:
+        check(self.min_interactions >= 1, "Dataset.min_interactions", self.min_interactions, ">= 1")
+        check(
+            abs(sum(self.ratios) - 1) < 1e-6 and min(self.ratios) > 0,
+            "Dataset.ratios",
+            self.ratios,
+            "three positive numbers that sum to 1",
+        )
+        check(self.max_history >= 2, "Dataset.max_history", self.max_history, ">= 2")
+
+
+@config
+class Training:
+    """How parameters are fitted; the epoch is chosen on the validation split."""
+
+    epochs: int = 50  # at most
+    batch_size: int = 64  # samples a step
+    learning_rate: float = 1e-3  # peak
+    warmup_steps: int = 0  # linear, from 0
+    decay: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0  # AdamW, decoupled
+    max_grad_norm: float = 0.0  # clip by global norm; 0 is off
+    validation_every: int = 1  # epochs
+    patience: int = 10  # validations without gain before stopping; 0 never stops early
+    seed: int = 0  # of initialisation, shuffling and dropout
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 1, "Training.epochs", self.epochs, ">= 1")
+        check(self.batch_size >= 1, "Training.batch_size", self.batch_size, ">= 1")
+        check(self.learning_rate > 0, "Training.learning_rate", self.learning_rate, "> 0")
+        check(self.validation_every >= 1, "Training.validation_every", self.validation_every, ">= 1")
+        check(self.patience >= 0, "Training.patience", self.patience, ">= 0")
+        check(self.max_grad_norm >= 0, "Training.max_grad_norm", self.max_grad_norm, ">= 0")
+
+
+@config
+class Serving:
+    """How requests are batched and what latency they must hold."""
+
+    buckets: tuple[int, ...] = (1, 8, 64, 256)  # compiled batch sizes, ascending; a batch is padded to the next
+    slo_ms: float = 20.0  # p99 limit of the server scenario
+    top_k: int = 10  # items returned by a ranking model
+
+    def __post_init__(self) -> None:
+        ascending = len(self.buckets) > 0 and list(self.buckets) == sorted(set(self.buckets))
+        check(ascending and self.buckets[0] >= 1, "Serving.buckets", self.buckets, "ascending positive sizes")
+        check(self.slo_ms > 0, "Serving.slo_ms", self.slo_ms, "> 0")
+        check(self.top_k >= 1, "Serving.top_k", self.top_k, ">= 1")
+
+
+class ModelConfig:
+    """The marker that every model's own Config extends; `recjax/models/contract.py` says what it must do."""
+
+
+class TransformConfig:
+    """The marker that every transform extends; `recjax/transforms/protocol.py` says what it may do."""
+
+
+@config
+class Experiment:
+    """One model on one data set, with the transforms that are applied to it."""
+
+    name: str  # unique in a suite; letters, digits, - and _
+    dataset: Dataset
+    model: ModelConfig
+    training: Training
+    finetuning: Training  # used instead of `training` when transforms start from trained parameters
+    transforms: tuple[TransformConfig, ...] = ()
+    serving: Serving = Serving()
+
+    def __post_init__(self) -> None:
+        legal = self.name != "" and self.name.replace("-", "").replace("_", "").isalnum()
+        check(legal, "Experiment.name", self.name, "letters, digits, - and _")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Returns the experiment that the file's `get_config()` makes, with `a.b=value` overrides applied.
+
+    Raises:
+      UserError: no such file, no `get_config`, another return type, or an error inside the file.
+    """
+    experiment = run_config_file(path, "get_config")
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path}: get_config() returned {type(experiment).__name__}; it must return recjax.config.Experiment")
+    return override(experiment, overrides)
+
+
+def run_config_file(path: str | Path, function: str) -> Any:
+    """Returns what `function()` of the Python file at `path` returns.
+
+    Raises:
+      UserError: no such file, no such function, or any error inside the file (with its line).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file {str(path)!r}; give the path of a Python file that defines {function}()")
+    try:
+        namespace = runpy.run_path(str(path))
+        if function not in namespace:
+            raise UserError(f"it does not define {function}()")
+        return namespace[function]()
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+        line = f":{frames[-1].lineno}" if frames else ""
+        if isinstance(error, SyntaxError) and error.lineno:
+            line = f":{error.lineno}"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"{path}{line}: {kind}{error}") from error
+
+
+def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """Returns `experiment` with each `dotted.name=value` set, the value parsed by the field's type.
+
+    Raises:
+      UserError: not of that form, an unknown name (with the nearest match), or a value of another type.
+    """
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise UserError(f"override {text!r} is not of the form name=value, as in model.embedding_dim=32")
+        experiment = _set(experiment, name.split("."), value, name)
+    return experiment
+
+
+def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(node)}
+    if path[0] not in fields:
+        raise unknown_name(f"config key in {full_name!r}:", path[0], fields)
+    current = getattr(node, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"{full_name!r}: {path[0]!r} is {current!r} and has no keys of its own; set it whole")
+        value = _set(current, path[1:], text, full_name)
+    elif dataclasses.is_dataclass(current):
+        inner = ", ".join(field.name for field in dataclasses.fields(current))
+        raise UserError(f"{full_name!r} is a group; set one of its keys: {inner}")
+    else:
+        value = _parse(text, fields[path[0]].type, full_name)
+    return dataclasses.replace(node, **{path[0]: value})
+
+
+def _parse(text: str, field_type: Any, name: str) -> Any:
+    adapter = pydantic.TypeAdapter(field_type)
+    is_tuple = str(field_type).startswith("tuple")
+    try:
+        return adapter.validate_strings([p.strip() for p in text.strip("()").split(",") if p.strip()] if is_tuple else text)
+    except pydantic.ValidationError as error:
+        expected = getattr(field_type, "__name__", None) if isinstance(field_type, type) else str(field_type)
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{name}={text!r}: {reason[0].lower()}{reason[1:]}; the field is {expected}") from error
+
+
+def to_dict(node: Any) -> Any:
+    """Returns a config as plain JSON values: dataclasses become dicts, tuples lists."""
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        return {field.name: to_dict(getattr(node, field.name)) for field in dataclasses.fields(node)}
+    if isinstance(node, Mapping):
+        return {key: to_dict(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [to_dict(value) for value in node]
+    return node
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Returns the `cls` that `to_dict` wrote; for configs whose fields are plain values and tuples.
+
+    Raises:
+      UserError: an unknown key or a value of another type.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise unknown_name(f"{cls.__name__} key", key, fields)
+    try:
+        return cls(**{key: pydantic.TypeAdapter(fields[key]).validate_python(value) for key, value in values.items()})
+    except pydantic.ValidationError as error:
+        raise UserError(f"{cls.__name__}: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,94 @@
+"""The one table that every data source becomes: who, what, how much, when, in columns."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, Integer
+from numpy.typing import NDArray
+
+from recjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """Columns of E interactions; ids are dense codes from 0 that index `user_ids` and `item_ids`.
+
+    Attributes:
+      name: of the data set, as it stands in result rows.
+      user: [E] int32 codes in [0, n_users).
+      item: [E] int32 codes in [0, n_items).
+      rating: [E] float32; 1.0 where the source has none.
+      timestamp: [E] int64 Unix seconds, or None where the source has none.
+      user_ids: [n_users] the source's own ids (integers or strings).
+      item_ids: [n_items] likewise.
+      item_features: columns of n_items rows, such as `year` (float32, NaN unknown) or `genres` (lists).
+    """
+
+    name: str
+    user: Int32[np.ndarray, "E"]
+    item: Int32[np.ndarray, "E"]
+    rating: Float32[np.ndarray, "E"]
+    timestamp: Int64[np.ndarray, "E"] | None
+    user_ids: NDArray
+    item_ids: NDArray
+    item_features: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Returns how many users the codes can name; some may have no interaction left."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Returns how many items the codes can name; some may have no interaction left."""
+        return len(self.item_ids)
+
+    def select(self, rows: NDArray) -> "Interactions":
+        """Returns the interactions at `rows` (indices or a mask); codes and id tables stay as they are."""
+        return dataclasses.replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            rating=self.rating[rows],
+            timestamp=None if self.timestamp is None else self.timestamp[rows],
+        )
+
+    def k_core(self, k: int) -> "Interactions":
+        """Returns the largest subset in which every user and every item has at least `k` interactions.
+
+        Codes are renumbered densely, in the old order.
+
+        Raises:
+          UserError: nothing is left.
+        """
+        user, item = self.user, self.item
+        keep = np.ones(len(self), bool)
+        while True:
+            users = np.bincount(user[keep], minlength=self.n_users)
+            items = np.bincount(item[keep], minlength=self.n_items)
+            still = keep & (users[user] >= k) & (items[item] >= k)
+            if still.sum() == keep.sum():
+                break
+            keep = still
+        if not keep.any():
+            raise UserError(f"the {k}-core of {self.name} is empty; lower Dataset.min_interactions")
+        used_users, user_codes = np.unique(user[keep], return_inverse=True)
+        used_items, item_codes = np.unique(item[keep], return_inverse=True)
+        return dataclasses.replace(
+            self.select(keep),
+            user=user_codes.astype(np.int32),
+            item=item_codes.astype(np.int32),
+            user_ids=self.user_ids[used_users],
+            item_ids=self.item_ids[used_items],
+            item_features={name: column[used_items] for name, column in self.item_features.items()},
+        )
+
+
+def encode_ids(ids: NDArray) -> tuple[Int32[np.ndarray, "E"], Integer[np.ndarray, "V"] | NDArray]:
+    """Returns dense codes for `ids`, and the sorted table of distinct ids that they index."""
+    table, codes = np.unique(ids, return_inverse=True)
+    return codes.astype(np.int32), table

@@ -1,0 +1,128 @@
+"""Train, validation and test parts of a data set; a row is in exactly one of them and keeps its order."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
+from recjax.config import Dataset
+from recjax.data.interactions import Interactions
+from recjax.errors import UserError, unknown_name
+
+_TRAIN, _VALID, _TEST = range(3)
+METHODS = ("leave_last_one_out", "random", "temporal")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """Three disjoint, non-empty parts of one data set; they share its codes and id tables."""
+
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+
+
+def split(interactions: Interactions, dataset: Dataset) -> Split:
+    """Returns the parts that `dataset.split` asks for.
+
+    Raises:
+      UserError: an unknown method, timestamps that it needs are missing, or a part would be empty.
+    """
+    if dataset.split == "leave_last_one_out":
+        return leave_last_one_out(interactions)
+    if dataset.split == "random":
+        return random_ratio(interactions, dataset.ratios, dataset.seed)
+    if dataset.split == "temporal":
+        return temporal(interactions, dataset.ratios)
+    raise unknown_name("Dataset.split", dataset.split, METHODS)
+
+
+def leave_last_one_out(interactions: Interactions) -> Split:
+    """Returns each user's last interaction as test, the one before as validation, the rest as train.
+
+    Last is by timestamp; of equal timestamps the later row. Users with fewer than 3 interactions stay in train.
+
+    Raises:
+      UserError: no timestamps, or no user has 3 interactions.
+    """
+    order = np.lexsort((_timestamps(interactions, "leave_last_one_out"), interactions.user))
+    counts = np.bincount(interactions.user, minlength=interactions.n_users)
+    user = interactions.user[order]
+    from_end = np.cumsum(counts)[user] - 1 - np.arange(len(interactions))
+    long_enough = counts[user] >= 3
+    part = np.full(len(interactions), _TRAIN)
+    part[order[long_enough & (from_end == 1)]] = _VALID
+    part[order[long_enough & (from_end == 0)]] = _TEST
+    return _split_by(part, interactions, "leave_last_one_out", "at least one user needs 3 interactions")
+
+
+def random_ratio(interactions: Interactions, ratios: tuple[float, float, float], seed: int) -> Split:
+    """Returns the interactions dealt at random to three parts of sizes `ratios`, rounded to whole rows.
+
+    Args:
+      interactions: timestamps are not needed.
+      ratios: of train, validation and test; positive, sum 1.
+      seed: the same seed gives the same parts.
+
+    Raises:
+      UserError: a part would be empty.
+    """
+    part = np.full(len(interactions), _TEST)
+    train_end, valid_end = _part_ends(len(interactions), ratios)
+    shuffled = np.random.default_rng(seed).permutation(len(interactions))
+    part[shuffled[:valid_end]] = _VALID
+    part[shuffled[:train_end]] = _TRAIN
+    return _split_by(part, interactions, "random", f"use more interactions or other ratios than {ratios}")
+
+
+def temporal(interactions: Interactions, ratios: tuple[float, float, float]) -> Split:
+    """Returns the interactions cut at two moments that hold for all users: train, then validation, then test.
+
+    The moments are quantiles of the timestamps. Equal timestamps stay in one part, the earlier one, so that the
+    parts may differ from `ratios` and nothing in train is later than validation, or in validation than test.
+
+    Args:
+      interactions: with timestamps.
+      ratios: of train, validation and test; positive, sum 1.
+
+    Raises:
+      UserError: no timestamps, or a part would be empty.
+    """
+    timestamps = _timestamps(interactions, "temporal")
+    part = np.full(len(interactions), _TEST)
+    train_end, valid_end = _part_ends(len(interactions), ratios)
+    by_time = np.sort(timestamps)
+    if train_end > 0:
+        part[timestamps <= by_time[valid_end - 1]] = _VALID
+        part[timestamps <= by_time[train_end - 1]] = _TRAIN
+    return _split_by(part, interactions, "temporal", f"use more distinct timestamps or other ratios than {ratios}")
+
+
+def _timestamps(interactions: Interactions, method: str) -> Int64[np.ndarray, "E"]:
+    if interactions.timestamp is None:
+        raise UserError(
+            f"the {method} split needs timestamps and {interactions.name} has none; "
+            "add a timestamp column or set Dataset.split=random"
+        )
+    return interactions.timestamp
+
+
+def _part_ends(n_rows: int, ratios: tuple[float, float, float]) -> tuple[int, int]:
+    """Returns how many rows train takes, and how many train and validation take together."""
+    return round(ratios[0] * n_rows), round((ratios[0] + ratios[1]) * n_rows)
+
+
+def _split_by(part: NDArray, interactions: Interactions, method: str, remedy: str) -> Split:
+    """Returns the rows of each part, none of which may be empty."""
+    for code, name in ((_TRAIN, "train"), (_VALID, "validation"), (_TEST, "test")):
+        if not (part == code).any():
+            raise UserError(
+                f"the {method} split of {interactions.name} ({len(interactions)} interactions) leaves {name} empty; "
+                f"{remedy}"
+            )
+    return Split(
+        train=interactions.select(part == _TRAIN),
+        valid=interactions.select(part == _VALID),
+        test=interactions.select(part == _TEST),
+    )

@@ -1,0 +1,53 @@
+"""What this device can do at most, measured here: matrix products by type, and a copy through memory.
+
+Shapes: M rows and columns of a square matrix.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}
+COPY_BYTES = {"cpu": 1 << 27, "gpu": 1 << 31, "tpu": 1 << 30}
+REPEATS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """Measured limits of one device.
+
+    Attributes:
+      flops_per_s: by "float32", "bfloat16" and "int8": the rate of a large square matrix product.
+      bytes_per_s: read plus written, of a copy too large for any cache.
+    """
+
+    flops_per_s: dict[str, float]
+    bytes_per_s: float
+
+
+def measure_ceilings(device: jax.Device) -> Ceilings:
+    """Returns the device's limits as the medians of a few timed runs; takes seconds."""
+    size = MATRIX_SIZE[device.platform]
+    rates = {}
+    for dtype in ("float32", "bfloat16", "int8"):
+        result = jnp.int32 if dtype == "int8" else jnp.float32
+        keys = jax.random.split(jax.random.key(0))
+        left, right = ((jax.random.normal(key, (size, size)) * 30).astype(dtype) for key in keys)
+        product = jax.jit(lambda a, b, result=result: jnp.dot(a, b, preferred_element_type=result))
+        rates[dtype] = 2 * size**3 / _median_s(product, left, right)
+    values = jnp.ones(COPY_BYTES[device.platform] // 4)
+    return Ceilings(rates, 2 * values.nbytes / _median_s(jax.jit(lambda x: x + 1), values))
+
+
+def _median_s(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,62 @@
+"""The device that was asked for, or an error: never another one."""
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from recjax.errors import DeviceError
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+REMEDIES = {
+    "gpu": "install the extra with pip install 'recjax[gpu]' and see that nvidia-smi lists a GPU",
+    "tpu": "run on a TPU VM with the extra installed: pip install 'recjax[tpu]'",
+}
+
+
+def select_device(platform_name: str) -> Sequence[jax.Device]:
+    """Returns the devices of that platform and makes the first one JAX's default.
+
+    Call it before anything else touches JAX: on a CPU run it keeps other backends from starting at all.
+
+    Args:
+      platform_name: "cpu", "gpu" or "tpu".
+
+    Raises:
+      DeviceError: JAX has no such device here; the message says what it has.
+    """
+    if platform_name == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        devices = jax.devices(platform_name)
+    except RuntimeError as error:
+        found = ", ".join(f"{device.platform}:{device.id} ({device.device_kind})" for device in jax.devices())
+        raise DeviceError(
+            f"no {platform_name} device: JAX {jax.__version__} found {found}; {REMEDIES[platform_name]}"
+        ) from error
+    jax.config.update("jax_default_device", devices[0])
+    return devices
+
+
+def describe_device(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Returns platform, kind and count as they stand in a result row."""
+    kind = cpu_model() if devices[0].platform == "cpu" else devices[0].device_kind
+    return {"platform": devices[0].platform, "kind": kind, "count": 1, "mesh": None}
+
+
+def peak_memory_bytes(device: jax.Device) -> int | None:
+    """Returns the most device memory ever held by this process, None where the device keeps no count (CPU)."""
+    statistics = device.memory_stats()
+    return None if statistics is None else statistics.get("peak_bytes_in_use")
+
+
+def cpu_model() -> str:
+    """Returns the processor's name and the number of cores this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({cores} cores)"

@@ -1,0 +1,81 @@
+"""Ranking and classification metrics as pure functions.
+
+Ranking metrics take scores and labels of C candidates for B queries and return one value a query, so that
+the caller chooses the mean, the weights or the bootstrap. Ties count against the relevant item: a model
+that gives every item the same score gets the worst value, not a lucky one.
+
+Shapes: B queries, C candidates, N examples.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from recjax.losses import sigmoid_cross_entropy
+
+
+def rank_labels(
+    scores: Float[Array, "B C"], labels: Int[Array, "B C"], where: Bool[Array, "B C"]
+) -> Float[Array, "B C"]:
+    """Returns the labels in the order of descending score; masked candidates come last with label 0.
+
+    Example:
+      >>> rank_labels(jnp.array([[0.1, 0.9]]), jnp.array([[1, 0]]), jnp.array([[True, True]])).tolist()
+      [[0.0, 1.0]]
+    """
+    kept_labels = jnp.where(where, labels, 0).astype(jnp.float32)
+    descending = jnp.where(where, -scores, jnp.inf)
+    return jax.lax.sort((descending, kept_labels), num_keys=2)[1]  # the second key puts tied relevant items last
+
+
+def hit_rate(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+    """Returns 1 where at least one relevant item is among the first k, else 0."""
+    return ranked_labels[:, :k].max(1)
+
+
+def recall(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+    """Returns the share of the relevant items that is among the first k; 0 for a query that has none.
+
+    Formula: |relevant in top k| / |relevant|.
+    """
+    return ranked_labels[:, :k].sum(1) / jnp.maximum(ranked_labels.sum(1), 1)
+
+
+def ndcg(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+    """Returns the normalised discounted cumulative gain of the first k with binary gains.
+
+    Formula: sum_{i<=k} y_i / log2(i + 1), over the same sum for the best order.
+    Source: Jarvelin and Kekalainen, Cumulated gain-based evaluation (TOIS 2002).
+    """
+    k = min(k, ranked_labels.shape[1])
+    discounts = 1 / jnp.log2(jnp.arange(2, k + 2))
+    n_relevant = jnp.minimum(ranked_labels.sum(1), k).astype(int)
+    best = jnp.concatenate([jnp.zeros(1), jnp.cumsum(discounts)])[n_relevant]
+    return (ranked_labels[:, :k] * discounts).sum(1) / jnp.maximum(best, discounts[0])
+
+
+def mrr(ranked_labels: Float[Array, "B C"]) -> Float[Array, "B"]:
+    """Returns 1 / (position of the first relevant item), 0 for a query that has none."""
+    first = jnp.argmax(ranked_labels > 0, axis=1)
+    return jnp.where(ranked_labels.max(1) > 0, 1 / (first + 1), 0.0)
+
+
+def auc(scores: Float[Array, "N"], labels: Int[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
+    """Returns the probability that a positive example scores above a negative one, ties counting half.
+
+    Formula: mean over positives p of (|n : s_n < s_p| + |n : s_n = s_p| / 2) / |n|; NaN without both classes.
+    Source: Mann and Whitney (1947), by one sort and two binary searches.
+    """
+    negative = where & (labels == 0)
+    positive = where & (labels == 1)
+    sorted_negatives = jnp.sort(jnp.where(negative, scores, jnp.inf))
+    n_negatives = negative.sum()
+    below = jnp.searchsorted(sorted_negatives, scores, side="left")
+    not_above = jnp.minimum(jnp.searchsorted(sorted_negatives, scores, side="right"), n_negatives)
+    share = (below + not_above) / (2 * n_negatives)
+    return jnp.sum(jnp.where(positive, share, 0)) / positive.sum()
+
+
+def logloss(logits: Float[Array, "N"], labels: Float[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
+    """Returns the mean negative log-likelihood of binary labels, in nats; see losses.sigmoid_cross_entropy."""
+    return sigmoid_cross_entropy(logits, labels, where)

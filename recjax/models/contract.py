@@ -1,0 +1,74 @@
+"""What every model offers to training, evaluation, serving and the transforms.
+
+Shapes: B batch, V catalogue, K items returned.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float
+
+from recjax.config import ModelConfig
+
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HiddenUnits:
+    """One hidden layer whose units can be removed: every parameter slice that a unit owns.
+
+    Removing unit u deletes index u of each slice's axis; if all of a unit's slices are zero, the network
+    computes the same function without it, because its activation of 0 is 0.
+
+    Attributes:
+      field: Config field that holds a tuple of widths.
+      index: position of this layer's width in that tuple.
+      slices: (parameter path with "/", axis) of each parameter that has one index per unit.
+    """
+
+    field: str
+    index: int
+    slices: tuple[tuple[str, int], ...]
+
+    @property
+    def name(self) -> str:
+        """Returns the layer's name in reports, as in `top_mlp[1]`."""
+        return f"{self.field}[{self.index}]"
+
+
+class Model(Protocol):
+    """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter."""
+
+    config: ModelConfig
+    dot_general_cls: Callable | None
+
+    def __call__(self, batch: Batch) -> Float[Array, "B V"] | Float[Array, "B"]:
+        """Returns float32 scores of all items (next-item models) or logits (binary models)."""
+        ...
+
+    def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
+        """Returns the mean training loss of the batch; `train` turns dropout on."""
+        ...
+
+    def serve(self, batch: Batch, *, top_k: int) -> Mapping[str, Array]:
+        """Returns what a service would answer: top-k item ids and scores, or probabilities."""
+        ...
+
+
+class BuildableConfig(Protocol):
+    """What a model's Config can do beside holding sizes.
+
+    Attributes:
+      task: "next_item" (recjax.data.next_item) or "labelled" (recjax.data.labelled).
+    """
+
+    task: str
+
+    def build(self, schema: Any) -> Any:
+        """Returns the module for data of that schema."""
+        ...
+
+    def hidden_units(self) -> tuple[HiddenUnits, ...]:
+        """Returns the layers whose units `prune` may empty and `shrink` may remove."""
+        ...

@@ -1,0 +1,33 @@
+"""Dense layers in a row.
+
+Shapes: B batch, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class MLP(nn.Module):
+    """Dense layers of the given widths, each followed by ReLU and dropout, the last too unless `linear_end`."""
+
+    widths: Sequence[int]
+    dropout_rate: float = 0.0
+    linear_end: bool = False
+    dtype: Any = jnp.float32
+    dot_general_cls: Callable | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"], *, train: bool = False) -> Float[Array, "*batch W"]:
+        """Returns the last layer's activations."""
+        for index, width in enumerate(self.widths):
+            x = nn.Dense(width, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name=f"dense_{index}")(x)
+            if self.linear_end and index == len(self.widths) - 1:
+                return x
+            x = jax.nn.relu(x)
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return x

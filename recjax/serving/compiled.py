@@ -1,0 +1,104 @@
+"""A model compiled ahead of time, one program per batch size ("bucket"), ready to answer requests.
+
+Shapes: B batch (a bucket), n requests of one call (n <= B).
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from recjax.errors import UserError
+
+Columns = Mapping[str, NDArray]  # request columns: one row a sample
+Answer = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # (variables, batch) -> outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled batch size, and what the compiler says of it.
+
+    Attributes:
+      executable: called with (variables, batch).
+      compile_s: seconds to lower and compile; never part of a latency.
+      flops: operations of the program before XLA's optimisations; a multiply-add counts two.
+      bytes_accessed: XLA's count of bytes read and written by the optimised program, None where it has none.
+      memory_bytes: arguments + outputs + temporaries, by the compiler.
+    """
+
+    batch_size: int
+    executable: Any
+    compile_s: float
+    flops: float
+    bytes_accessed: float | None
+    memory_bytes: int | None
+
+
+class CompiledModel:
+    """Answers any number of requests up to the largest bucket without compiling anything.
+
+    It holds the only mutable state of serving: none. Inputs are copied into a zero-padded batch of the
+    next bucket, and outputs are returned as NumPy arrays, which waits for the device.
+    """
+
+    def __init__(self, answer: Answer, variables: Any, columns: Columns, buckets: Sequence[int]) -> None:
+        """Compiles `answer` for every bucket.
+
+        Args:
+          answer: pure function of (variables, batch).
+          variables: put on the default device once.
+          columns: requests; their dtypes and trailing shapes are compiled in.
+          buckets: ascending batch sizes.
+        """
+        self.variables = jax.device_put(variables)
+        self.buckets = tuple(buckets)
+        self.programs = {size: self._compile(answer, columns, size) for size in buckets}
+
+    def bucket_of(self, n: int) -> int:
+        """Returns the smallest bucket that holds n requests."""
+        return next(size for size in self.buckets if size >= n)
+
+    def __call__(self, columns: Columns, rows: NDArray) -> dict[str, NDArray]:
+        """Returns the outputs for `rows` of the request columns, in order.
+
+        Raises:
+          UserError: more rows than the largest bucket.
+        """
+        n = len(rows)
+        if n > self.buckets[-1]:
+            raise UserError(f"{n} requests in one call; allowed: at most the largest bucket, {self.buckets[-1]}")
+        size = self.bucket_of(n)
+        batch = {}
+        for name, column in columns.items():
+            padded = np.zeros((size, *column.shape[1:]), column.dtype)
+            np.take(column, rows, axis=0, out=padded[:n])
+            batch[name] = padded
+        outputs = self.programs[size].executable(self.variables, batch)
+        return {name: np.asarray(value)[:n] for name, value in outputs.items()}
+
+    def _compile(self, answer: Answer, columns: Columns, size: int) -> Program:
+        shapes = {name: jax.ShapeDtypeStruct((size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
+        start = time.perf_counter()
+        lowered = jax.jit(answer).lower(self.variables, shapes)
+        executable = lowered.compile()
+        compile_s = time.perf_counter() - start
+        memory = executable.memory_analysis()
+        in_use = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+        return Program(
+            batch_size=size,
+            executable=executable,
+            compile_s=compile_s,
+            flops=float((lowered.cost_analysis() or {}).get("flops", 0)),
+            bytes_accessed=(executable.cost_analysis() or {}).get("bytes accessed"),
+            memory_bytes=None if memory is None else sum(getattr(memory, name) for name in in_use),
+        )
+
+
+def compile_final_model(model: Any, columns: Columns, buckets: Sequence[int], top_k: int) -> CompiledModel:
+    """Returns a FinalModel compiled to answer requests in every bucket."""
+    return CompiledModel(functools.partial(model.serve, top_k=top_k), model.variables, columns, buckets)

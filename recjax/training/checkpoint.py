@@ -1,0 +1,136 @@
+"""Checkpoints of a training run, and of a final model, written atomically by Orbax."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from recjax.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The two newest checkpoints of one training run, under `directory`, one folder an epoch.
+
+    Attributes:
+      directory: made if it is not there.
+      identity: JSON values that say which experiment this is; a checkpoint of another one is refused.
+    """
+
+    directory: Path
+    identity: dict[str, Any]
+
+    def save(self, epoch: int, tree: Any, records: list[dict[str, Any]]) -> None:
+        """Writes the state after `epoch`; a folder appears under its final name only when it is whole.
+
+        Raises:
+          CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
+        """
+        record = {"identity": self.identity, "history": records}
+        with self._manager() as manager, _explained(f"cannot write checkpoint {self.directory / str(epoch)}", "write"):
+            args = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
+            manager.save(epoch, args=args, force=True)
+
+    def restore(self, like: Any) -> tuple[Any, list[dict[str, Any]]] | None:
+        """Returns the newest checkpoint's tree and records, or None if there is none.
+
+        Args:
+          like: a tree of the same structure, shapes and types.
+
+        Raises:
+          CheckpointError: the newest checkpoint is corrupt, or of another experiment.
+        """
+        with self._manager() as manager:
+            epoch = manager.latest_step()
+            if epoch is None:
+                return None
+            where = self.directory / str(epoch)
+            remedy = f"delete that folder to go on from {self._describe_previous(manager, epoch)}"
+            with _explained(f"cannot read checkpoint {where}", remedy):
+                record = manager.restore(epoch, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+            if record["identity"] != self.identity:
+                different = sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k])
+                raise CheckpointError(
+                    f"checkpoint {where} is of another experiment: {', '.join(different)} differ; "
+                    "give another output folder, or delete this one to start anew"
+                )
+            with _explained(f"cannot read checkpoint {where}", remedy):
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                return manager.restore(epoch, args=args).state, record["history"]
+
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        with _explained(f"cannot open checkpoint folder {self.directory}", "give a folder that can be written"):
+            return ocp.CheckpointManager(self.directory.resolve(), options=options)
+
+    def _describe_previous(self, manager: ocp.CheckpointManager, epoch: int) -> str:
+        earlier = [step for step in manager.all_steps() if step < epoch]
+        return f"epoch {max(earlier)}" if earlier else "the start"
+
+
+def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
+    """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
+
+    Raises:
+      CheckpointError: the disk is full or cannot be written; what was there before is untouched.
+    """
+    directory = directory.resolve()
+    fresh = directory.with_name(directory.name + ".new")
+    with _explained(f"cannot write {directory}", "write"):
+        shutil.rmtree(fresh, ignore_errors=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(fresh / "arrays", tree)
+        (fresh / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+        if directory.exists():
+            shutil.rmtree(directory)
+        fresh.rename(directory)
+
+
+def load_metadata(directory: Path) -> dict[str, Any]:
+    """Returns the JSON metadata that `save_tree` wrote.
+
+    Raises:
+      CheckpointError: there is none, or it is not JSON.
+    """
+    with _explained(f"cannot read {directory}", "train it first, or give the folder that `recjax train` printed"):
+        return json.loads((directory / "metadata.json").read_text())
+
+
+def load_tree(directory: Path) -> Any:
+    """Returns the arrays that `save_tree` wrote, as nested dicts on the default device.
+
+    Raises:
+      CheckpointError: missing or corrupt.
+    """
+    path = directory.resolve() / "arrays"
+    with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, checkpointer.metadata(path).item_metadata.tree)
+        return checkpointer.restore(path, abstract)
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Returns the bytes of all files below `directory`."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def _explained(what: str, remedy: str) -> Iterator[None]:
+    """Turns whatever Orbax raises into one line; it lets OSError, ValueError and its own types through."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        if remedy == "write":
+            remedy = "free space or give another folder; earlier checkpoints are intact"
+        raise CheckpointError(f"{what}: {reason}; {remedy}") from error

@@ -1,0 +1,99 @@
+"""A trained, transformed model: what is evaluated, served and measured."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from recjax.config import Experiment, from_dict, to_dict
+from recjax.evaluation import Data
+from recjax.models.contract import Batch
+from recjax.training.checkpoint import load_metadata, load_tree, save_tree
+from recjax.transforms.paths import flatten
+from recjax.errors import CheckpointError
+from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
+from recjax.transforms.quantize import thaw
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinalModel:
+    """The end of the chain: architecture, stored variables, and the functions of them that answer.
+
+    Attributes:
+      config: the model's Config after every transform; smaller than the experiment's after `shrink`.
+      schema: of the data it was trained on.
+      transform: the chain that made it.
+      variables: what is stored and served; int8 where quantized, with no float copy.
+      report: what each transform did.
+    """
+
+    config: Any
+    schema: Any
+    transform: Chain
+    variables: Variables
+    report: TransformReport
+
+    @property
+    def module(self) -> Any:
+        """Returns the module that answers from `variables`."""
+        return self.transform.intercept(self.config.build(self.schema), Mode.SERVE)
+
+    def score(self, variables: Variables, batch: Batch) -> jax.Array:
+        """Returns scores [B, V] or logits [B]; pure, to be compiled by the caller."""
+        return self.module.apply(self._whole(variables, batch), batch)
+
+    def serve(self, variables: Variables, batch: Batch, *, top_k: int) -> Mapping[str, jax.Array]:
+        """Returns what a service answers; pure, to be compiled by the caller."""
+        return self.module.apply(self._whole(variables, batch), batch, top_k=top_k, method="serve")
+
+    def _whole(self, variables: Variables, batch: Batch) -> Variables:
+        if "int8" not in variables:
+            return variables
+        float_module = self.config.build(self.schema)
+        return thaw(variables, jax.eval_shape(float_module.init, jax.random.key(0), batch)["params"])
+
+    def dense_layer_bytes(self) -> int:
+        """Returns the stored bytes of all dense layers: kernels or int8 values and scales, and biases."""
+        flat = flatten(self.variables["params"])
+        int8 = flatten(self.variables.get("int8", {}))
+        layers = {path.rpartition("/")[0] for path in int8} | {p.rpartition("/")[0] for p in flat if p.endswith("/kernel")}
+        stored = [leaf for path, leaf in flat.items() if path.rpartition("/")[0] in layers]
+        return sum(leaf.nbytes for leaf in (*stored, *int8.values()))
+
+    def parameter_bytes(self) -> int:
+        """Returns the bytes of all stored variables."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.variables))
+
+    def save(self, directory: Path, experiment: Experiment, quality: Mapping[str, Any]) -> None:
+        """Writes arrays and metadata; raises CheckpointError as `save_tree` does."""
+        metadata = {
+            "experiment": to_dict(experiment),
+            "model_config": to_dict(self.config),
+            "transforms": [member.to_json() for member in self.transform.members],
+            "report": self.report.details,
+            "quality": dict(quality),
+        }
+        save_tree(directory, self.variables, metadata)
+
+
+def load_final_model(directory: Path, experiment: Experiment, data: Data) -> FinalModel:
+    """Returns the model that `FinalModel.save` wrote for this experiment.
+
+    Raises:
+      CheckpointError: missing, corrupt, or of another experiment.
+    """
+    metadata = load_metadata(directory)
+    if metadata["experiment"] != to_dict(experiment):
+        different = sorted(k for k, v in to_dict(experiment).items() if metadata["experiment"].get(k) != v)
+        raise CheckpointError(
+            f"{directory} holds another experiment: {', '.join(different)} differ; train this one, or give its folder"
+        )
+    return FinalModel(
+        config=from_dict(type(experiment.model), metadata["model_config"]),
+        schema=data.schema,
+        transform=chain(*experiment.transforms),
+        variables=load_tree(directory),
+        report=TransformReport(metadata["report"]),
+    )

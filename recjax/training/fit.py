@@ -1,0 +1,132 @@
+"""The training loop: epochs, validation, early stopping, checkpoints."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.config import Training
+from recjax.data.batches import prefetch_to_device
+from recjax.evaluation import Data, make_evaluator
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.optimizer import make_optimizer
+from recjax.training.step import init_state, make_train_step
+from recjax.transforms.protocol import Mode, Params, Transform
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being a finite number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave; `validation` is empty for an epoch that was not validated."""
+
+    epoch: int  # from 1; 0 is the start of a fine-tuning, before any step
+    step: int  # steps taken so far
+    train_loss: float | None  # mean over the epoch's steps; None for epoch 0
+    validation: dict[str, float]
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """The parameters of the best validated epoch, and what every epoch gave."""
+
+    params: Params
+    history: tuple[EpochRecord, ...]
+
+    @property
+    def best(self) -> EpochRecord:
+        """Returns the record of the epoch that `params` are from."""
+        return [record for record in self.history if record.is_best][-1]
+
+
+def fit(
+    model_config: Any,
+    params: Params,
+    data: Data,
+    training: Training,
+    transform: Transform,
+    *,
+    validate_start: bool = False,
+    checkpoints: Checkpoints | None = None,
+    on_epoch: Callable[[EpochRecord, int], None] = lambda record, epochs: None,
+) -> FitResult:
+    """Returns the parameters with the best validation metric among epochs that satisfy the transform.
+
+    The test part is never touched. With `checkpoints`, every validated epoch is saved and a run that finds
+    a checkpoint of itself goes on from it, with the same batches, keys and losses as an unbroken run.
+
+    Args:
+      model_config: the architecture that `params` belong to.
+      params: where to start; not modified.
+      data: the task's data.
+      training: epochs, batch size, optimizer, patience.
+      transform: in force in every step and in validation.
+      validate_start: whether the start itself, as epoch 0, may be the best (if it satisfies the transform).
+      checkpoints: where to save and resume; None keeps nothing.
+      on_epoch: called with each epoch's record and the planned number of epochs.
+
+    Raises:
+      TrainingDiverged: the loss is NaN or infinite.
+      CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
+    """
+    steps_an_epoch = math.ceil(data.n_train / training.batch_size)
+    total_steps = steps_an_epoch * training.epochs
+    settled = transform.settled_step(total_steps)
+    module = model_config.build(data.schema)
+    optimizer = make_optimizer(training, transform, model_config, total_steps)
+    train_step = make_train_step(transform.intercept(module, Mode.TRAIN), optimizer, training.seed)
+    scorer = transform.intercept(module, Mode.EVALUATE)
+    validate = make_evaluator(lambda params, batch: scorer.apply({"params": params}, batch), data, "valid")
+
+    state, best_params = init_state(params, optimizer), jax.tree.map(jnp.copy, params)
+    history: list[EpochRecord] = []
+    if checkpoints and (saved := checkpoints.restore({"state": state, "best": best_params})):
+        tree, records = saved
+        state, best_params = tree["state"], tree["best"]
+        history = [EpochRecord(**record) for record in records]
+
+    def finish_epoch(epoch: int, train_loss: float | None) -> None:
+        nonlocal best_params
+        validated = epoch % training.validation_every == 0 or epoch == training.epochs
+        values = dict(validate(state.params).metrics) if validated else {}
+        so_far = max((r.validation[data.selection_metric] for r in history if r.is_best), default=-math.inf)
+        is_best = validated and int(state.step) >= settled and values[data.selection_metric] > so_far
+        if is_best:
+            best_params = jax.tree.map(jnp.copy, state.params)
+        history.append(EpochRecord(epoch, int(state.step), train_loss, values, is_best))
+        if checkpoints and validated:
+            records = [dataclasses.asdict(record) for record in history]
+            checkpoints.save(epoch, {"state": state, "best": best_params}, records)
+        on_epoch(history[-1], training.epochs)
+
+    if validate_start and not history:
+        finish_epoch(0, None)
+    for epoch in range(history[-1].epoch + 1 if history else 1, training.epochs + 1):
+        if _patience_is_over(history, training):
+            break
+        losses = []
+        for batch in prefetch_to_device(data.train_batches(training.batch_size, training.seed, epoch)):
+            state, loss = train_step(state, batch)
+            losses.append(loss)
+        train_loss = float(np.mean(jax.device_get(losses)))
+        if not math.isfinite(train_loss):
+            raise TrainingDiverged(
+                f"the training loss is {train_loss} in epoch {epoch}; lower learning_rate or set max_grad_norm"
+            )
+        finish_epoch(epoch, train_loss)
+    return FitResult(best_params, tuple(history))
+
+
+def _patience_is_over(history: list[EpochRecord], training: Training) -> bool:
+    """Returns whether `patience` validations have passed since the best one; never before there is a best."""
+    best = [i for i, record in enumerate(history) if record.is_best]
+    if not best or not training.patience:
+        return False
+    return sum(bool(record.validation) for record in history[best[-1] + 1 :]) >= training.patience

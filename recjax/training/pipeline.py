@@ -1,0 +1,90 @@
+"""From an experiment to a final model: data, training, transforms."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recjax.config import Experiment, to_dict
+from recjax.data.labelled import labelled_data
+from recjax.data.next_item import next_item_data
+from recjax.data.sources import load_interactions
+from recjax.evaluation import Data
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.final_model import FinalModel
+from recjax.training.fit import EpochRecord, FitResult, fit
+from recjax.training.step import init_params
+from recjax.transforms.protocol import Finalization, Params, Stage, chain
+
+TASKS = {"next_item": next_item_data, "labelled": labelled_data}
+OnEpoch = Callable[[EpochRecord, int], None]
+
+
+def load_data(experiment: Experiment) -> Data:
+    """Returns the experiment's data set, filtered and split for its model's task."""
+    make = TASKS[experiment.model.task]
+    return make(load_interactions(experiment.dataset), experiment.dataset)
+
+
+def train(
+    experiment: Experiment,
+    data: Data,
+    *,
+    start: Params | None = None,
+    folder: Path | None = None,
+    on_epoch: OnEpoch = lambda record, epochs: None,
+) -> FitResult:
+    """Returns the best parameters of the experiment's model with its transforms in force.
+
+    Args:
+      experiment: what to train.
+      data: from `load_data`.
+      start: trained float parameters to fine-tune, with `experiment.finetuning`; None draws fresh ones and
+        uses `experiment.training`.
+      folder: where checkpoints go, and where a broken run is found again; None keeps none.
+      on_epoch: called after every epoch.
+    """
+    transform = chain(*experiment.transforms)
+    model_config = transform.rewrite(experiment.model)
+    settings = experiment.training if start is None else experiment.finetuning
+    fine_tuning = start is not None
+    if start is None:
+        start = init_params(model_config.build(data.schema), next(data.train_batches(1, 0, 1)), settings.seed)
+    checkpoints = Checkpoints(folder, to_dict(experiment)) if folder else None
+    return fit(
+        model_config,
+        start,
+        data,
+        settings,
+        transform,
+        validate_start=fine_tuning,
+        checkpoints=checkpoints,
+        on_epoch=on_epoch,
+    )
+
+
+def finalize(
+    experiment: Experiment, data: Data, params: Params, *, on_epoch: OnEpoch = lambda record, epochs: None
+) -> FinalModel:
+    """Returns the model after every transform's last word: masks folded, units removed, weights frozen.
+
+    Args:
+      experiment: what `params` were trained under.
+      data: for fine-tuning after a shrink, and one batch for calibration.
+      params: from `train`, or trained float parameters if no transform trains.
+      on_epoch: called after every epoch of such a fine-tuning.
+    """
+    transform = chain(*experiment.transforms)
+
+    def retrain(model_config: Any, params: Params, epochs: int) -> Params:
+        settings = dataclasses.replace(experiment.finetuning, epochs=epochs, patience=0)
+        remaining = chain(*(member for member in transform.members if member.stage > Stage.SHRINK))
+        return fit(model_config, params, data, settings, remaining, validate_start=True, on_epoch=on_epoch).params
+
+    context = Finalization(
+        build=lambda model_config: model_config.build(data.schema),
+        batch=next(data.train_batches(min(data.n_train, 32), 0, 1)),
+        retrain=retrain,
+    )
+    config, variables, report = transform.finalize(transform.rewrite(experiment.model), {"params": params}, context)
+    return FinalModel(config=config, schema=data.schema, transform=transform, variables=variables, report=report)

@@ -1,0 +1,194 @@
+"""What a transform is, and `chain`, which is one too.
+
+A transform is a frozen, serialisable dataclass that may act at four moments; each hook is the identity
+unless a transform says otherwise. Everything it needs arrives as an argument and nothing is mutated, so
+a transform can be compared, printed, stored with a checkpoint and applied twice with the same result.
+"""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import optax
+
+from recjax.config import TransformConfig, config, to_dict
+from recjax.errors import UserError
+
+Params = Mapping[str, Any]  # nested dicts of arrays, as Flax makes them
+Variables = Mapping[str, Any]  # {"params": Params} and, after an int8 freeze, {"aqt": ...}
+Support = Literal["native", "emulated", "none"]
+
+
+class Stage(enum.IntEnum):
+    """When a transform acts on values; a chain must list its members in this order."""
+
+    MASKS = 1
+    SHRINK = 2
+    PRECISION = 3  # rounding comes after shrink's fine-tuning, which wants float32 parameters
+    FREEZE = 4
+
+
+class Mode(enum.StrEnum):
+    """What a module is built for: learning, scoring a split, making frozen values, or answering from them."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    CONVERT = "convert"
+    SERVE = "serve"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finalization:
+    """What `finalize` may use beside the parameters.
+
+    Attributes:
+      build: makes the float module of a model config.
+      batch: one real training batch, for shapes and calibration.
+      retrain: fine-tunes parameters of the given (smaller) config and returns the best; the argument after
+        the config is the number of epochs.
+    """
+
+    build: Callable[[Any], Any]
+    batch: Mapping[str, Any]
+    retrain: Callable[[Any, Params, int], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformReport:
+    """What a transform did, as plain JSON values, for the result row."""
+
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Transform(TransformConfig):
+    """The identity transform; a member overrides the hooks that it needs.
+
+    Class attributes say how it behaves in a chain: `stage`, and `trains`, true if it must be in force while
+    parameters are fitted (a transform without it is applied to trained parameters as they are).
+    """
+
+    stage: Stage
+    trains: bool = False
+    empties_units: bool = False  # whether `shrink` finds something to remove after it
+    dot_dtype: str | None = None  # the type that most dots run in, if the transform changes it
+
+    @property
+    def label(self) -> str:
+        """Returns the transform as it stands in tables, as in `prune(0.5)`."""
+        raise AssertionError(f"{type(self).__name__} must define label")
+
+    def rewrite(self, model_config: Any) -> Any:
+        """Returns the architecture to build, before any parameter exists."""
+        return model_config
+
+    def intercept(self, module: Any, mode: Mode) -> Any:
+        """Returns the module with its operations replaced."""
+        del mode
+        return module
+
+    def gradient(self, model_config: Any, total_steps: int) -> optax.GradientTransformation:
+        """Returns what runs last in the optimizer's chain; its state shards and checkpoints with the rest."""
+        del model_config, total_steps
+        return optax.identity()
+
+    def settled_step(self, total_steps: int) -> int:
+        """Returns the first step from which parameters satisfy the transform and may be chosen as best."""
+        del total_steps
+        return 0
+
+    def finalize(
+        self, model_config: Any, variables: Variables, context: Finalization
+    ) -> tuple[Any, Variables, TransformReport]:
+        """Returns the final architecture and variables, and what was done."""
+        del context
+        return model_config, variables, TransformReport()
+
+    def support(self, platform: str) -> Support:
+        """Returns whether the platform ("cpu", "cuda", "tpu") makes the transform pay by itself.
+
+        "native": the device executes the cheaper form. "emulated": results are right, cost is not reduced
+        by the device (masked zeros are still multiplied). "none": it cannot run there.
+        """
+        del platform
+        return "native"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the transform as plain JSON values, its name first."""
+        return {"transform": type(self).__name__.lower(), **to_dict(self)}
+
+
+@config
+class Chain(Transform):
+    """Several transforms as one; made by `chain`, which checks that their order is legal."""
+
+    members: tuple[Any, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Returns the members' labels joined by " + "; "fp32" for none."""
+        return " + ".join(member.label for member in self.members) or "fp32"
+
+    @property
+    def trains(self) -> bool:  # type: ignore[override]
+        """Returns whether any member must be in force while parameters are fitted."""
+        return any(member.trains for member in self.members)
+
+    @property
+    def dot_dtype(self) -> str:  # type: ignore[override]
+        """Returns the type that most dots run in, by the last member that changes it."""
+        return next((member.dot_dtype for member in reversed(self.members) if member.dot_dtype), "float32")
+
+    def rewrite(self, model_config: Any) -> Any:
+        """Returns the architecture after every member."""
+        return functools.reduce(lambda result, member: member.rewrite(result), self.members, model_config)
+
+    def intercept(self, module: Any, mode: Mode) -> Any:
+        """Returns the module after every member."""
+        return functools.reduce(lambda result, member: member.intercept(result, mode), self.members, module)
+
+    def gradient(self, model_config: Any, total_steps: int) -> optax.GradientTransformation:
+        """Returns the members' gradient transformations in order."""
+        return optax.chain(optax.identity(), *(m.gradient(model_config, total_steps) for m in self.members))
+
+    def settled_step(self, total_steps: int) -> int:
+        """Returns the first step from which every member is satisfied."""
+        return max((member.settled_step(total_steps) for member in self.members), default=0)
+
+    def finalize(
+        self, model_config: Any, variables: Variables, context: Finalization
+    ) -> tuple[Any, Variables, TransformReport]:
+        """Returns the result of every member in order; the report maps each label to its details."""
+        details = {}
+        for member in self.members:
+            model_config, variables, report = member.finalize(model_config, variables, context)
+            details[member.label] = report.details
+        return model_config, variables, TransformReport(details)
+
+    def support(self, platform: str) -> Support:
+        """Returns the weakest of the members' words."""
+        words = [member.support(platform) for member in self.members]
+        return next((word for word in ("none", "emulated") if word in words), "native")  # type: ignore[return-value]
+
+
+def chain(*transforms: Transform) -> Chain:
+    """Returns the transforms as one transform.
+
+    Raises:
+      UserError: the order is not masks -> shrink -> precision -> int8 freeze, or a stage stands twice; the
+        message names the offending pair and the order that works.
+    """
+    members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
+    for before, after in zip(members, members[1:], strict=False):
+        if before.stage >= after.stage:
+            remedy = sorted({member.stage: member for member in members}.values(), key=lambda member: member.stage)
+            wrong = "stands twice" if before.stage == after.stage else f"cannot follow {before.label}"
+            order = " -> ".join(member.label for member in remedy)
+            raise UserError(f"illegal chain: {after.label} {wrong}; the order that works: {order}")
+    if any(m.stage == Stage.SHRINK for m in members) and not any(m.empties_units for m in members):
+        raise UserError(
+            "illegal chain: shrink() removes hidden units that pruning emptied, and nothing before it empties any; "
+            "write chain(prune(0.5, structure='unit'), shrink(), ...)"
+        )
+    return Chain(members=tuple(members))

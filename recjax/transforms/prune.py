@@ -1,0 +1,161 @@
+"""Magnitude pruning on a polynomial schedule, its masks in the optimizer's state.
+
+Source: Zhu and Gupta, To prune, or not to prune (arXiv 1710.01878), equation 1. The masks travel with the
+optimizer's state, as in JaxPruner, so they shard, checkpoint and resume for free.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from recjax.config import check, config
+from recjax.errors import UserError
+from recjax.models.contract import HiddenUnits
+from recjax.transforms.paths import FlatParams, flatten, unflatten_like
+from recjax.transforms.protocol import Finalization, Params, Stage, Support, Transform, TransformReport, Variables
+
+
+class PruneState(NamedTuple):
+    """Optimizer state: the step count and a mask (True keeps) for every parameter that pruning touches."""
+
+    count: Array
+    masks: dict[str, Array]
+
+
+@config
+class Prune(Transform):
+    """Zeroes the smallest hidden units ("unit") or weights ("element") of every hidden layer."""
+
+    sparsity: float  # share removed at the end, (0, 1)
+    structure: Literal["unit", "element"] = "unit"  # only emptied units can be removed by shrink()
+    begin: float = 0.0  # share of the training steps before the first zero
+    end: float = 0.5  # share of the training steps at which `sparsity` is reached
+    update_every: int = 10  # steps between two updates of the masks
+    power: int = 3  # of the schedule: sparsity (1 - (1 - progress)^power)
+
+    stage = Stage.MASKS
+    trains = True
+
+    def __post_init__(self) -> None:
+        check(0 < self.sparsity < 1, "prune sparsity", self.sparsity, "(0, 1)")
+        check(self.structure in ("unit", "element"), "prune structure", self.structure, "'unit', 'element'")
+        check(0 <= self.begin <= self.end <= 1, "prune begin and end", (self.begin, self.end), "0 <= begin <= end <= 1")
+        check(self.update_every >= 1, "prune update_every", self.update_every, ">= 1")
+        check(self.power >= 1, "prune power", self.power, ">= 1")
+
+    @property
+    def label(self) -> str:
+        """Returns the share removed and, if not the default, the structure."""
+        return f"prune({self.sparsity:g})" if self.structure == "unit" else f"prune({self.sparsity:g}, element)"
+
+    @property
+    def empties_units(self) -> bool:  # type: ignore[override]
+        """Returns whether whole units become zero, which is what shrink() can remove."""
+        return self.structure == "unit"
+
+    def support(self, platform: str) -> Support:
+        """Returns "emulated": no device skips the zeros of a masked dense layer."""
+        del platform
+        return "emulated"
+
+    def settled_step(self, total_steps: int) -> int:
+        """Returns the step after the last update of the masks."""
+        last = round(self.end * total_steps)
+        return min(total_steps, -(-last // self.update_every) * self.update_every + 1)
+
+    def sparsity_at(self, step: Array, total_steps: int) -> Float[Array, ""]:
+        """Returns the share to remove at `step`: 0 before `begin`, `sparsity` from `end` on."""
+        first, last = self.begin * total_steps, self.end * total_steps
+        progress = jnp.clip((step - first) / max(last - first, 1), 0, 1)
+        return self.sparsity * (1 - (1 - progress) ** self.power)
+
+    def gradient(self, model_config: Any, total_steps: int) -> optax.GradientTransformation:
+        """Returns the transformation that updates masks on schedule and turns masked weights to exactly zero."""
+        layers = model_config.hidden_units()
+        if not layers:
+            raise UserError(f"{self.label} has nothing to prune: {type(model_config).__name__} has no hidden layer")
+        compute = _unit_masks if self.structure == "unit" else _element_masks
+
+        def init(params: Params) -> PruneState:
+            flat = flatten(params)
+            paths = {path for layer in layers for path, _ in layer.slices}
+            return PruneState(jnp.zeros([], int), {path: jnp.ones(flat[path].shape, bool) for path in sorted(paths)})
+
+        def update(updates: Params, state: PruneState, params: Params) -> tuple[Params, PruneState]:
+            flat, flat_updates = flatten(params), flatten(updates)
+            proposed = {path: flat[path] + flat_updates[path] for path in state.masks}
+            masks = jax.lax.cond(
+                state.count % self.update_every == 0,
+                lambda: compute(layers, proposed, self.sparsity_at(state.count, total_steps)),
+                lambda: state.masks,
+            )
+            for path, mask in masks.items():
+                flat_updates[path] = jnp.where(mask, flat_updates[path], -flat[path])  # x + (-x) is exactly 0
+            return unflatten_like(updates, flat_updates), PruneState(state.count + 1, masks)
+
+        return optax.GradientTransformation(init, update)
+
+    def finalize(
+        self, model_config: Any, variables: Variables, context: Finalization
+    ) -> tuple[Any, Variables, TransformReport]:
+        """Returns the variables unchanged (masked values are zeros already) and the share of zeros per layer."""
+        del context
+        flat = flatten(variables["params"])
+        zeros = {
+            layer.name: round(float(jnp.mean(jnp.concatenate([(flat[path] == 0).ravel() for path, _ in layer.slices]))), 4)
+            for layer in model_config.hidden_units()
+        }
+        return model_config, variables, TransformReport({"zero_share": zeros})
+
+
+def prune(
+    sparsity: float,
+    *,
+    structure: Literal["unit", "element"] = "unit",
+    begin: float = 0.0,
+    end: float = 0.5,
+    update_every: int = 10,
+    power: int = 3,
+) -> Prune:
+    """Returns the transform that prunes `sparsity` of the hidden units (or weights) during training."""
+    return Prune(
+        sparsity=sparsity, structure=structure, begin=begin, end=end, update_every=update_every, power=power
+    )
+
+
+def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U"]:
+    """Returns the L2 norm of everything that each unit of the layer owns."""
+    total = 0.0
+    for path, axis in layer.slices:
+        others = tuple(i for i in range(flat[path].ndim) if i != axis)
+        total += jnp.sum(jnp.square(flat[path].astype(jnp.float32)), axis=others)
+    return jnp.sqrt(total)
+
+
+def _keep_largest(magnitudes: Array, share_removed: Array) -> Bool[Array, "..."]:
+    """Returns True for all but the floor(share x size) smallest; ties keep the earlier index."""
+    n_removed = jnp.floor(share_removed * magnitudes.size + 1e-4).astype(int)
+    order = jnp.argsort(magnitudes.ravel(), descending=True, stable=True)
+    rank = jnp.zeros(magnitudes.size, int).at[order].set(jnp.arange(magnitudes.size))
+    return (rank < magnitudes.size - n_removed).reshape(magnitudes.shape)
+
+
+def _unit_masks(layers: Sequence[HiddenUnits], flat: FlatParams, share_removed: Array) -> dict[str, Array]:
+    masks = {path: jnp.ones(values.shape, bool) for path, values in flat.items()}
+    for layer in layers:
+        keep = _keep_largest(unit_norms(layer, flat), share_removed)
+        for path, axis in layer.slices:
+            masks[path] &= jnp.expand_dims(keep, [i for i in range(flat[path].ndim) if i != axis])
+    return masks
+
+
+def _element_masks(layers: Sequence[HiddenUnits], flat: FlatParams, share_removed: Array) -> dict[str, Array]:
+    del layers
+    return {
+        path: _keep_largest(jnp.abs(values), share_removed) if values.ndim > 1 else jnp.ones(values.shape, bool)
+        for path, values in flat.items()
+    }

@@ -1,0 +1,95 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recjax.data.interactions import Interactions, encode_ids
+from recjax.errors import UserError
+
+
+def interactions(pairs: list[tuple[int, int]], with_time: bool = True) -> Interactions:
+    """Returns one row per (user, item); ids are 100 + code and "i" + code, the time is the row's number."""
+    n_users = max(user for user, _ in pairs) + 1
+    n_items = max(item for _, item in pairs) + 1
+    return Interactions(
+        name="toy",
+        user=np.array([user for user, _ in pairs], np.int32),
+        item=np.array([item for _, item in pairs], np.int32),
+        rating=np.arange(len(pairs), dtype=np.float32) / 2,
+        timestamp=np.arange(len(pairs)) if with_time else None,
+        user_ids=np.arange(n_users) + 100,
+        item_ids=np.array([f"i{item}" for item in range(n_items)], object),
+        item_features={"year": np.arange(n_items, dtype=np.float32) + 1990},
+    )
+
+
+@pytest.mark.parametrize("chosen", [np.array([3, 1]), np.array([False, True, False, True])])
+def test_select_takes_rows_and_keeps_codes(chosen: np.ndarray):
+    whole = interactions([(0, 0), (0, 1), (1, 0), (2, 1)])
+    part = whole.select(chosen)
+    expected = [3, 1] if chosen.dtype != bool else [1, 3]
+    assert len(part) == 2
+    assert part.timestamp is not None
+    assert part.timestamp.tolist() == expected
+    assert part.rating.tolist() == [row / 2 for row in expected]
+    assert part.user.tolist() == [whole.user[row] for row in expected]
+    assert part.item.tolist() == [1, 1]
+    assert (part.n_users, part.n_items) == (3, 2)
+
+
+def test_select_without_timestamps():
+    assert interactions([(0, 0), (1, 1)], with_time=False).select(np.array([0])).timestamp is None
+
+
+def test_k_core_renumbers_in_the_old_order():
+    # User 1 has one row; without it item 0 has one; without that, users 0 and 2 hold items 1 and 2.
+    core = interactions([(2, 2), (1, 0), (0, 1), (2, 1), (0, 0), (0, 2)]).k_core(2)
+    assert core.user.tolist() == [1, 0, 1, 0]
+    assert core.item.tolist() == [1, 0, 0, 1]
+    assert core.user_ids.tolist() == [100, 102]
+    assert core.item_ids.tolist() == ["i1", "i2"]
+    assert core.item_features["year"].tolist() == [1991, 1992]
+    assert core.timestamp is not None
+    assert core.timestamp.tolist() == [0, 2, 3, 5]
+    assert (core.user.dtype, core.item.dtype) == (np.int32, np.int32)
+
+
+def reference_core(pairs: list[tuple[int, int]], k: int) -> list[int]:
+    """Returns the rows of the k-core, removing one poor row at a time."""
+    kept = list(range(len(pairs)))
+    while True:
+        users = Counter(pairs[row][0] for row in kept)
+        items = Counter(pairs[row][1] for row in kept)
+        poor = [row for row in kept if users[pairs[row][0]] < k or items[pairs[row][1]] < k]
+        if not poor:
+            return kept
+        kept.remove(poor[0])
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40, unique=True),
+    k=st.integers(1, 4),
+)
+def test_k_core_agrees_with_plain_python(pairs: list[tuple[int, int]], k: int):
+    kept = reference_core(pairs, k)
+    whole = interactions(pairs)
+    if not kept:
+        with pytest.raises(UserError, match=rf"^the {k}-core of toy is empty; lower Dataset.min_interactions$"):
+            whole.k_core(k)
+        return
+    core = whole.k_core(k)
+    assert core.timestamp is not None
+    assert core.timestamp.tolist() == kept
+    assert core.user_ids[core.user].tolist() == [pairs[row][0] + 100 for row in kept]
+    assert core.item_ids[core.item].tolist() == [f"i{pairs[row][1]}" for row in kept]
+    assert set(core.user.tolist()) == set(range(core.n_users))
+    assert set(core.item.tolist()) == set(range(core.n_items))
+
+
+def test_encode_ids_indexes_a_sorted_table():
+    codes, table = encode_ids(np.array([30, 10, 30, 20]))
+    assert codes.dtype == np.int32
+    assert codes.tolist() == [2, 0, 2, 1]
+    assert table.tolist() == [10, 20, 30]
