@@ -1,5 +1,6 @@
 """Everything about the machine and the software that a row's figures depend on."""
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 
+from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.device import cpu_model
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "numpy", "recjax")
@@ -16,8 +18,8 @@ FLAG_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "OMP_NUM_THR
 REPOSITORY = Path(__file__).parent.parent
 
 
-def describe_environment(device: jax.Device) -> dict[str, Any]:
-    """Returns versions, flags, processor, driver, operating system and git state, as plain JSON values."""
+def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
+    """Returns versions, flags, processor, driver, measured ceilings, system and git state, as plain JSON values."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
@@ -26,6 +28,7 @@ def describe_environment(device: jax.Device) -> dict[str, Any]:
         "flags": {name: os.environ[name] for name in FLAG_VARIABLES if name in os.environ},
         "cpu": cpu_model(),
         "driver": device.client.platform_version,
+        "ceilings": dataclasses.asdict(ceilings),
         "os": platform.platform(),
         "git": {"commit": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
     }

@@ -8,7 +8,9 @@ from benchmarks.suite import load_suite, suite_names
 
 def print_suites() -> None:
     """Prints the suites of configs/suites/ to standard output."""
-    table = Table("suite", "experiment", "variants", "batch sizes", title="suites (python -m benchmarks.run --suite=NAME)")
+    table = Table(
+        "suite", "experiment", "variants", "batch sizes", title="suites (python -m benchmarks.run --suite=NAME)"
+    )
     for name in suite_names():
         suite = load_suite(name, [])
         for case in suite.cases:

@@ -28,21 +28,29 @@ from recjax.training.final_model import FinalModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedVariant:
+    """What is known of a variant before it is timed."""
+
+    model: FinalModel
+    quality: Quality
+    quality_metric: str
+    quality_retained: float  # of fp32's
+    references: dict[str, dict[str, float]]
+    validation_quality: float
+    below_floor: str | None  # why every row of it is invalid, if training fell short
+    checkpoint_bytes: int
+    train_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One variant, ready to be measured, and what is already known of it; of the null model, only the first four."""
+    """One variant of an experiment, or the null model, ready to be measured."""
 
     experiment: Experiment
     label: str  # of the variant
     compiled: CompiledModel
     columns: Columns
-    model: FinalModel | None = None
-    quality: Quality | None = None
-    quality_metric: str | None = None
-    references: dict[str, dict[str, float]] | None = None
-    validation_quality: float | None = None
-    below_floor: str | None = None  # why every row of it is invalid, if training fell short
-    checkpoint_bytes: int | None = None
-    train_s: float | None = None
+    trained: TrainedVariant | None = None  # None for the null model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +96,9 @@ def measure_case(
             measured = _measure_closed_loop(title, contestants, scenario, size, settings)
             best_rate = np.maximum(best_rate, [np.median(one.samples_per_s) for one in measured])
             yield _rows(contestants, measured, facts)
-        measured = _measure_server(f"{name}: server, p99 within {serving.slo_ms:g} ms", contestants, settings, best_rate)
+        measured = _measure_server(
+            f"{name}: server, p99 within {serving.slo_ms:g} ms", contestants, settings, best_rate
+        )
         yield _rows(contestants, measured, facts)
 
 
@@ -117,21 +127,27 @@ def _measure_closed_loop(
 
 
 def _measure_server(
-    title: str, contestants: list[Contestant], settings: Measurement, capacity: NDArray
+    title: str, contestants: list[Contestant], settings: Measurement, capacity_qps: NDArray
 ) -> list[Measured]:
-    measured = []
+    """Returns each contestant at the highest rate that holds its limit; the null model at fp32's rate."""
+    measured: list[Measured] = []
     with stage(title, len(contestants)) as advance:
-        for contestant, capacity_qps in zip(contestants, capacity, strict=True):
-            started_at, slo_ms = _now(), contestant.experiment.serving.slo_ms
-            before = COMPILATIONS.count
+        for contestant, capacity in zip(contestants, capacity_qps, strict=True):
+            started_at, before = _now(), COMPILATIONS.count
+            slo_ms = contestant.experiment.serving.slo_ms
 
             def probe(rate_qps: float, n_queries: int, contestant: Contestant = contestant) -> Window:
-                slo_ms = contestant.experiment.serving.slo_ms
-                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, slo_ms, settings.seed)
+                limit_ms = contestant.experiment.serving.slo_ms
+                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, limit_ms, settings.seed)
 
-            window, search = highest_rate_within_limit(
-                probe, float(capacity_qps), slo_ms, settings.probe_s, settings.search_steps
-            )
+            search = None
+            if contestant.trained:
+                window, search = highest_rate_within_limit(
+                    probe, float(capacity), slo_ms, settings.probe_s, settings.search_steps
+                )
+            else:
+                of_fp32 = measured[0].window
+                window = probe(of_fp32.queries / of_fp32.duration_s, of_fp32.queries)
             rate = np.array([window.samples / window.duration_s])
             recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
             measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
@@ -142,7 +158,7 @@ def _measure_server(
 def _rows(
     contestants: list[Contestant], measured: list[Measured], facts: RunFacts
 ) -> tuple[list[Row], dict[str, NDArray]]:
-    rows = [make_row(c, m, contestants[0], measured[0], facts) for c, m in zip(contestants, measured, strict=True)]
+    rows = [make_row(c, m, measured[0], facts) for c, m in zip(contestants, measured, strict=True)]
     keys = [f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows]
     return rows, {key: one.window.latency_ms for key, one in zip(keys, measured, strict=True)}
 

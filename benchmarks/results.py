@@ -75,7 +75,7 @@ class Row:
 
 
 def check_row(row: Row) -> None:
-    """Raises ValueError if a field is None (or holds a None or NaN) without a reason; search and report are free-form."""
+    """Raises ValueError if a field is, or holds, None or NaN without a reason; search and report are free-form."""
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
         nested = value.items() if field.name in ("latency_ms", "quality", "device") and value else ()

@@ -29,15 +29,13 @@ class RunFacts:
     environment: dict[str, Any]
 
 
-def make_row(
-    contestant: "Contestant", measured: "Measured", baseline: "Contestant", of_baseline: "Measured", facts: RunFacts
-) -> Row:
-    """Returns the row of one contestant in one scenario, compared with the baseline's in the same rounds."""
+def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured", facts: RunFacts) -> Row:
+    """Returns the row of one contestant in one scenario, compared with fp32's windows of the same rounds."""
     window, platform = measured.window, facts.device.platform
     latency = summarize_latency(window.latency_ms)
     reasons = dict(latency.reasons)
     program = contestant.compiled.programs[contestant.compiled.bucket_of(measured.batch_size)]
-    fields = _model_fields(contestant, baseline, SUPPORT_PLATFORM[platform], reasons)
+    fields = _model_fields(contestant, SUPPORT_PLATFORM[platform], reasons)
     is_server = measured.scenario == "server"
 
     def missing(name: str, reason: str) -> None:
@@ -46,12 +44,12 @@ def make_row(
     speedup = None
     if is_server:
         missing("speedup", "server rates are searched one after the other, not in turns; compare target_qps")
-    elif contestant.model is None:
+    elif contestant.trained is None:
         missing("speedup", NULL_REASON)
     else:
-        speedup = ratio_summary(measured.samples_per_s / of_baseline.samples_per_s)
-        if contestant is baseline:
-            speedup["median"], speedup["range"] = 1.0, [1.0, 1.0]
+        speedup = ratio_summary(measured.samples_per_s / of_fp32.samples_per_s)
+    if is_server and measured.search is None:
+        missing("search", "the null model is measured at the rate found for fp32")
     if not is_server:
         for name in ("target_qps", "search", "slo_ms"):
             missing(name, "only the server scenario has a latency limit")
@@ -96,43 +94,33 @@ def make_row(
     )
 
 
-def _model_fields(
-    contestant: "Contestant", baseline: "Contestant", platform: str, reasons: dict[str, str]
-) -> dict[str, Any]:
+def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, str]) -> dict[str, Any]:
     """Returns what belongs to the model and its transforms, whatever the scenario."""
-    experiment, model = contestant.experiment, contestant.model
-    if model is None:
-        names = ("protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained")
-        names += ("validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s")
-        reasons |= dict.fromkeys(names, NULL_REASON)
-        return dict.fromkeys(names) | {
-            "case": f"{experiment.name}/{contestant.label}",
-            "model": "null",
-            "model_config": {},
-            "transforms": [],
-            "variant": contestant.label,
-            "transform_report": {},
-            "parameter_bytes": 0,
-        }
-    quality, metric = contestant.quality, contestant.quality_metric
-    return {
-        "case": f"{experiment.name}/{contestant.label}",
+    experiment, trained = contestant.experiment, contestant.trained
+    fields = {"case": f"{experiment.name}/{contestant.label}", "variant": contestant.label}
+    if trained is None:
+        missing = ["protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained"]
+        missing += ["validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s"]
+        reasons |= dict.fromkeys(missing, NULL_REASON)
+        empty = {"model": "null", "model_config": {}, "transforms": [], "transform_report": {}, "parameter_bytes": 0}
+        return fields | dict.fromkeys(missing) | empty
+    model = trained.model
+    return fields | {
         "model": type(experiment.model).__name__.removesuffix("Config"),
         "model_config": to_dict(model.config),
-        "protocol": quality.protocol,
+        "protocol": trained.quality.protocol,
         "transforms": [member.to_json() for member in model.transform.members],
-        "variant": contestant.label,
         "transform_report": model.report.details,
         "support": model.transform.support(platform),
-        "quality": dict(quality.metrics),
-        "quality_metric": metric,
-        "quality_reference": contestant.references,
-        "quality_retained": quality.metrics[metric] / baseline.quality.metrics[metric],
-        "validation_quality": contestant.validation_quality,
+        "quality": dict(trained.quality.metrics),
+        "quality_metric": trained.quality_metric,
+        "quality_reference": trained.references,
+        "quality_retained": trained.quality_retained,
+        "validation_quality": trained.validation_quality,
         "parameter_bytes": model.parameter_bytes(),
         "dense_layer_bytes": model.dense_layer_bytes(),
-        "checkpoint_bytes": contestant.checkpoint_bytes,
-        "train_s": contestant.train_s,
+        "checkpoint_bytes": trained.checkpoint_bytes,
+        "train_s": trained.train_s,
     }
 
 
@@ -145,7 +133,7 @@ def _roofline_fields(
     exceed 1 when the bytes come from a cache, whose bandwidth is above that of memory.
     """
     names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by")
-    if contestant.model is None:
+    if contestant.trained is None:
         reasons |= dict.fromkeys(names, NULL_REASON)
         return dict.fromkeys(names)
     if measured.scenario == "server":
@@ -157,7 +145,7 @@ def _roofline_fields(
         reasons |= dict.fromkeys(names[1:], "the compiler gives no count of bytes")
         return {"flops_per_sample": flops} | dict.fromkeys(names[1:])
     bytes_accessed = program.bytes_accessed / program.batch_size
-    compute_s = flops / facts.ceilings.flops_per_s[contestant.model.transform.dot_dtype]
+    compute_s = flops / facts.ceilings.flops_per_s[contestant.trained.model.transform.dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
     samples_per_s = measured.window.samples / measured.window.duration_s
     return {
@@ -172,8 +160,8 @@ def _invalid_reason(contestant: "Contestant", measured: "Measured", p99_ms: Any)
     """Returns why the row must not be used, None if it may."""
     if measured.recompiles:
         return f"{measured.recompiles} programs were compiled inside the timed windows"
-    if contestant.below_floor:
-        return contestant.below_floor
+    if contestant.trained is not None and contestant.trained.below_floor:
+        return contestant.trained.below_floor
     slo_ms = contestant.experiment.serving.slo_ms
     if measured.window.overloaded or (measured.scenario == "server" and (p99_ms is None or p99_ms > slo_ms)):
         return f"p99 did not hold {slo_ms:g} ms at any rate tried"

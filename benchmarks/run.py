@@ -4,9 +4,10 @@ Nothing heavy is imported here, so that --help answers at once.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
+
+from recjax.command_line import OneLineParser, run_command
 
 EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 6 minutes on 2 cores)
@@ -19,27 +20,21 @@ results go to --out: results.jsonl (one row a line), samples.npz (every latency)
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
-    parser = _Parser(
-        prog="python -m benchmarks.run",
-        description=__doc__.split("\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Train, transform, serve and measure recommenders on one device: one row for each."
+    parser = OneLineParser(prog="python -m benchmarks.run", description=description, epilog=EXAMPLES)
     parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run; there is no fallback")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="quick", metavar="NAME", help="a suite of configs/suites/ (default: quick)")
     what.add_argument("--config", metavar="FILE", help="one experiment: a Python file that defines get_config()")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", dest="overrides", help="override a config value; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        dest="overrides",
+        help="override a config value; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: runs/SUITE-DEVICE)")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
@@ -49,33 +44,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     options = parse_arguments(arguments)
-    from recjax.errors import CheckpointError, DeviceError, UserError, unknown_name
+    return run_command(lambda: _run(options))
 
-    try:
-        from benchmarks.suite import load_suite, suite_of_config
 
-        if options.list:
-            from benchmarks.listing import print_suites
+def _run(options: argparse.Namespace) -> int:
+    if options.list:
+        from benchmarks.listing import print_suites
 
-            print_suites()
-            return 0
-        from recjax.hardware.device import PLATFORMS, select_device
+        print_suites()
+        return 0
 
-        if options.device not in PLATFORMS:
-            raise unknown_name("device", options.device, PLATFORMS)
-        if options.config:
-            suite = suite_of_config(options.config, options.overrides)
-        else:
-            suite = load_suite(options.suite, options.overrides)
-        device = select_device(options.device)[0]
-        from benchmarks.runner import run_suite
+    from benchmarks.suite import load_suite, suite_of_config
+    from recjax.hardware.device import select_device
 
-        return run_suite(suite, device, options.out or Path("runs") / f"{suite.name}-{options.device}")
-    except (UserError, DeviceError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.config:
+        suite = suite_of_config(options.config, options.overrides)
+    else:
+        suite = load_suite(options.suite, options.overrides)
+    device = select_device(options.device)[0]
+
+    from benchmarks.runner import run_suite
+
+    return run_suite(suite, device, options.out or Path("runs") / f"{suite.name}-{options.device}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

@@ -71,7 +71,7 @@ def closed_loop(
       seed: of the draw.
     """
     picks = np.random.default_rng(seed).integers(_n_samples(columns), size=(4096, samples_per_query))
-    latencies = []
+    latencies: list[float] = []
     start = now = time.perf_counter()
     while now - start < duration_s or len(latencies) < min_queries:
         sent = now
@@ -83,9 +83,7 @@ def closed_loop(
     return Window(np.array(latencies) * 1e3, queries, samples_per_query * queries, padded, now - start)
 
 
-def server(
-    model: CompiledModel, columns: Columns, rate_qps: float, n_queries: int, slo_ms: float, seed: int
-) -> Window:
+def server(model: CompiledModel, columns: Columns, rate_qps: float, n_queries: int, slo_ms: float, seed: int) -> Window:
     """Returns an open-loop window: Poisson arrivals at `rate_qps`, answered in batches of what is waiting.
 
     The arrival times are drawn before the window and never rescaled; latency runs from the scheduled

@@ -104,4 +104,3 @@ def suite_of_config(path: str, overrides: list[str]) -> Suite:
     transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
     case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
     return Suite(name=experiment.name, description=f"the experiment of {path}", cases=(case,))
-

@@ -17,7 +17,7 @@ class CompileCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration_s: float, **attributes: object) -> None:
+    def _on_event(self, event: str, duration_secs: float, **attributes: str | int) -> None:
         self.count += event == COMPILE_EVENT
 
 

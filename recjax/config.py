@@ -9,7 +9,7 @@ import runpy
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform
 
 import pydantic
 
@@ -21,17 +21,17 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
     """Returns `cls` as a frozen, keyword-only dataclass that names the valid keys when given a wrong one."""
-    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[call-overload]
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     valid = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     construct = cls.__init__
 
-    def __init__(self: Any, **values: Any) -> None:
+    def construct_checked(self: Any, **values: Any) -> None:
         for key in values:
             if key not in valid:
                 raise unknown_name(f"{cls.__name__} key", key, valid)
         construct(self, **values)
 
-    cls.__init__ = __init__  # type: ignore[assignment]
+    cls.__init__ = construct_checked  # type: ignore[method-assign]
     return cls
 
 
@@ -103,12 +103,18 @@ class Serving:
         check(self.top_k >= 1, "Serving.top_k", self.top_k, ">= 1")
 
 
-class ModelConfig:
-    """The marker that every model's own Config extends; `recjax/models/contract.py` says what it must do."""
+class ModelConfig(Protocol):
+    """What a model's own Config, which stands beside the model and extends this, can do beside holding sizes."""
 
+    task: ClassVar[str]  # "next_item" or "labelled": which data it learns from
 
-class TransformConfig:
-    """The marker that every transform extends; `recjax/transforms/protocol.py` says what it may do."""
+    def build(self, schema: Any) -> Any:
+        """Returns the module (recjax.models.contract.Model) for data of that schema."""
+        ...
+
+    def hidden_units(self) -> tuple[Any, ...]:
+        """Returns the layers (recjax.models.contract.HiddenUnits) that `prune` may empty and `shrink` remove."""
+        ...
 
 
 @config
@@ -120,7 +126,7 @@ class Experiment:
     model: ModelConfig
     training: Training
     finetuning: Training  # used instead of `training` when transforms start from trained parameters
-    transforms: tuple[TransformConfig, ...] = ()
+    transforms: tuple[Any, ...] = ()  # recjax.transforms.protocol.Transform, in the order of `chain`
     serving: Serving = Serving()
 
     def __post_init__(self) -> None:
@@ -136,7 +142,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     experiment = run_config_file(path, "get_config")
     if not isinstance(experiment, Experiment):
-        raise UserError(f"{path}: get_config() returned {type(experiment).__name__}; it must return recjax.config.Experiment")
+        raise UserError(
+            f"{path}: get_config() returned {type(experiment).__name__}; it must return recjax.config.Experiment"
+        )
     return override(experiment, overrides)
 
 
@@ -198,7 +206,9 @@ def _parse(text: str, field_type: Any, name: str) -> Any:
     adapter = pydantic.TypeAdapter(field_type)
     is_tuple = str(field_type).startswith("tuple")
     try:
-        return adapter.validate_strings([p.strip() for p in text.strip("()").split(",") if p.strip()] if is_tuple else text)
+        return adapter.validate_strings(
+            [p.strip() for p in text.strip("()").split(",") if p.strip()] if is_tuple else text
+        )
     except pydantic.ValidationError as error:
         expected = getattr(field_type, "__name__", None) if isinstance(field_type, type) else str(field_type)
         reason = error.errors()[0]["msg"]
@@ -222,7 +232,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     Raises:
       UserError: an unknown key or a value of another type.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             raise unknown_name(f"{cls.__name__} key", key, fields)

@@ -1,0 +1,1 @@
+"""Small programs for maintainers: packing data, taking the report's picture."""

@@ -1,0 +1,1 @@
+"""Sources become Interactions, Interactions become splits, splits become batches."""

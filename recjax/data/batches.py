@@ -20,7 +20,9 @@ NumpyBatch = dict[str, NDArray]
 def take_batch(columns: Mapping[str, NDArray], rows: NDArray, batch_size: int) -> NumpyBatch:
     """Returns `rows` of every column, zero-padded to `batch_size` rows, with `weight`."""
     padding = batch_size - len(rows)
-    batch = {name: np.pad(column[rows], [(0, padding)] + [(0, 0)] * (column.ndim - 1)) for name, column in columns.items()}
+    batch = {
+        name: np.pad(column[rows], [(0, padding)] + [(0, 0)] * (column.ndim - 1)) for name, column in columns.items()
+    }
     batch["weight"] = np.pad(np.ones(len(rows), np.float32), (0, padding))
     return batch
 

@@ -3,6 +3,7 @@
 from importlib.resources import as_file, files
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 
 from recjax.data.interactions import Interactions, encode_ids
@@ -36,7 +37,7 @@ def load_movielens_latest_small() -> Interactions:
         item_ids=item_ids,
         item_features={
             "title": np.array(movies["title"].to_pylist(), object)[row_of],
-            "year": movies["year"].cast("float").to_numpy()[row_of],
+            "year": movies["year"].cast(pa.float32()).to_numpy()[row_of],
             "genres": genre_column[row_of],
         },
     )

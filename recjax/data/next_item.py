@@ -5,6 +5,7 @@ Shapes: B batch, L history length, V catalogue, U users.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -129,9 +130,8 @@ def _join(first: Interactions, second: Interactions) -> Interactions:
     """Returns both sets of interactions, by user, `second` after `first`."""
     order = np.argsort(np.concatenate([first.user, second.user]), kind="stable")
 
-    def joined(name: str) -> NDArray:
+    def joined(name: str) -> Any:
         return np.concatenate([getattr(first, name), getattr(second, name)])[order]
 
-    return dataclasses.replace(
-        first, **{name: joined(name) for name in ("user", "item", "rating", "timestamp")}
-    )
+    columns: dict[str, Any] = {name: joined(name) for name in ("user", "item", "rating", "timestamp")}
+    return dataclasses.replace(first, **columns)

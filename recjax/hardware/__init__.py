@@ -1,0 +1,1 @@
+"""What device is here, and what it can do."""

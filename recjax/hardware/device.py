@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from recjax.errors import DeviceError
+from recjax.errors import DeviceError, unknown_name
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 REMEDIES = {
@@ -26,8 +26,11 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
       platform_name: "cpu", "gpu" or "tpu".
 
     Raises:
+      UserError: another name.
       DeviceError: JAX has no such device here; the message says what it has.
     """
+    if platform_name not in PLATFORMS:
+        raise unknown_name("device", platform_name, PLATFORMS)
     if platform_name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:

@@ -54,21 +54,3 @@ class Model(Protocol):
     def serve(self, batch: Batch, *, top_k: int) -> Mapping[str, Array]:
         """Returns what a service would answer: top-k item ids and scores, or probabilities."""
         ...
-
-
-class BuildableConfig(Protocol):
-    """What a model's Config can do beside holding sizes.
-
-    Attributes:
-      task: "next_item" (recjax.data.next_item) or "labelled" (recjax.data.labelled).
-    """
-
-    task: str
-
-    def build(self, schema: Any) -> Any:
-        """Returns the module for data of that schema."""
-        ...
-
-    def hidden_units(self) -> tuple[HiddenUnits, ...]:
-        """Returns the layers whose units `prune` may empty and `shrink` may remove."""
-        ...

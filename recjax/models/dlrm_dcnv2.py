@@ -7,7 +7,7 @@ Shapes: B batch, N dense features, F categorical fields, D embedding dim.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig, check, config
-from recjax.data.labelled import LabelledSchema
+from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits
 from recjax.nn.embedding import Embedding
@@ -27,7 +27,7 @@ from recjax.nn.mlp import MLP
 class DLRMDCNv2Config(ModelConfig):
     """Sizes of a DLRM-DCNv2."""
 
-    task: ClassVar = "labelled"
+    task: ClassVar[str] = "labelled"
 
     embedding_dim: int = 16  # D; of every categorical field and of the bottom MLP's output
     bottom_mlp: tuple[int, ...] = (64,)  # hidden widths before the final D
@@ -68,7 +68,9 @@ class DLRMDCNv2Config(ModelConfig):
             ]
 
         ranks = [
-            HiddenUnits(field="cross_ranks", index=i, slices=((f"cross/down_{i}/kernel", 1), (f"cross/up_{i}/kernel", 0)))
+            HiddenUnits(
+                field="cross_ranks", index=i, slices=((f"cross/down_{i}/kernel", 1), (f"cross/up_{i}/kernel", 0))
+            )
             for i in range(len(self.cross_ranks))
         ]
         bottom_end = f"bottom_mlp/dense_{len(self.bottom_mlp)}"
@@ -86,7 +88,7 @@ class DLRMDCNv2(nn.Module):
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
         c = self.config
-        common = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
         bottom = MLP(widths=(*c.bottom_mlp, c.embedding_dim), name="bottom_mlp", **common)
         features = [bottom(batch["dense"].astype(c.dtype), train=train)]
         for field, ids_BL in self.schema.split_fields(batch["sparse_ids"]):

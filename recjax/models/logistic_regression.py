@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig, config
-from recjax.data.labelled import LabelledSchema
+from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits
 from recjax.nn.embedding import Embedding
@@ -21,7 +21,7 @@ from recjax.nn.embedding import Embedding
 class LogisticRegressionConfig(ModelConfig):
     """It has no sizes: one weight per dense feature and per categorical id."""
 
-    task: ClassVar = "labelled"
+    task: ClassVar[str] = "labelled"
 
     def build(self, schema: LabelledSchema) -> "LogisticRegression":
         """Returns the module for a set of features."""
@@ -44,7 +44,9 @@ class LogisticRegression(nn.Module):
         """Returns the float32 logit of each example."""
         logit_B1 = nn.Dense(1, name="dense")(batch["dense"])
         for field, ids_BL in self.schema.split_fields(batch["sparse_ids"]):
-            weight = Embedding(field.vocab_size, 1, field.combiner, init=nn.initializers.zeros, name=f"weight_{field.name}")
+            weight = Embedding(
+                field.vocab_size, 1, field.combiner, table_init=nn.initializers.zeros, name=f"weight_{field.name}"
+            )
             logit_B1 += weight(ids_BL)
         return logit_B1[:, 0]
 

@@ -27,7 +27,7 @@ from recjax.nn.embedding import Embedding
 class SASRecConfig(ModelConfig):
     """Sizes of a SASRec."""
 
-    task: ClassVar = "next_item"
+    task: ClassVar[str] = "next_item"
 
     embedding_dim: int = 64  # D; items, positions and blocks
     heads: int = 2  # must divide embedding_dim
@@ -91,7 +91,9 @@ class SASRec(nn.Module):
     def encode(self, history_BL: Int[Array, "B L"], *, train: bool = False) -> Float[Array, "B L D"]:
         """Returns the hidden state after each position of the history."""
         x_BLD = self.items.rows(history_BL) * self.config.embedding_dim**0.5
-        x_BLD = self.dropout(x_BLD + self.positions.rows(jnp.arange(history_BL.shape[1]))[None], deterministic=not train)
+        x_BLD = self.dropout(
+            x_BLD + self.positions.rows(jnp.arange(history_BL.shape[1]))[None], deterministic=not train
+        )
         for block in self.blocks:
             x_BLD = block(x_BLD, train=train)
         return self.norm(x_BLD)

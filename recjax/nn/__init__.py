@@ -1,0 +1,1 @@
+"""Layers: embedding, interaction, attention, MLP."""

@@ -24,11 +24,11 @@ class Embedding(nn.Module):
     embedding_dim: int
     combiner: Literal["sum", "mean"] = "mean"
     dtype: Any = jnp.float32
-    init: Callable | None = None  # None draws from a normal of deviation 1/sqrt(D)
+    table_init: Callable | None = None  # None draws from a normal of deviation 1/sqrt(D)
 
     def setup(self) -> None:
         """Creates the table."""
-        init = self.init or nn.initializers.normal(self.embedding_dim**-0.5)
+        init = self.table_init or nn.initializers.normal(self.embedding_dim**-0.5)
         self.table = self.param("table", init, (self.vocab_size, self.embedding_dim))
 
     def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:

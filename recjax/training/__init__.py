@@ -1,0 +1,1 @@
+"""Optimizer, step, fit, checkpoint, and the way from an experiment to a final model."""

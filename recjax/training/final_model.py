@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from recjax.config import Experiment, from_dict, to_dict
+from recjax.errors import CheckpointError
 from recjax.evaluation import Data
 from recjax.models.contract import Batch
 from recjax.training.checkpoint import load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
-from recjax.errors import CheckpointError
 from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
 from recjax.transforms.quantize import thaw
 
@@ -58,7 +58,9 @@ class FinalModel:
         """Returns the stored bytes of all dense layers: kernels or int8 values and scales, and biases."""
         flat = flatten(self.variables["params"])
         int8 = flatten(self.variables.get("int8", {}))
-        layers = {path.rpartition("/")[0] for path in int8} | {p.rpartition("/")[0] for p in flat if p.endswith("/kernel")}
+        layers = {path.rpartition("/")[0] for path in int8} | {
+            p.rpartition("/")[0] for p in flat if p.endswith("/kernel")
+        }
         stored = [leaf for path, leaf in flat.items() if path.rpartition("/")[0] in layers]
         return sum(leaf.nbytes for leaf in (*stored, *int8.values()))
 

@@ -18,7 +18,7 @@ from recjax.training.step import init_state, make_train_step
 from recjax.transforms.protocol import Mode, Params, Transform
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss stopped being a finite number."""
 
 
@@ -73,7 +73,7 @@ def fit(
       on_epoch: called with each epoch's record and the planned number of epochs.
 
     Raises:
-      TrainingDiverged: the loss is NaN or infinite.
+      TrainingDivergedError: the loss is NaN or infinite.
       CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
     """
     steps_an_epoch = math.ceil(data.n_train / training.batch_size)
@@ -117,7 +117,7 @@ def fit(
             losses.append(loss)
         train_loss = float(np.mean(jax.device_get(losses)))
         if not math.isfinite(train_loss):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"the training loss is {train_loss} in epoch {epoch}; lower learning_rate or set max_grad_norm"
             )
         finish_epoch(epoch, train_loss)

@@ -16,14 +16,15 @@ from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.step import init_params
 from recjax.transforms.protocol import Finalization, Params, Stage, chain
 
-TASKS = {"next_item": next_item_data, "labelled": labelled_data}
 OnEpoch = Callable[[EpochRecord, int], None]
 
 
 def load_data(experiment: Experiment) -> Data:
     """Returns the experiment's data set, filtered and split for its model's task."""
-    make = TASKS[experiment.model.task]
-    return make(load_interactions(experiment.dataset), experiment.dataset)
+    interactions = load_interactions(experiment.dataset)
+    if experiment.model.task == "next_item":
+        return next_item_data(interactions, experiment.dataset)
+    return labelled_data(interactions, experiment.dataset)
 
 
 def train(

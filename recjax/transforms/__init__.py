@@ -1,0 +1,1 @@
+"""Quantize, prune, shrink, precision; and `chain`, which composes them."""

@@ -8,12 +8,13 @@ a transform can be compared, printed, stored with a checkpoint and applied twice
 import dataclasses
 import enum
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import optax
 
-from recjax.config import TransformConfig, config, to_dict
+from recjax.config import config, to_dict
 from recjax.errors import UserError
 
 Params = Mapping[str, Any]  # nested dicts of arrays, as Flax makes them
@@ -62,7 +63,7 @@ class TransformReport:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Transform(TransformConfig):
+class Transform:
     """The identity transform; a member overrides the hooks that it needs.
 
     Class attributes say how it behaves in a chain: `stage`, and `trains`, true if it must be in force while
@@ -169,7 +170,7 @@ class Chain(Transform):
     def support(self, platform: str) -> Support:
         """Returns the weakest of the members' words."""
         words = [member.support(platform) for member in self.members]
-        return next((word for word in ("none", "emulated") if word in words), "native")  # type: ignore[return-value]
+        return next((word for word in ("none", "emulated") if word in words), "native")
 
 
 def chain(*transforms: Transform) -> Chain:
@@ -180,7 +181,7 @@ def chain(*transforms: Transform) -> Chain:
         message names the offending pair and the order that works.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
-    for before, after in zip(members, members[1:], strict=False):
+    for before, after in itertools.pairwise(members):
         if before.stage >= after.stage:
             remedy = sorted({member.stage: member for member in members}.values(), key=lambda member: member.stage)
             wrong = "stands twice" if before.stage == after.stage else f"cannot follow {before.label}"

@@ -20,9 +20,9 @@ from recjax.transforms.protocol import Finalization, Params, Stage, Support, Tra
 
 
 class PruneState(NamedTuple):
-    """Optimizer state: the step count and a mask (True keeps) for every parameter that pruning touches."""
+    """Optimizer state: the steps taken and a mask (True keeps) for every parameter that pruning touches."""
 
-    count: Array
+    step: Array
     masks: dict[str, Array]
 
 
@@ -89,13 +89,13 @@ class Prune(Transform):
             flat, flat_updates = flatten(params), flatten(updates)
             proposed = {path: flat[path] + flat_updates[path] for path in state.masks}
             masks = jax.lax.cond(
-                state.count % self.update_every == 0,
-                lambda: compute(layers, proposed, self.sparsity_at(state.count, total_steps)),
+                state.step % self.update_every == 0,
+                lambda: compute(layers, proposed, self.sparsity_at(state.step, total_steps)),
                 lambda: state.masks,
             )
             for path, mask in masks.items():
                 flat_updates[path] = jnp.where(mask, flat_updates[path], -flat[path])  # x + (-x) is exactly 0
-            return unflatten_like(updates, flat_updates), PruneState(state.count + 1, masks)
+            return unflatten_like(updates, flat_updates), PruneState(state.step + 1, masks)
 
         return optax.GradientTransformation(init, update)
 
@@ -106,7 +106,9 @@ class Prune(Transform):
         del context
         flat = flatten(variables["params"])
         zeros = {
-            layer.name: round(float(jnp.mean(jnp.concatenate([(flat[path] == 0).ravel() for path, _ in layer.slices]))), 4)
+            layer.name: round(
+                float(jnp.mean(jnp.concatenate([(flat[path] == 0).ravel() for path, _ in layer.slices]))), 4
+            )
             for layer in model_config.hidden_units()
         }
         return model_config, variables, TransformReport({"zero_share": zeros})
@@ -122,14 +124,12 @@ def prune(
     power: int = 3,
 ) -> Prune:
     """Returns the transform that prunes `sparsity` of the hidden units (or weights) during training."""
-    return Prune(
-        sparsity=sparsity, structure=structure, begin=begin, end=end, update_every=update_every, power=power
-    )
+    return Prune(sparsity=sparsity, structure=structure, begin=begin, end=end, update_every=update_every, power=power)
 
 
 def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U"]:
     """Returns the L2 norm of everything that each unit of the layer owns."""
-    total = 0.0
+    total = jnp.zeros([])
     for path, axis in layer.slices:
         others = tuple(i for i in range(flat[path].ndim) if i != axis)
         total += jnp.sum(jnp.square(flat[path].astype(jnp.float32)), axis=others)

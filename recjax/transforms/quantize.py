@@ -54,7 +54,8 @@ class Quantize(Transform):
         module = self.intercept(context.build(model_config), Mode.CONVERT)
         _, collections = jax.jit(functools.partial(module.apply, mutable=["aqt"]))(variables, context.batch)
         int8: dict[str, jax.Array] = {}
-        for path, tensor in flatten(collections["aqt"], is_leaf=lambda x: isinstance(x, QTensor)).items():
+        tensors: dict[str, Any] = flatten(collections["aqt"], is_leaf=lambda x: isinstance(x, QTensor))
+        for path, tensor in tensors.items():
             layer = path.split("/AqtDotGeneral_")[0]
             int8[f"{layer}/values"], int8[f"{layer}/scale"] = tensor.qvalue, tensor.scale[0]
         kernels = sorted({path.rpartition("/")[0] + "/kernel" for path in int8})
@@ -115,5 +116,11 @@ def _qtensor(values: jax.Array, scale: jax.Array) -> Any:
     from aqt.jax.v2.aqt_tensor import QTensor
 
     return QTensor(
-        qvalue=values, scale=[scale], scale_t=None, bias=[], sparsity_mask=None, tiling_state=None, dequant_dtype=scale.dtype
+        qvalue=values,
+        scale=[scale],
+        scale_t=None,
+        bias=[],
+        sparsity_mask=None,
+        tiling_state=None,
+        dequant_dtype=scale.dtype,
     )

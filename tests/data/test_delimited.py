@@ -275,7 +275,7 @@ def test_duplicate_error_passes_distinct_pairs(tmp_path: Path):
 
 def test_unknown_duplicates_policy_is_refused(tmp_path: Path):
     path = write(tmp_path, "1,1,1\n")
-    with pytest.raises(UserError, match="unknown duplicates policy 'keep_lst'; .*; did you mean 'keep_last'?"):
+    with pytest.raises(UserError, match=r"unknown duplicates policy 'keep_lst'; .*; did you mean 'keep_last'\?"):
         # Unwrapped: a runtime type checker, where one is on, would refuse the value before.
         inspect.unwrap(read_delimited)(path, duplicates="keep_lst")
 

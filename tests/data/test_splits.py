@@ -53,7 +53,7 @@ def test_leave_last_one_out_agrees_with_plain_python(pairs: list[tuple[int, int]
     long = [[row for _, row in sorted(events)] for events in history.values() if len(events) >= 3]
     whole = interactions([user for user, _ in pairs], [time for _, time in pairs])
     if not long:
-        with pytest.raises(UserError, match="leaves validation empty; at least one user needs 3 interactions$"):
+        with pytest.raises(UserError, match=r"leaves validation empty; at least one user needs 3 interactions$"):
             leave_last_one_out(whole)
         return
     train, valid, test = rows(leave_last_one_out(whole))
@@ -119,5 +119,5 @@ def test_split_dispatches_with_the_ratios_and_the_seed():
 
 
 def test_unknown_split_is_refused():
-    with pytest.raises(UserError, match="unknown Dataset.split 'tempral'; .* did you mean 'temporal'"):
+    with pytest.raises(UserError, match=r"unknown Dataset.split 'tempral'; .* did you mean 'temporal'"):
         split(interactions([0], [0]), Dataset(split="tempral"))

@@ -1,0 +1,49 @@
+# Two commands do everything, set-up included: `make bench` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE ?= cpu
+SUITE ?= quick
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
+
+.PHONY: bench test test-slow lint constraints screenshots clean
+
+bench: $(VENV)/bench.installed
+	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
+
+test: $(VENV)/dev.installed
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(VENV)/dev.installed
+	$(RUN) -m pytest -m "slow and not gpu and not tpu" $(ARGS)
+
+lint: $(VENV)/dev.installed
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/bench.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[bench]"
+	touch $@
+
+$(VENV)/dev.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[bench,dev]"
+	touch $@ $(VENV)/bench.installed
+
+# Newest versions that fit together, for every supported Python in one file; needs uv.
+constraints:
+	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
+	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt pyproject.toml
+
+# The picture in the README, from the last quick run; needs Chromium.
+screenshots:
+	$(RUN) -m tools.screenshot_report runs/quick-cpu/report.html docs/images/report.png
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,144 @@
+"""Makes the contestants of a case: trained, transformed, evaluated, stored and compiled."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.measure import Contestant, TrainedVariant
+from benchmarks.suite import Case
+from recjax.config import Experiment
+from recjax.evaluation import Data, make_evaluator, sanity_rows
+from recjax.progress import stage
+from recjax.serving.compiled import CompiledModel, compile_final_model
+from recjax.training.checkpoint import bytes_on_disk
+from recjax.training.fit import EpochRecord, FitResult
+from recjax.training.pipeline import finalize, load_data, train
+from recjax.transforms.protocol import Params, chain
+
+
+@dataclasses.dataclass(frozen=True)
+class _FineTuned:
+    """Parameters that were fine-tuned with some transforms in force."""
+
+    result: FitResult
+    seconds: float
+
+
+def prepare_case(case: Case, folder: Path) -> list[Contestant]:
+    """Returns every variant of the case, fp32 first, and the null model last.
+
+    The experiment is trained once; then every variant, fp32 included, starts from those parameters and gets
+    the same fine-tuning epochs, with its transforms in force. So no variant is better for having been
+    trained longer (but for the epochs that a shrink asks for). Variants that differ only in what happens
+    after training share their fine-tuning.
+
+    Args:
+      case: what to prepare.
+      folder: of the run; final models go to models/EXPERIMENT/VARIANT below it.
+
+    Raises:
+      CheckpointError: a final model cannot be written.
+    """
+    experiment = case.experiment
+    with stage(f"{experiment.name}: data and sanity models", 1) as advance:
+        data = load_data(experiment)
+        references = {name: dict(quality.metrics) for name, quality in sanity_rows(data, "test").items()}
+        advance(data.protocol)
+    for reference in case.references:
+        references[reference.name] = _reference_quality(reference, data)
+
+    base = _train(f"{experiment.name}: training", experiment, data, start=None)
+    fine_tuned: dict[tuple[Any, ...], _FineTuned] = {}
+    contestants: list[Contestant] = []
+    for variant in case.variants:
+        in_training = tuple(member for member in variant.members if member.trains)
+        if in_training not in fine_tuned:
+            started = time.perf_counter()
+            title = f"{experiment.name}: {chain(*in_training).label}: fine-tuning"
+            with_transforms = dataclasses.replace(experiment, transforms=in_training)
+            result = _train(title, with_transforms, data, base.params)
+            fine_tuned[in_training] = _FineTuned(result, time.perf_counter() - started)
+        final = dataclasses.replace(experiment, transforms=variant.members)
+        contestants.append(_finish(case, final, data, fine_tuned[in_training], references, contestants, folder))
+
+    columns = data.serving_samples()
+    floor = CompiledModel(_answer_nothing, (), columns, experiment.serving.buckets)
+    return [*contestants, Contestant(experiment=experiment, label="null", compiled=floor, columns=columns)]
+
+
+def _finish(
+    case: Case,
+    experiment: Experiment,
+    data: Data,
+    tuned: _FineTuned,
+    references: dict[str, dict[str, float]],
+    earlier: list[Contestant],
+    folder: Path,
+) -> Contestant:
+    """Returns the variant that `experiment` describes, finalized from fine-tuned parameters; `earlier[0]` is fp32."""
+    label, metric = chain(*experiment.transforms).label, data.selection_metric
+    stored = folder / "models" / experiment.name / label.replace(" ", "")
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    columns, started = data.serving_samples(), time.perf_counter()
+    with stage(f"{experiment.name}: {label}: finishing and compiling", 3) as advance:
+        model = finalize(experiment, data, tuned.result.params)
+        train_s = tuned.seconds + time.perf_counter() - started
+        advance("finalized")
+        quality = make_evaluator(model.score, data, "test")(model.variables)
+        advance("evaluated")
+        model.save(stored, experiment, dataclasses.asdict(quality))
+        compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
+        advance(f"test {metric} {quality.metrics[metric]:.4f}")
+    fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
+    validated = tuned.result.best.validation[metric]
+    shortfall = f"validation {metric} {validated:.4f} is below the case's floor, {case.validation_floor:g}"
+    trained = TrainedVariant(
+        model=model,
+        quality=quality,
+        quality_metric=metric,
+        quality_retained=quality.metrics[metric] / fp32.metrics[metric],
+        references=references,
+        validation_quality=validated,
+        below_floor=shortfall if validated < case.validation_floor else None,
+        checkpoint_bytes=bytes_on_disk(stored),
+        train_s=train_s,
+    )
+    return Contestant(experiment=experiment, label=label, compiled=compiled, columns=columns, trained=trained)
+
+
+def _answer_nothing(variables: Any, batch: Any) -> dict[str, jax.Array]:
+    """The null model: takes the same requests and computes nothing; what it costs is the harness's own floor."""
+    del variables
+    return {"nothing": jnp.zeros(len(next(iter(batch.values()))))}
+
+
+def _reference_quality(reference: Experiment, data: Data) -> dict[str, float]:
+    result = _train(f"{reference.name}: training (reference)", reference, data, start=None)
+    model = finalize(reference, data, result.params)
+    return dict(make_evaluator(model.score, data, "test")(model.variables).metrics)
+
+
+def _train(title: str, experiment: Experiment, data: Data, start: Params | None) -> FitResult:
+    settings = experiment.training if start is None else experiment.finetuning
+    with stage(title, settings.epochs) as advance:
+        return train(experiment, data, start=start, on_epoch=_reporter(advance, data.selection_metric))
+
+
+def _reporter(advance: Callable[[str], None], metric: str) -> Callable[[EpochRecord, int], None]:
+    """Returns an `on_epoch` that shows the best validated epoch so far."""
+    best = "no eligible epoch yet"
+
+    def on_epoch(record: EpochRecord, epochs: int) -> None:
+        nonlocal best
+        del epochs
+        if record.is_best:
+            best = f"best validation {metric} {record.validation[metric]:.4f} in epoch {record.epoch}"
+        if record.epoch:
+            advance(f"{best} of {record.epoch}")
+
+    return on_epoch

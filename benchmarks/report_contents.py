@@ -1,0 +1,251 @@
+"""What `report.md` and `report.html` both say: the heading facts, the full tables and how to read them."""
+
+import datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.results import Row
+from benchmarks.scenarios import MULTI_STREAM_SAMPLES
+from benchmarks.summary import (
+    MISSING,
+    Variant,
+    format_bytes,
+    format_number,
+    format_percent,
+    format_quality,
+    format_speedup,
+    group_experiments,
+    metric_name,
+)
+
+HOW_TO_READ = (
+    (
+        "Sample and query",
+        "A sample is one row of the request columns: one user's history for a next-item model, one (user, item, "
+        "moment) for a binary one. A query is what arrives at once: one sample in single_stream and server, "
+        f"{MULTI_STREAM_SAMPLES} in multi_stream, one full batch in offline.",
+    ),
+    (
+        "Scenarios",
+        "In single_stream, multi_stream and offline the next query is sent when the last is answered. In server, "
+        "queries arrive at random (Poisson) at a fixed rate and are answered in batches of what is waiting; its "
+        "figure is the highest rate found at which p99 stays within the limit. Names and shapes follow MLPerf "
+        "inference; the runs are shorter and are not MLPerf results.",
+    ),
+    (
+        "Latency",
+        "From sending the request on the host to having its answer on the host. Compile time is never part of it, "
+        "every program is warm, and no sample is dropped. Server latency runs from the scheduled arrival, so waiting "
+        "behind a slow batch counts. Percentiles are order statistics: p99 is the smallest sample that at least 99% "
+        "of the samples do not exceed.",
+    ),
+    (
+        "Intervals",
+        "The 95% interval of a percentile is that of the binomial distribution of ranks. It assumes independent "
+        "samples and covers this run on this machine, not another run or another seed.",
+    ),
+    (
+        "Speed ratios",
+        "Variants of a model take turns, round after round. x2.00 is the median over the rounds of this variant's "
+        "samples/s over fp32's in the same round, so a change of the machine's speed falls on both.",
+    ),
+    (
+        "Quality",
+        "Of the program that is served, on the test part, under the protocol named above the quality table. Kept is "
+        "quality over that of fp32, which had the same epochs of training. popularity, random and constant learn "
+        "nothing about the user: a model must clear them.",
+    ),
+    (
+        "Emulated",
+        "~ marks a variant that this platform computes without its gain: masked zeros are still multiplied. Only "
+        "shrinking turns zeros into less work.",
+    ),
+    (
+        "Invalid",
+        "! marks a figure that must not be used, such as a server run in which no rate held the limit; the reason is "
+        "listed.",
+    ),
+    (
+        "Memory",
+        "Total is the bytes of all stored variables, dense those of dense layers among them. Program memory is what "
+        "the compiler plans for one batch: arguments, outputs and temporaries.",
+    ),
+    (
+        "Harness floor",
+        "The null model does no work; what it takes is the harness's own share of every latency above it.",
+    ),
+)
+
+
+def heading_facts(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns device, suite, start, duration and counts, in words."""
+    first, last = min(row.started_at for row in rows), max(row.started_at for row in rows)
+    device, n_invalid = rows[0].device, sum(not row.valid for row in rows)
+    count = f", {device['count']} devices" if device["count"] > 1 else ""
+    versions = rows[0].environment.get("versions", {})
+    return {
+        "Device": f"{device['kind']} ({device['platform']}{count})",
+        "Suite": rows[0].suite,
+        "Started": f"{datetime.datetime.fromisoformat(first):%Y-%m-%d %H:%M} UTC",
+        "First to last row": _duration(first, last),
+        "JAX": str(versions.get("jax", MISSING)),
+        "Rows": str(len(rows)),
+        "Invalid rows": str(n_invalid),
+    }
+
+
+def recommendation(variants: Iterable[Variant], kept: float = 0.99) -> str | None:
+    """Returns in a sentence which variant has the most samples/s among those that keep that share of the quality."""
+    candidates = [
+        (variant, row)
+        for variant in variants
+        if (variant.first("quality_retained") or 0) >= kept and (row := variant.best("offline")) and row.valid
+    ]
+    if not candidates:
+        return None
+    variant, row = max(candidates, key=lambda pair: pair[1].throughput_samples_per_s)
+    ratio = f", {format_speedup(row.speedup)} of fp32" if row.speedup and variant.name != "fp32" else ""
+    rate = f"{format_number(row.throughput_samples_per_s)} samples/s in batches of {row.batch_size}{ratio}"
+    return f"Most throughput with at least {kept:.0%} of fp32's quality: {variant.name} ({rate})."
+
+
+def quality_table(variants: Sequence[Variant]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and lines of every metric of the variants and of their reference models."""
+    measured: dict[str, Mapping[str, float]] = {v.name: v.first("quality") or {} for v in variants}
+    references: Mapping[str, Mapping[str, float]] = variants[0].first("quality_reference") or {}
+    metrics = sorted({name for values in (*measured.values(), *references.values()) for name in values}, key=_natural)
+    lines = [
+        [name, *(format_quality(values.get(metric)) for metric in metrics), validation]
+        for group, has_validation in ((measured, True), (references, False))
+        for name, values in group.items()
+        for validation in [_validation(variants, name) if has_validation else ""]
+    ]
+    chosen = metric_name(variants[0].first("quality_metric"))
+    return ["variant", *map(metric_name, metrics), f"validation {chosen}"], lines
+
+
+def protocols(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the protocol of each experiment's quality."""
+    return {name: variants[0].first("protocol") or MISSING for name, variants in group_experiments(rows).items()}
+
+
+def full_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and lines of all rows, one a scenario and batch size."""
+    lines = [_full_cells(row) for row in rows]
+    return FULL_COLUMNS, lines
+
+
+def missing_figures(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
+    """Returns (fields, reason, number of rows) for everything that could not be had, a reason once."""
+    fields: dict[str, dict[str, None]] = {}
+    counts: dict[str, set[int]] = {}
+    for index, row in enumerate(rows):
+        for field, reason in row.reasons.items():
+            if field == "invalid_reason" and row.valid:
+                continue
+            # How many samples a row has stands in its column n; here it would only repeat the reason.
+            reason = re.sub(r"^[\d,]+ samples", "n samples", reason)
+            fields.setdefault(reason, {})[field] = None
+            counts.setdefault(reason, set()).add(index)
+    return [(", ".join(names), reason, len(counts[reason])) for reason, names in fields.items()]
+
+
+def environment_facts(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the environment of the run as name and value, nested names joined by dots."""
+    return dict(_flatten({"run_id": rows[0].run_id, "device": rows[0].device, **rows[0].environment}, ""))
+
+
+FULL_COLUMNS = [
+    "case",
+    "scenario",
+    "batch",
+    "p50 ms",
+    "p50 95%",
+    "p90 ms",
+    "p95 ms",
+    "p99 ms",
+    "p99 95%",
+    "p99.9 ms",
+    "max ms",
+    "mean ms",
+    "n",
+    "queries/s",
+    "samples/s",
+    "over fp32",
+    "range",
+    "rate q/s",
+    "limit ms",
+    "padding %",
+    "compile s",
+    "recompiles",
+    "program MB",
+    "peak MB",
+    "J/1k samples",
+    "FLOP/sample",
+    "B/sample",
+    "roofline %",
+    "bound by",
+    "support",
+    "valid",
+]
+
+
+def _full_cells(row: Row) -> list[str]:
+    latency, speedup = row.latency_ms, row.speedup
+    return [
+        row.case,
+        row.scenario,
+        str(row.batch_size),
+        format_number(latency["p50"]),
+        _interval(latency["ci95_p50"]),
+        *(format_number(latency[name]) for name in ("p90", "p95", "p99")),
+        _interval(latency["ci95_p99"]),
+        *(format_number(latency[name]) for name in ("p99_9", "max", "mean")),
+        f"{latency['n']:,}",
+        format_number(row.throughput_queries_per_s),
+        format_number(row.throughput_samples_per_s),
+        format_speedup(speedup),
+        "{:.2f} to {:.2f}".format(*speedup["range"]) if speedup else MISSING,
+        format_number(row.target_qps),
+        format_number(row.slo_ms),
+        format_percent(row.padding_waste),
+        format_number(row.compile_s),
+        str(row.recompiles_in_window),
+        format_bytes(row.program_memory_bytes),
+        format_bytes(row.peak_memory_bytes),
+        format_number(row.energy_j_per_1k_samples),
+        format_number(row.flops_per_sample),
+        format_number(row.bytes_per_sample),
+        format_percent(row.achieved_fraction_of_roofline),
+        row.bound_by or MISSING,
+        row.support or MISSING,
+        "yes" if row.valid else f"no: {row.invalid_reason}",
+    ]
+
+
+def _validation(variants: Iterable[Variant], name: str) -> str:
+    return next(format_quality(v.first("validation_quality")) for v in variants if v.name == name)
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return MISSING if bounds is None else f"{format_number(bounds[0])} to {format_number(bounds[1])}"
+
+
+def _duration(first: str, last: str) -> str:
+    elapsed = datetime.datetime.fromisoformat(last) - datetime.datetime.fromisoformat(first)
+    seconds = round(elapsed.total_seconds())
+    return f"{seconds} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _natural(name: str) -> tuple[str, int]:
+    metric, _, cutoff = name.partition("@")
+    return metric, int(cutoff) if cutoff.isdigit() else 0
+
+
+def _flatten(value: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for key, part in value.items():
+        if isinstance(part, Mapping) and part:
+            yield from _flatten(part, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), MISSING if part in (None, "", {}) else str(part)

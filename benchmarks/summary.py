@@ -1,0 +1,219 @@
+"""The rows of a run as one line a variant: what the terminal table, `report.md` and `report.html` all show."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from benchmarks.results import Row
+
+NULL_MODEL = "null"
+MISSING = "–"
+INVALID_MARK = "!"
+EMULATED_MARK = "~"
+METRIC_NAMES = {"ndcg": "NDCG", "hr": "HR", "mrr": "MRR", "auc": "AUC", "recall": "Recall"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Every row of one (experiment, variant).
+
+    Attributes:
+      experiment: name of the experiment, or "null" for the harness's floor.
+      name: the transforms as a short label.
+      rows: of all scenarios and batch sizes; at least one.
+    """
+
+    experiment: str
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def is_null(self) -> bool:
+        """Returns whether this is the harness's floor and no model."""
+        return self.rows[0].model == NULL_MODEL
+
+    @property
+    def is_emulated(self) -> bool:
+        """Returns whether the platform computes this variant without its gain."""
+        return self.rows[0].support == "emulated"
+
+    def of(self, scenario: str) -> list[Row]:
+        """Returns the rows of one scenario by ascending batch size."""
+        return sorted((row for row in self.rows if row.scenario == scenario), key=lambda row: row.batch_size)
+
+    def best(self, scenario: str) -> Row | None:
+        """Returns the scenario's row with the most samples/s, a valid one where there is one, None without rows."""
+        return max(self.of(scenario), key=lambda row: (row.valid, row.throughput_samples_per_s), default=None)
+
+    def first(self, field: str) -> Any:
+        """Returns the first value of the field that is not None, None if there is none."""
+        return next((value for row in self.rows if (value := getattr(row, field)) is not None), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of the summary table; `cells` are aligned with `summary_columns` after its first column."""
+
+    kind: Literal["variant", "reference", "null"]
+    experiment: str
+    label: str
+    cells: tuple[str, ...]
+
+
+def group_variants(rows: Iterable[Row]) -> list[Variant]:
+    """Returns the variants in the order in which they were measured, experiment by experiment, the null model last."""
+    grouped: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        grouped.setdefault(_experiment(row), {}).setdefault(row.variant, []).append(row)
+    variants = [
+        Variant(experiment, name, tuple(members))
+        for experiment, by_name in grouped.items()
+        for name, members in by_name.items()
+    ]
+    return sorted(variants, key=lambda variant: variant.is_null)
+
+
+def group_experiments(rows: Iterable[Row]) -> dict[str, list[Variant]]:
+    """Returns the variants of every real model by experiment; the null model is left out."""
+    real = [variant for variant in group_variants(rows) if not variant.is_null]
+    return {name: list(members) for name, members in itertools.groupby(real, key=lambda variant: variant.experiment)}
+
+
+def null_variant(rows: Iterable[Row]) -> Variant | None:
+    """Returns the harness's floor, None if it was not measured."""
+    return next((variant for variant in group_variants(rows) if variant.is_null), None)
+
+
+def summary_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Returns the three header lines of every column; the server's limit is named if all rows share it."""
+    limits = server_limits(rows)
+    return [
+        ("", "", "variant"),
+        ("", "quality", "on test"),
+        ("", "kept", "%"),
+        ("single", "stream", "p50 ms"),
+        ("single", "stream", "p99 ms"),
+        ("multi", "stream", "p99 ms"),
+        ("offline", "best batch", "samples/s"),
+        ("server", f"≤ {min(limits):g} ms" if len(limits) == 1 else "in limit", "queries/s"),
+        ("dense", "layers", "kB"),
+        ("all", "param.", "MB"),
+    ]
+
+
+def server_limits(rows: Iterable[Row]) -> dict[float, list[str]]:
+    """Returns the experiments by their limit of p99 in ms."""
+    limits: dict[float, list[str]] = {}
+    for variant in group_variants(rows):
+        slo_ms = variant.first("slo_ms")
+        if slo_ms is not None and not variant.is_null and variant.experiment not in limits.setdefault(slo_ms, []):
+            limits[slo_ms].append(variant.experiment)
+    return limits
+
+
+def summary_lines(rows: Sequence[Row]) -> list[Line]:
+    """Returns each experiment's variants, then its reference models; the null model stands last."""
+    lines = []
+    for experiment, variants in group_experiments(rows).items():
+        lines += [Line("variant", experiment, _label(variant), _cells(variant)) for variant in variants]
+        metric = variants[0].first("quality_metric")
+        for name, values in (variants[0].first("quality_reference") or {}).items():
+            quality = format_quality(values.get(metric))
+            lines.append(Line("reference", experiment, name, (quality, *("",) * (len(summary_columns(rows)) - 2))))
+    if null := null_variant(rows):
+        lines.append(Line("null", NULL_MODEL, "null (harness floor)", _cells(null)))
+    return lines
+
+
+def invalid_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Returns which rows are invalid and why, as (case, scenario and batch; reason)."""
+    return [(row_name(row), row.invalid_reason or "no reason was given") for row in rows if not row.valid]
+
+
+def row_name(row: Row) -> str:
+    """Returns the row in words, as in "sasrec / int8, offline, batch 64"."""
+    return f"{_experiment(row)} / {row.variant}, {row.scenario}, batch {row.batch_size}"
+
+
+def samples_key(row: Row) -> str:
+    """Returns the key under which a run keeps the row's latency samples."""
+    return f"{row.case}/{row.scenario}/{row.batch_size}"
+
+
+def metric_name(metric: str | None) -> str:
+    """Returns a metric as papers write it: "ndcg@10" is "NDCG@10"."""
+    if metric is None:
+        return "quality"
+    name, separator, cutoff = metric.partition("@")
+    return METRIC_NAMES.get(name, name) + separator + cutoff
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """Returns three significant digits, thousands separated, millions as "1.20M"; a dash for None."""
+    if value is None:
+        return MISSING
+    magnitude = abs(value)
+    if magnitude >= 1e9:
+        return f"{format_number(value / 1e9)}G"
+    if magnitude >= 1e6:
+        return f"{format_number(value / 1e6)}M"
+    if magnitude >= 999.5:
+        return f"{value:,.0f}"
+    if value == 0 or magnitude < 1e-4:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(magnitude)))}f}"
+
+
+def format_bytes(value: float | None, unit: float = 1e6) -> str:
+    """Returns bytes in the unit, by default MB."""
+    return MISSING if value is None else format_number(value / unit)
+
+
+def format_quality(value: float | None) -> str:
+    """Returns four decimals, which is what a metric over some hundred users carries."""
+    return MISSING if value is None else f"{value:.4f}"
+
+
+def format_percent(value: float | None) -> str:
+    """Returns a share as percent with one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def format_speedup(speedup: dict[str, Any] | None) -> str:
+    """Returns the median speed ratio over fp32, as in "x2.31"."""
+    return MISSING if not speedup else f"x{speedup['median']:.2f}"
+
+
+def _label(variant: Variant) -> str:
+    return f"{variant.name} {EMULATED_MARK}" if variant.is_emulated else variant.name
+
+
+def _cells(variant: Variant) -> tuple[str, ...]:
+    single, multi = variant.best("single_stream"), variant.best("multi_stream")
+    offline, server = variant.best("offline"), variant.best("server")
+    quality = (variant.first("quality") or {}).get(variant.first("quality_metric"))
+    rate = format_number(offline.throughput_samples_per_s) if offline else MISSING
+    if offline and offline.speedup:
+        rate = f"{rate} {format_speedup(offline.speedup):>6}"
+    return (
+        "" if variant.is_null else format_quality(quality),
+        "" if variant.is_null else format_percent(variant.first("quality_retained")),
+        _marked(format_number(single.latency_ms["p50"]) if single else MISSING, single),
+        _marked(format_number(single.latency_ms["p99"]) if single else MISSING, single),
+        _marked(format_number(multi.latency_ms["p99"]) if multi else MISSING, multi),
+        _marked(rate, offline),
+        _marked(format_number(server.target_qps) if server else MISSING, server),
+        "" if variant.is_null else format_bytes(variant.first("dense_layer_bytes"), 1e3),
+        "" if variant.is_null else format_bytes(variant.first("parameter_bytes"), 1e6),
+    )
+
+
+def _marked(text: str, row: Row | None) -> str:
+    return text if row is None or row.valid else f"{INVALID_MARK} {text}"
+
+
+def _experiment(row: Row) -> str:
+    """A case is "experiment / variant", and an experiment's name has no slash."""
+    return row.case.partition("/")[0].strip()

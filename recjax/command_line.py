@@ -1,0 +1,35 @@
+"""What recjax's command lines share: one-line argument errors, and one-line reports of what the user can fix."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from recjax.errors import CheckpointError, DeviceError, UserError
+
+UNUSABLE = 2
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2; its epilog keeps its line breaks."""
+
+    def __init__(self, **options: object) -> None:
+        """Takes the options of ArgumentParser."""
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2 after one line."""
+        self.exit(UNUSABLE, f"error: {message}; see {self.prog} --help\n")
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Returns the command's exit code; an error that the user can mend becomes one line on stderr and 2."""
+    try:
+        return command()
+    except (UserError, DeviceError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

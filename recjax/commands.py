@@ -1,0 +1,64 @@
+"""What `recjax train` and `recjax evaluate` do once the command line is understood."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recjax.config import Experiment
+from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
+from recjax.progress import console, stage
+from recjax.training.final_model import FinalModel, load_final_model
+from recjax.training.fit import EpochRecord
+from recjax.training.pipeline import finalize, load_data, train
+
+
+def train_command(experiment: Experiment, folder: Path) -> None:
+    """Trains, transforms and stores the experiment in `folder`, and prints its quality on the test part."""
+    from tensorboardX import SummaryWriter
+
+    data = load_data(experiment)
+    metric = data.selection_metric
+    with (
+        SummaryWriter(str(folder / "tensorboard")) as scalars,
+        stage(f"{experiment.name}: training", experiment.training.epochs) as advance,
+    ):
+
+        def on_epoch(record: EpochRecord, epochs: int) -> None:
+            del epochs
+            scalars.add_scalar("train/loss", record.train_loss, record.step)
+            for name, value in record.validation.items():
+                scalars.add_scalar(f"valid/{name}", value, record.step)
+            values = f"valid {metric} {record.validation[metric]:.4f}" if record.validation else ""
+            advance(f"epoch {record.epoch} loss {record.train_loss:.4f} {values}{' best' if record.is_best else ''}")
+
+        result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
+    model = finalize(experiment, data, result.params)
+    quality = make_evaluator(model.score, data, "test")(model.variables)
+    model.save(folder / "final", experiment, dataclasses.asdict(quality))
+    console.print(f"best epoch {result.best.epoch}, valid {metric} {result.best.validation[metric]:.4f}")
+    print_quality(experiment, model, data, quality)
+    console.print(
+        f"final model in {folder / 'final'}; curves: tensorboard --logdir {folder / 'tensorboard'}", markup=False
+    )
+
+
+def evaluate_command(experiment: Experiment, folder: Path) -> None:
+    """Prints the test quality of the final model that `train` stored in `folder`.
+
+    Raises:
+      CheckpointError: no such model, a corrupt one, or one of another experiment.
+    """
+    data = load_data(experiment)
+    model = load_final_model(folder / "final", experiment, data)
+    print_quality(experiment, model, data, make_evaluator(model.score, data, "test")(model.variables))
+
+
+def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality: Quality) -> None:
+    """Prints the model's metrics beside those of the sanity models, under their protocol, to standard output."""
+    rows = {f"{experiment.name} ({model.transform.label})": quality, **sanity_rows(data, "test")}
+    table = Table("model", *quality.metrics, title=f"{quality.protocol}, n={quality.n}")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{value:.4f}" for value in row.metrics.values()))
+    Console().print(table)
