@@ -75,7 +75,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 
 
 def _add_line(table: Table, line: Line) -> None:
-    label = Padding(Text(line.label), (0, 0, 0, 0 if line.kind == "null" else 2))
+    label = Padding(Text(line.label, overflow="fold"), (0, 0, 0, 0 if line.kind == "null" else 2))
     cells = [Text(cell, style="red" if cell.startswith(INVALID_MARK) else "") for cell in line.cells]
     table.add_row(label, *cells, style=STYLES[line.kind])
 

@@ -16,6 +16,7 @@ from benchmarks.summary import (
     format_quality,
     format_speedup,
     group_experiments,
+    group_variants,
     metric_name,
 )
 
@@ -54,7 +55,8 @@ HOW_TO_READ = (
         "Quality",
         "Of the program that is served, on the test part, under the protocol named above the quality table. Kept is "
         "quality over that of fp32, which had the same epochs of training. popularity, random and constant learn "
-        "nothing about the user: a model must clear them.",
+        "nothing about the user: a model must clear them. Any further line without latency is a simpler model trained "
+        "on the same data.",
     ),
     (
         "Emulated",
@@ -85,7 +87,7 @@ def heading_facts(rows: Sequence[Row]) -> dict[str, str]:
     count = f", {device['count']} devices" if device["count"] > 1 else ""
     versions = rows[0].environment.get("versions", {})
     return {
-        "Device": f"{device['kind']} ({device['platform']}{count})",
+        "Device": f"{device['kind']}, {device['platform']}{count}",
         "Suite": rows[0].suite,
         "Started": f"{datetime.datetime.fromisoformat(first):%Y-%m-%d %H:%M} UTC",
         "First to last row": _duration(first, last),
@@ -131,13 +133,13 @@ def protocols(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def full_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """Returns header and lines of all rows, one a scenario and batch size."""
-    lines = [_full_cells(row) for row in rows]
-    return FULL_COLUMNS, lines
+    """Returns header and lines of all rows, variant by variant, one a scenario and batch size."""
+    ordered = [row for variant in group_variants(rows) for scenario in SCENARIOS for row in variant.of(scenario)]
+    return FULL_COLUMNS, [_full_cells(row) for row in ordered]
 
 
 def missing_figures(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
-    """Returns (fields, reason, number of rows) for everything that could not be had, a reason once."""
+    """Returns (reason, fields, number of rows) for everything that could not be had, a reason once."""
     fields: dict[str, dict[str, None]] = {}
     counts: dict[str, set[int]] = {}
     for index, row in enumerate(rows):
@@ -148,7 +150,7 @@ def missing_figures(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
             reason = re.sub(r"^[\d,]+ samples", "n samples", reason)
             fields.setdefault(reason, {})[field] = None
             counts.setdefault(reason, set()).add(index)
-    return [(", ".join(names), reason, len(counts[reason])) for reason, names in fields.items()]
+    return [(reason, ", ".join(names), len(counts[reason])) for reason, names in fields.items()]
 
 
 def environment_facts(rows: Sequence[Row]) -> dict[str, str]:
@@ -156,6 +158,7 @@ def environment_facts(rows: Sequence[Row]) -> dict[str, str]:
     return dict(_flatten({"run_id": rows[0].run_id, "device": rows[0].device, **rows[0].environment}, ""))
 
 
+SCENARIOS = ("single_stream", "multi_stream", "offline", "server")
 FULL_COLUMNS = [
     "case",
     "scenario",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from benchmarks import report_plots as plots
+from benchmarks.plot_style import Style, variant_styles
 from benchmarks.report_contents import (
     HOW_TO_READ,
     environment_facts,
@@ -42,7 +43,7 @@ def render_html(rows: Sequence[Row], samples: Mapping[str, NDArray]) -> str:
     """Returns the whole of `report.html`; `samples` is as for `write_report`."""
     facts = heading_facts(rows)
     experiments = group_experiments(rows)
-    styles = plots.variant_styles(variant.name for variants in experiments.values() for variant in variants)
+    styles = variant_styles(variant.name for variants in experiments.values() for variant in variants)
     sections = [
         _model_section(number, name, variants, styles, protocols(rows)[name], samples)
         for number, (name, variants) in enumerate(experiments.items())
@@ -65,7 +66,7 @@ def render_html(rows: Sequence[Row], samples: Mapping[str, NDArray]) -> str:
 {_summary(rows, styles)}
 {"".join(sections)}
 <h2>All rows</h2>
-<div class="card scroll tall">{_table(*full_table(rows))}</div>
+<div class="card scroll tall">{_table(*full_table(rows), "rows")}</div>
 {_missing(rows)}
 <h2>How to read this</h2>
 <dl class="notes">
@@ -81,7 +82,7 @@ def render_html(rows: Sequence[Row], samples: Mapping[str, NDArray]) -> str:
 """
 
 
-def _summary(rows: Sequence[Row], styles: Mapping[str, plots.Style]) -> str:
+def _summary(rows: Sequence[Row], styles: plots.Styles) -> str:
     columns = summary_columns(rows)
     header = "".join(f"<th>{'<br>'.join(_text(words) for words in column if words)}</th>" for column in columns)
     metrics = {name: metric_name(v[0].first("quality_metric")) for name, v in group_experiments(rows).items()}
@@ -94,7 +95,7 @@ def _summary(rows: Sequence[Row], styles: Mapping[str, plots.Style]) -> str:
                 f'<tr class="experiment"><td>{_text(experiment)}</td><td>{_text(metrics[experiment])}</td>{blank}</tr>'
             )
         name = line.label.removesuffix(f" {EMULATED_MARK}")
-        swatch = _swatch(styles[name]["colour"]) if line.kind == "variant" else ""
+        swatch = _swatch(styles[name]) if line.kind == "variant" else ""
         cells = "".join(f"<td>{_cell(cell)}</td>" for cell in line.cells)
         body.append(f'<tr class="{line.kind}"><td>{swatch}{_text(line.label)}</td>{cells}</tr>')
     invalid = [f"{INVALID_MARK} {name}: {reason}" for name, reason in invalid_rows(rows)]
@@ -114,7 +115,7 @@ def _model_section(
     number: int,
     name: str,
     variants: Sequence[Variant],
-    styles: Mapping[str, plots.Style],
+    styles: plots.Styles,
     protocol: str,
     samples: Mapping[str, NDArray],
 ) -> str:
@@ -155,7 +156,7 @@ def _model_section(
     )
     legend = "".join(
         f'<button data-variant="{_text(variant.name)}" aria-pressed="true">'
-        f"{_swatch(styles[variant.name]['colour'])}{_text(variant.name)}</button>"
+        f"{_swatch(styles[variant.name])}{_text(variant.name)}</button>"
         for variant in variants
     )
     body = "".join(_plot_card(f"plot-{number}-{index}", *card) for index, card in enumerate(cards))
@@ -163,7 +164,8 @@ def _model_section(
         f"<section><h2>{_text(name)}</h2>"
         f"<p>{_text(recommendation(variants) or '')}</p>"
         f'<div class="legend">{legend}</div><div class="plots">{body}</div>'
-        f'<h3 style="margin-top:18px">Quality</h3><p class="note">Protocol: <span class="protocol">{_text(protocol)}</span></p>'
+        '<h3 class="below">Quality</h3>'
+        f'<p class="note">Protocol: <span class="protocol">{_text(protocol)}</span></p>'
         f'<div class="card scroll">{_table(*quality_table(variants))}</div></section>'
     )
 
@@ -179,21 +181,22 @@ def _plot_card(identity: str, title: str, words: str, figure: go.Figure, choice:
 
 
 def _missing(rows: Sequence[Row]) -> str:
-    lines = [[fields, reason, f"{n} of {len(rows)}"] for fields, reason, n in missing_figures(rows)]
-    table = _table(["fields", "reason", "rows"], lines, "text")
+    lines = [[reason, fields, f"{n} of {len(rows)}"] for reason, fields, n in missing_figures(rows)]
+    table = _table(["reason", "fields", "rows"], lines, "text")
     return f'<h2>What could not be measured</h2><div class="card scroll">{table}</div>' if lines else ""
 
 
 def _environment(rows: Sequence[Row]) -> str:
     facts = [[name, value] for name, value in environment_facts(rows).items()]
     settings = "".join(
-        f"<details><summary>{_text(variants[0].experiment)} / {_text(variant.name)}</summary><pre>{_text(_settings(variant))}</pre></details>"
+        f"<details><summary>{_text(variant.experiment)} / {_text(variant.name)}</summary>"
+        f"<pre>{_text(_settings(variant))}</pre></details>"
         for variants in group_experiments(rows).values()
         for variant in variants
     )
     return (
         f'<h2>Environment</h2><div class="card scroll">{_table(["name", "value"], facts, "text")}</div>'
-        f"<h2>Settings</h2>{settings}"
+        f'<h2>Settings</h2><div class="card">{settings}</div>'
     )
 
 
@@ -221,8 +224,8 @@ def _cell(text: str) -> str:
     return f'{_text(value)}<span class="ratio">{_text(ratio.strip())}</span>' if separator else _text(text)
 
 
-def _swatch(colour: str) -> str:
-    return f'<span class="swatch" style="--colour:{colour}"></span>'
+def _swatch(style: Style) -> str:
+    return f'<span class="swatch" style="--colour:{style.colour};--shape:{style.shape}"></span>'
 
 
 def _text(value: str) -> str:

@@ -37,7 +37,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
         "## All rows",
         _table(*full_table(rows)),
         "## What could not be measured",
-        _table(["fields", "reason", "rows"], [[f, r, f"{n} of {len(rows)}"] for f, r, n in missing_figures(rows)], 2),
+        _table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
         "## How to read this",
         _bullets(f"**{title}.** {_text(text)}" for title, text in HOW_TO_READ),
     ]

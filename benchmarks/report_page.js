@@ -1,7 +1,7 @@
 "use strict";
 // Draws every plot of the page and lets a model's legend and scenario buttons show and hide traces.
 
-const CONFIG = { displaylogo: false, responsive: true, displayModeBar: false };
+const CONFIG = { displaylogo: false, displayModeBar: false };
 const touch = matchMedia("(pointer: coarse)").matches;
 
 function refresh(plot) {
@@ -12,13 +12,16 @@ function refresh(plot) {
   const visible = plot.data.map(
     ({ meta = {} }) => !hidden.has(meta.variant) && (!chosen || !meta.scenario || meta.scenario === chosen),
   );
-  Plotly.restyle(plot, { visible }, [...visible.keys()]);
+  const ticks = plot.layout.meta?.xaxis?.[chosen];
+  const layout = ticks ? { "xaxis.tickvals": ticks.tickvals, "xaxis.ticktext": ticks.ticktext } : {};
+  Plotly.update(plot, { visible }, layout, [...visible.keys()]);
 }
 
 for (const plot of document.querySelectorAll(".plot")) {
   const { data, layout } = JSON.parse(document.getElementById(`${plot.id}-data`).textContent);
   // A finger that drags over a plot scrolls the page.
   Plotly.newPlot(plot, data, { ...layout, dragmode: touch ? false : "zoom" }, CONFIG);
+  new ResizeObserver(() => Plotly.Plots.resize(plot)).observe(plot);
 }
 
 for (const button of document.querySelectorAll(".legend button")) {

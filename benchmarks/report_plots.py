@@ -1,19 +1,21 @@
-"""The plots of `report.html`, one function a plot; each returns a figure without title or legend.
+"""The plots of `report.html`, one function a plot.
 
-A variant has one colour and one marker in every plot. The page draws a single legend for all plots of a
-model and switches scenarios, by each trace's `meta`: {"variant": name, "scenario": name}, either of them
-absent if the trace belongs to all.
+The page draws a single legend for all plots of a model and switches scenarios, by each trace's `meta`:
+{"variant": name, "scenario": name}, either of them absent if the trace belongs to all. A scenario's ticks
+are in the layout's `meta`.
 """
 
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from benchmarks.plot_style import AXIS_GREY, Style, blank_figure, set_log_axis, tick_labels
 from benchmarks.results import Row
 from benchmarks.statistics import LEVELS
 from benchmarks.summary import (
@@ -27,52 +29,45 @@ from benchmarks.summary import (
     samples_key,
 )
 
-# Okabe and Ito (2008), colour-blind safe; its black and yellow are left out, as one page is white, one dark.
-COLOURS = ("#8a8f98", "#0077c2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
-AXIS_GREY = "#7d838c"  # legible on white and on the dark page
-GRID_GREY = "rgba(128, 134, 145, 0.22)"
-CURVE_POINTS = 240
+CLOSED_LOOP = ("single_stream", "multi_stream", "offline")
 FRONTIER_SCENARIOS = ("single_stream", "multi_stream", "server")
+CURVE_POINTS = 240
+PERCENTILE_TICKS = {0.5: "p50", 0.1: "p90", 0.01: "p99", 1e-3: "p99.9", 1e-4: "p99.99", 1e-5: "p99.999"}
 
-Style = Mapping[str, str]  # colour and symbol
-
-
-def variant_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Returns colour and marker by variant name, in order of first appearance; fp32 comes first and is grey."""
-    return {
-        name: {"colour": COLOURS[index % len(COLOURS)], "symbol": SYMBOLS[index % len(SYMBOLS)]}
-        for index, name in enumerate(dict.fromkeys(names))
-    }
+Styles = Mapping[str, Style]  # by variant name
 
 
-def quality_against_p99(variants: Sequence[Variant], styles: Mapping[str, Style]) -> go.Figure:
+def quality_against_p99(variants: Sequence[Variant], styles: Styles) -> go.Figure:
     """Returns quality over p99, a group of traces for each scenario, with the line of undominated variants."""
-    figure = _figure("p99 latency, ms", _quality_axis(variants))
-    p99_ms = []
-    for scenario in FRONTIER_SCENARIOS:
-        points = []
+    figure = blank_figure("p99 latency, ms", _quality_axis(variants))
+    measured = [name for name in FRONTIER_SCENARIOS if any(variant.of(name) for variant in variants)]
+    ticks = {}
+    for scenario in measured:
+        group: dict[str, Any] = {"scenario": scenario, "visible": scenario == measured[0]}
+        points, shown_ms = [], []
         for variant in variants:
             row, quality = variant.best(scenario), _quality(variant)
             if row is None or quality is None or row.latency_ms["p99"] is None:
                 continue
             x, interval = row.latency_ms["p99"], row.latency_ms["ci95_p99"]
-            p99_ms.append(x)
             lower, upper = interval or (x, x)
             bars = {"array": [upper - x], "arrayminus": [x - lower], "thickness": 1, "width": 3}
             lines = [f"p50 {format_number(row.latency_ms['p50'])} ms", f"p99 {format_number(x)} ms"]
             lines[1] += f" (95%: {format_number(lower)} to {format_number(upper)})" if interval else ""
-            _add_point(figure, variant, row, (x, quality), styles, scenario, lines, error_x=bars)
+            _add_point(figure, variant, row, (x, quality), styles, lines, error_x=bars, **group)
+            shown_ms += [lower, upper]
             points += [(x, quality)] if row.valid else []
-        _add_frontier(figure, points, scenario)
-    _log_axis(figure.layout.xaxis, p99_ms)
+        _add_frontier(figure, points, **group)
+        ticks[scenario] = tick_labels(shown_ms)
+    figure.update_xaxes(type="log", **(ticks[measured[0]] if measured else {}))
+    figure.update_layout(meta={"xaxis": ticks})
     _frame_quality(figure, variants)
     return figure
 
 
-def quality_against_rate(variants: Sequence[Variant], styles: Mapping[str, Style]) -> go.Figure:
+def quality_against_rate(variants: Sequence[Variant], styles: Styles) -> go.Figure:
     """Returns quality over the highest server rate within the limit, with the line of undominated variants."""
-    figure = _figure("server rate within the limit, queries/s", _quality_axis(variants))
+    figure = blank_figure("server rate within the limit, queries/s", _quality_axis(variants))
     points, rates = [], []
     for variant in variants:
         row, quality = variant.best("server"), _quality(variant)
@@ -81,68 +76,58 @@ def quality_against_rate(variants: Sequence[Variant], styles: Mapping[str, Style
         rates.append(row.target_qps)
         lines = [f"{format_number(row.target_qps)} queries/s", f"p99 {format_number(row.latency_ms['p99'])} ms"]
         lines[1] += f", limit {row.slo_ms:g} ms" if row.slo_ms else ""
-        _add_point(figure, variant, row, (row.target_qps, quality), styles, None, lines)
-        points += [(-row.target_qps, quality)] if row.valid else []
-    _add_frontier(figure, points, None, sign=-1)
-    _log_axis(figure.layout.xaxis, rates)
+        _add_point(figure, variant, row, (row.target_qps, quality), styles, lines)
+        points += [(row.target_qps, quality)] if row.valid else []
+    _add_frontier(figure, points, more_is_better=True)
+    set_log_axis(figure.layout.xaxis, rates)
     _frame_quality(figure, variants)
     return figure
 
 
 def latency_distribution(
-    variants: Sequence[Variant], styles: Mapping[str, Style], scenario: str, samples: Mapping[str, NDArray]
+    variants: Sequence[Variant], styles: Styles, scenario: str, samples: Mapping[str, NDArray]
 ) -> go.Figure:
     """Returns latency percentiles over a log axis that gives every further nine the same height."""
-    figure = _figure("latency, ms", "percentile")
-    shown_ms, rarest = [], 1.0
+    figure = blank_figure("latency, ms", "percentile")
+    shown_ms, rarest = [], 0.1
     for variant in variants:
         if (row := variant.best(scenario)) is None:
             continue
         raw = samples.get(samples_key(row))
         latency_ms, share = _known_percentiles(row) if raw is None else _tail_curve(np.asarray(raw))
-        colour = styles[variant.name]["colour"]
-        percentile = [f"p{100 * (1 - s):.4g}" if s < 1 else "fastest" for s in share]
         figure.add_scatter(
             x=latency_ms.tolist(),
             y=share.tolist(),
-            customdata=percentile,
+            customdata=[f"p{100 * (1 - s):.4g}" if s < 1 else "fastest" for s in share],
             name=html.escape(variant.name),
             meta={"variant": variant.name},
             mode="lines" if raw is not None else "lines+markers",
-            line={"color": colour, "width": 2, "dash": "solid" if raw is not None else "dot"},
+            line={"color": styles[variant.name].colour, "width": 2, "dash": "solid" if raw is not None else "dot"},
             hovertemplate="%{customdata}: %{x:.3~g} ms<extra>%{fullData.name}</extra>",
         )
         shown_ms += [float(latency_ms[0]), float(latency_ms[-1])]
         rarest = min(rarest, float(share[-1]))
     if scenario == "server" and (slo_ms := variants[0].first("slo_ms")):
         figure.add_vline(x=slo_ms, line={"color": AXIS_GREY, "width": 1, "dash": "dash"})
-        figure.add_annotation(
-            x=math.log10(slo_ms),
-            y=1,
-            yref="paper",
-            text=f"limit {slo_ms:g} ms",
-            showarrow=False,
-            xanchor="right",
-            xshift=-4,
-        )
+        words = {"text": f"limit {slo_ms:g} ms", "showarrow": False, "xanchor": "right", "xshift": -3}
+        figure.add_annotation(x=math.log10(slo_ms), y=0, yref="paper", **words)
         shown_ms.append(slo_ms)
-    _log_axis(figure.layout.xaxis, shown_ms)
-    ticks = {0.5: "p50", 0.1: "p90", 0.01: "p99", 1e-3: "p99.9", 1e-4: "p99.99", 1e-5: "p99.999"}
-    figure.update_yaxes(type="log", tickvals=list(ticks), ticktext=list(ticks.values()))
+    set_log_axis(figure.layout.xaxis, shown_ms)
+    figure.update_yaxes(type="log", tickvals=list(PERCENTILE_TICKS), ticktext=list(PERCENTILE_TICKS.values()))
     figure.update_yaxes(range=[0.02, math.log10(rarest) - 0.1])
     return figure
 
 
-def throughput_against_batch(variants: Sequence[Variant], styles: Mapping[str, Style]) -> go.Figure:
+def throughput_against_batch(variants: Sequence[Variant], styles: Styles) -> go.Figure:
     """Returns samples/s over samples a query in the closed-loop scenarios, log-log."""
-    figure = _figure("samples a query", "samples/s")
-    sizes, rates = set(), []
+    figure = blank_figure("samples a query", "samples/s")
+    sizes: set[int] = set()
+    rates = []
     for variant in variants:
-        closed = [row for name in ("single_stream", "multi_stream", "offline") for row in variant.of(name)]
-        closed.sort(key=lambda row: row.batch_size)
-        sizes |= {row.batch_size for row in closed}
+        by_size = {row.batch_size: row for scenario in CLOSED_LOOP for row in variant.of(scenario)}
+        closed = [by_size[size] for size in sorted(by_size)]
+        sizes |= by_size.keys()
         rates += [row.throughput_samples_per_s for row in closed]
-        style = styles[variant.name]
         hover = [
             f"{row.scenario}, {row.batch_size} a query<br>{format_number(row.throughput_samples_per_s)} samples/s"
             + (f", {format_speedup(row.speedup)} of fp32" if row.speedup else "")
@@ -155,38 +140,34 @@ def throughput_against_batch(variants: Sequence[Variant], styles: Mapping[str, S
             name=html.escape(variant.name),
             meta={"variant": variant.name},
             mode="lines+markers",
-            line={"color": style["colour"], "width": 2},
-            marker={"symbol": style["symbol"], "size": 8},
+            line={"color": styles[variant.name].colour, "width": 2},
+            marker={"symbol": styles[variant.name].symbol, "size": 8},
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(type="log", tickvals=sorted(sizes), ticktext=[f"{size:,}" for size in sorted(sizes)])
-    _log_axis(figure.layout.yaxis, rates)
+    set_log_axis(figure.layout.yaxis, rates)
     return figure
 
 
-def memory_bars(variants: Sequence[Variant], styles: Mapping[str, Style]) -> go.Figure:
+def memory_bars(variants: Sequence[Variant], styles: Styles) -> go.Figure:
     """Returns bytes of dense layers, of the other parameters and of the largest program, each on its own axis."""
-    largest = max((row.batch_size for variant in variants for row in variant.rows), default=0)
+    largest = max(row.batch_size for variant in variants for row in variant.rows)
     parts: dict[str, list[float | None]] = {
         "dense layers": [variant.first("dense_layer_bytes") for variant in variants],
         "other parameters": [_other_bytes(variant) for variant in variants],
         f"program, batch {largest}": [_program_bytes(variant, largest) for variant in variants],
     }
-    figure = _figure("", "")
-    titles = []
-    for name, values in parts.items():
-        unit, word = (1e6, "MB") if max(value or 0 for value in values) >= 1e6 else (1e3, "kB")
-        titles.append(f"{name}<br>{word}")
-    figure = make_subplots(rows=1, cols=3, subplot_titles=titles, horizontal_spacing=0.1, figure=figure)
-    for column, (name, values) in enumerate(parts.items(), start=1):
-        unit, word = (1e6, "MB") if max(value or 0 for value in values) >= 1e6 else (1e3, "kB")
+    units = [(1e6, "MB") if max(value or 0 for value in values) >= 1e6 else (1e3, "kB") for values in parts.values()]
+    titles = [f"{name}<br>{word}" for name, (_, word) in zip(parts, units, strict=True)]
+    figure = make_subplots(rows=1, cols=3, subplot_titles=titles, horizontal_spacing=0.1, figure=blank_figure("", ""))
+    for column, ((name, values), (unit, word)) in enumerate(zip(parts.items(), units, strict=True), start=1):
         for variant, value in zip(variants, values, strict=True):
             figure.add_bar(
                 x=[html.escape(variant.name)],
                 y=[None if value is None else value / unit],
                 name=html.escape(variant.name),
                 meta={"variant": variant.name},
-                marker={"color": styles[variant.name]["colour"]},
+                marker={"color": styles[variant.name].colour, "line": {"width": 0}},
                 hovertemplate=f"{name}: {format_bytes(value, unit)} {word}<extra>%{{fullData.name}}</extra>",
                 row=1,
                 col=column,
@@ -198,59 +179,15 @@ def memory_bars(variants: Sequence[Variant], styles: Mapping[str, Style]) -> go.
     return figure
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Returns round numbers from `low` to `high`, three to ten of them."""
-    for mantissas in (
-        (1,),
-        (1, 3),
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 5, 7),
-        tuple(np.arange(1, 10, 0.5)),
-        tuple(np.arange(1, 10, 0.1)),
-    ):
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [float(f"{m * 10.0**d:.3g}") for d in decades for m in mantissas]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 4:
-            return ticks[:: math.ceil(len(ticks) / 10)]
-    return ticks
-
-
-def _figure(x_title: str, y_title: str) -> go.Figure:
-    figure = go.Figure()
-    axis = {
-        "gridcolor": GRID_GREY,
-        "linecolor": GRID_GREY,
-        "zerolinecolor": GRID_GREY,
-        "tickfont": {"color": AXIS_GREY},
-        "title": {"font": {"color": AXIS_GREY, "size": 12}, "standoff": 8},
-        "automargin": True,
-    }
-    figure.update_layout(
-        template={"layout": {"xaxis": axis, "yaxis": axis}},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": AXIS_GREY},
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
-        height=320,
-        showlegend=False,
-        hovermode="closest",
-        hoverlabel={"align": "left", "namelength": -1},
-    )
-    figure.update_xaxes(title_text=x_title)
-    figure.update_yaxes(title_text=y_title)
-    return figure
-
-
 def _add_point(
     figure: go.Figure,
     variant: Variant,
     row: Row,
     point: tuple[float, float],
-    styles: Mapping[str, Style],
-    scenario: str | None,
+    styles: Styles,
     lines: Sequence[str],
-    **options: object,
+    scenario: str | None = None,
+    **options: Any,
 ) -> None:
     metric, style = variant.first("quality_metric"), styles[variant.name]
     quality = f"{metric_name(metric)} {format_quality((variant.first('quality') or {}).get(metric))}"
@@ -261,14 +198,9 @@ def _add_point(
         x=[point[0]],
         y=[point[1]],
         name=html.escape(variant.name),
-        meta={"variant": variant.name} | ({"scenario": scenario} if scenario else {}),
-        visible=scenario in (None, FRONTIER_SCENARIOS[0]),
+        meta={"variant": variant.name, "scenario": scenario},
         mode="markers",
-        marker={
-            "color": style["colour"],
-            "symbol": style["symbol"] if row.valid else f"{style['symbol']}-open",
-            "size": 12,
-        },
+        marker={"color": style.colour, "symbol": style.symbol if row.valid else f"{style.symbol}-open", "size": 12},
         hovertext="<br>".join(html.escape(line) for line in (quality, *lines, *invalid)),
         hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>",
         **options,
@@ -276,18 +208,22 @@ def _add_point(
 
 
 def _add_frontier(
-    figure: go.Figure, points: Iterable[tuple[float, float]], scenario: str | None, sign: int = 1
+    figure: go.Figure,
+    points: Iterable[tuple[float, float]],
+    scenario: str | None = None,
+    more_is_better: bool = False,
+    visible: bool = True,
 ) -> None:
-    """Joins the points that no other beats on both axes; less x (times `sign`) and more quality are better."""
+    """Joins the points that no other beats in quality and in x, of which less is better unless said otherwise."""
     best: list[tuple[float, float]] = []
-    for x, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+    for x, quality in sorted(points, key=lambda point: (-point[0] if more_is_better else point[0], -point[1])):
         if not best or quality > best[-1][1]:
             best.append((x, quality))
     figure.add_scatter(
-        x=[sign * x for x, _ in best],
+        x=[x for x, _ in best],
         y=[quality for _, quality in best],
-        meta={"scenario": scenario} if scenario else {},
-        visible=scenario in (None, FRONTIER_SCENARIOS[0]),
+        meta={"scenario": scenario},
+        visible=visible,
         mode="lines",
         line={"color": AXIS_GREY, "width": 1.5, "dash": "dot"},
         hoverinfo="skip",
@@ -314,21 +250,6 @@ def _frame_quality(figure: go.Figure, variants: Sequence[Variant]) -> None:
         figure.update_yaxes(range=[min(values) - padding, max(values) + padding])
 
 
-def _log_axis(axis: go.layout.XAxis | go.layout.YAxis, values: Sequence[float]) -> None:
-    axis.type = "log"
-    positive = [value for value in values if value > 0]
-    if positive:
-        ticks = log_ticks(min(positive) / 1.3, max(positive) * 1.3)
-        axis.update(tickvals=ticks, ticktext=[_short(tick) for tick in ticks])
-
-
-def _short(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
-
-
 def _tail_curve(latency_ms: NDArray) -> tuple[NDArray, NDArray]:
     """Returns (latency, share of samples at least that slow), thinned evenly in the logarithm of the share."""
     ordered, n = np.sort(latency_ms), len(latency_ms)
@@ -337,11 +258,9 @@ def _tail_curve(latency_ms: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _known_percentiles(row: Row) -> tuple[NDArray, NDArray]:
-    known = [
-        (row.latency_ms[name], 1 - level / 100) for name, level in LEVELS.items() if row.latency_ms[name] is not None
-    ]
-    known.append((row.latency_ms["max"], 1 / row.latency_ms["n"]))
-    latency_ms, share = np.array(known).T
+    latency = row.latency_ms
+    known = [(latency[name], 1 - level / 100) for name, level in LEVELS.items() if latency[name] is not None]
+    latency_ms, share = np.array([*known, (latency["max"], 1 / latency["n"])]).T
     return latency_ms, share
 
 
@@ -351,5 +270,5 @@ def _other_bytes(variant: Variant) -> float | None:
 
 
 def _program_bytes(variant: Variant, batch_size: int) -> float | None:
-    rows = [row for row in variant.rows if row.batch_size == batch_size and row.program_memory_bytes is not None]
-    return rows[0].program_memory_bytes if rows else None
+    sizes = [row.program_memory_bytes for row in variant.rows if row.batch_size == batch_size]
+    return next((size for size in sizes if size is not None), None)

@@ -194,9 +194,9 @@ def _cells(variant: Variant) -> tuple[str, ...]:
     single, multi = variant.best("single_stream"), variant.best("multi_stream")
     offline, server = variant.best("offline"), variant.best("server")
     quality = (variant.first("quality") or {}).get(variant.first("quality_metric"))
-    rate = format_number(offline.throughput_samples_per_s) if offline else MISSING
-    if offline and offline.speedup:
-        rate = f"{rate} {format_speedup(offline.speedup):>6}"
+    rate = MISSING
+    if offline:
+        rate = f"{format_number(offline.throughput_samples_per_s)} {format_speedup(offline.speedup):>6}"
     return (
         "" if variant.is_null else format_quality(quality),
         "" if variant.is_null else format_percent(variant.first("quality_retained")),

@@ -4,6 +4,7 @@ python -m tools.screenshot_report REPORT.html OUT.png [--width 1400] [--height 2
 """
 
 import argparse
+import html
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,8 @@ FLAGS = (
     "--no-first-run",
 )
 VIRTUAL_TIME_MS = 10_000  # of the page's clock, not of the wall's
-MIN_WINDOW_WIDTH = 500  # px; Chromium makes no narrower window
+MIN_WINDOW_WIDTH = 500  # px; Chromium lays out no narrower window, so a phone's page goes into a frame
+FRAME = '<body style="margin:0"><iframe src="{address}" style="border:0;width:{width}px;height:{height}px"></iframe>'
 TIMEOUT_S = 180
 
 
@@ -59,7 +61,11 @@ def screenshot(page: Path, picture: Path, width: int, height: int, dark: bool = 
     flags = [f"--screenshot={picture.resolve()}", f"--window-size={width},{height}"]
     flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
     picture.unlink(missing_ok=True)
-    done = run_browser(page, *flags)
+    with tempfile.TemporaryDirectory() as folder:
+        frame = Path(folder) / "frame.html"
+        address = html.escape(page.resolve().as_uri())
+        frame.write_text(FRAME.format(address=address, width=width, height=height), encoding="utf-8")
+        done = run_browser(frame if width < MIN_WINDOW_WIDTH else page, *flags)
     if not picture.is_file():
         raise UserError(
             f"{find_browser()} wrote no picture (exit code {done.returncode}): {done.stderr.strip()[-300:]}"
