@@ -17,16 +17,13 @@ def get_config() -> Experiment:
         name="dlrm_dcnv2",
         dataset=Dataset(split="random", ratios=(0.8, 0.1, 0.1), min_interactions=1),
         model=DLRMDCNv2Config(
-            embedding_dim=16,
+            embedding_dim=64,
             bottom_mlp=(64,),
             cross_ranks=(64, 64, 64),
             top_mlp=(512, 256),
-            dropout_rate=0.2,
-            embedding_dropout_rate=0.2,
+            embedding_dropout_rate=0.3,
         ),
-        training=Training(epochs=12, batch_size=1024, learning_rate=1e-3, weight_decay=1e-2, patience=3),
-        finetuning=Training(
-            epochs=3, batch_size=1024, learning_rate=3e-4, weight_decay=1e-2, decay="cosine", patience=0, seed=1
-        ),
+        training=Training(epochs=5, batch_size=256, learning_rate=3e-3, weight_decay=0.3, decay="cosine"),
+        finetuning=Training(epochs=2, batch_size=256, learning_rate=5e-4, weight_decay=0.3, decay="cosine", seed=1),
         serving=Serving(buckets=(1, 8, 64, 512, 2048), slo_ms=10.0),
     )

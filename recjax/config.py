@@ -76,7 +76,7 @@ class Training:
     weight_decay: float = 0.0  # AdamW, decoupled
     max_grad_norm: float = 0.0  # clip by global norm; 0 is off
     validation_every: int = 1  # epochs
-    patience: int = 10  # validations without gain before stopping; 0 never stops early
+    patience: int = 0  # validations without gain before stopping; 0 never stops early
     seed: int = 0  # of initialisation, shuffling and dropout
 
     def __post_init__(self) -> None:

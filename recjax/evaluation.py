@@ -101,8 +101,7 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
 
 
 def _ranking_metrics(scores_BV: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    labels_BV = batch["target"][:, None] == jnp.arange(scores_BV.shape[1])[None]
-    ranked_BV = metrics.rank_labels(scores_BV, labels_BV, batch["candidates"])
+    ranked_BV = metrics.rank_single_label(scores_BV, batch["target"], batch["candidates"])
     values = {"mrr": metrics.mrr(ranked_BV)}
     for k in CUTOFFS:
         values[f"hr@{k}"] = metrics.hit_rate(ranked_BV, k)

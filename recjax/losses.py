@@ -3,6 +3,8 @@
 Shapes: N positions, D embedding dim, V vocabulary, B batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -39,8 +41,8 @@ def chunked_softmax_cross_entropy(
 
     Formula: mean over kept n of logsumexp_v(h_n . e_v) - h_n . e_{label_n}.
 
-    Chunks of positions run one after the other and recompute their logits in the backward pass: on a CPU
-    the naive form is bound by writing N x V logits to memory and back (docs/log.md has the measurement).
+    Under differentiation a chunk's gradients are computed together with its loss, while its softmax is in
+    cache: 3 matrix products and one exponential a logit, where rematerialisation would take 4 and two.
 
     Args:
       hidden_ND: hidden states, any float type; logits are float32.
@@ -48,18 +50,61 @@ def chunked_softmax_cross_entropy(
       labels_N: in [0, V); any value where not kept.
       where_N: positions that count.
       chunk_size: positions a chunk; N is padded up to a multiple of it.
+
+    Source: Hsu et al., Liger Kernel (arXiv 2410.10989), section 3.2, for the fusion of loss and gradient.
     """
-    N, D = hidden_ND.shape
-    padding = -N % chunk_size
+    padding = -hidden_ND.shape[0] % chunk_size
     hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
-    labels_N, where_N = jnp.pad(labels_N, (0, padding)), jnp.pad(where_N, (0, padding))
+    labels_N = jnp.pad(jnp.where(where_N, labels_N, 0), (0, padding))
+    weight_N = jnp.pad(where_N.astype(jnp.float32), (0, padding)) / jnp.maximum(where_N.sum(), 1)
+    label_logit_N = jnp.sum(hidden_ND.astype(jnp.float32) * table_VD[labels_N].astype(jnp.float32), 1)
+    return _weighted_logsumexp(hidden_ND, table_VD, weight_N, chunk_size) - jnp.sum(label_logit_N * weight_N)
 
-    @jax.checkpoint
-    def chunk_loss(chunk: tuple[Array, Array, Array]) -> Array:
-        hidden_CD, labels_C, where_C = chunk
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weighted_logsumexp(hidden_ND: Array, table_VD: Array, weight_N: Array, chunk_size: int) -> Array:
+    """Returns sum_n w_n logsumexp_v(h_n . e_v); not differentiable in the weights."""
+
+    def chunk_sum(chunk: tuple[Array, Array]) -> Array:
+        hidden_CD, weight_C = chunk
         logits_CV = jnp.dot(hidden_CD, table_VD.T, preferred_element_type=jnp.float32)
-        label_logit_C = jnp.take_along_axis(logits_CV, jnp.where(where_C, labels_C, 0)[:, None], 1)[:, 0]
-        return jnp.sum((jax.nn.logsumexp(logits_CV, 1) - label_logit_C) * where_C)
+        return jnp.sum(jax.nn.logsumexp(logits_CV, axis=1) * weight_C)
 
-    chunks = (hidden_ND.reshape(-1, chunk_size, D), labels_N.reshape(-1, chunk_size), where_N.reshape(-1, chunk_size))
-    return jax.lax.map(chunk_loss, chunks).sum() / jnp.maximum(where_N.sum(), 1)
+    return jax.lax.map(chunk_sum, _chunked(chunk_size, hidden_ND, weight_N)).sum()
+
+
+def _weighted_logsumexp_forward(
+    hidden_ND: Array, table_VD: Array, weight_N: Array, chunk_size: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    def add_chunk(table_grad_VD: Array, chunk: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        hidden_CD, weight_C = chunk
+        logits_CV = jnp.dot(hidden_CD, table_VD.T, preferred_element_type=jnp.float32)
+        largest_C1 = logits_CV.max(1, keepdims=True)
+        exp_CV = jnp.exp(logits_CV - largest_C1)
+        sum_C = exp_CV.sum(1)
+        loss = jnp.sum((jnp.log(sum_C) + largest_C1[:, 0]) * weight_C)
+        logit_grad_CV = (exp_CV * (weight_C / sum_C)[:, None]).astype(table_VD.dtype)
+        hidden_grad_CD = jnp.dot(logit_grad_CV, table_VD, preferred_element_type=jnp.float32)
+        table_grad_VD += jnp.dot(logit_grad_CV.T, hidden_CD, preferred_element_type=jnp.float32)
+        return table_grad_VD, (loss, hidden_grad_CD)
+
+    chunks = _chunked(chunk_size, hidden_ND, weight_N)
+    table_grad_VD, (losses, hidden_grads) = jax.lax.scan(add_chunk, jnp.zeros(table_VD.shape), chunks)
+    hidden_grad_ND = hidden_grads.reshape(hidden_ND.shape).astype(hidden_ND.dtype)
+    return losses.sum(), (hidden_grad_ND, table_grad_VD.astype(table_VD.dtype), weight_N)
+
+
+def _weighted_logsumexp_backward(
+    chunk_size: int, gradients: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    del chunk_size
+    hidden_grad_ND, table_grad_VD, weight_N = gradients
+    scale = cotangent.astype(hidden_grad_ND.dtype)
+    return hidden_grad_ND * scale, table_grad_VD * scale, jnp.zeros_like(weight_N)
+
+
+_weighted_logsumexp.defvjp(_weighted_logsumexp_forward, _weighted_logsumexp_backward)
+
+
+def _chunked(chunk_size: int, hidden_ND: Array, weight_N: Array) -> tuple[Array, Array]:
+    return hidden_ND.reshape(-1, chunk_size, hidden_ND.shape[1]), weight_N.reshape(-1, chunk_size)

@@ -28,6 +28,22 @@ def rank_labels(
     return jax.lax.sort((descending, kept_labels), num_keys=2)[1]  # the second key puts tied relevant items last
 
 
+def rank_single_label(
+    scores: Float[Array, "B C"], target: Int[Array, "B"], where: Bool[Array, "B C"]
+) -> Float[Array, "B C"]:
+    """Returns what `rank_labels` would for queries with one relevant candidate each, by counting instead of sorting.
+
+    The position of the target is 1 + the number of other kept candidates that score at least as much.
+
+    Example:
+      >>> rank_single_label(jnp.array([[0.1, 0.9]]), jnp.array([0]), jnp.array([[True, True]])).tolist()
+      [[0.0, 1.0]]
+    """
+    target_score_B1 = jnp.take_along_axis(scores, target[:, None], 1)
+    not_below_B = jnp.sum(where & (scores >= target_score_B1), 1)  # the target itself included
+    return (jnp.arange(scores.shape[1])[None] == not_below_B[:, None] - 1).astype(jnp.float32)
+
+
 def hit_rate(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
     """Returns 1 where at least one relevant item is among the first k, else 0."""
     return ranked_labels[:, :k].max(1)

@@ -28,9 +28,9 @@ def get_suite() -> Suite:
             Case(
                 experiment=dlrm_dcnv2_movielens_small.get_config(),
                 variants=VARIANTS,
-                validation_floor=0.782,
+                validation_floor=0.79,
                 references=(logistic_regression_movielens_small.get_config(),),
             ),
         ),
-        measurement=Measurement(rounds=5, window_s=0.3, min_queries=20, probe_s=0.7, search_steps=6),
+        measurement=Measurement(rounds=5, window_s=0.2, min_queries=20, probe_s=0.5, search_steps=6),
     )

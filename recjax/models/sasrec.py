@@ -33,7 +33,7 @@ class SASRecConfig(ModelConfig):
     heads: int = 2  # must divide embedding_dim
     mlp_dims: tuple[int, ...] = (256, 256)  # hidden width of each block's MLP; its length is the depth
     dropout_rate: float = 0.2  # [0, 1)
-    loss_chunk: int = 1024  # positions whose logits are held at once
+    loss_chunk: int = 512  # positions whose logits are held at once
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
 
     def __post_init__(self) -> None:

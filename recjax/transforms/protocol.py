@@ -168,8 +168,9 @@ class Chain(Transform):
         return model_config, variables, TransformReport(details)
 
     def support(self, platform: str) -> Support:
-        """Returns the weakest of the members' words."""
-        words = [member.support(platform) for member in self.members]
+        """Returns the weakest of the members' words; masks whose zeros a shrink removes are emulated no more."""
+        realised = any(member.stage == Stage.SHRINK for member in self.members)
+        words = [m.support(platform) for m in self.members if not (realised and m.stage == Stage.MASKS)]
         return next((word for word in ("none", "emulated") if word in words), "native")
 
 

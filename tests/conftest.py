@@ -1,0 +1,128 @@
+"""One tiny data set, one tiny model of each kind, and strict types and shapes for every test.
+
+Everything trained or compiled that two tests need is a session fixture here.
+"""
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
+
+from recjax.config import Dataset, Experiment, ModelConfig, Training  # noqa: E402
+
+typing.runtime_checkable(ModelConfig)  # beartype checks no other protocols
+
+from recjax.data.labelled import LabelledData  # noqa: E402
+from recjax.data.next_item import NextItemData  # noqa: E402
+from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config  # noqa: E402
+from recjax.models.logistic_regression import LogisticRegressionConfig  # noqa: E402
+from recjax.models.sasrec import SASRecConfig  # noqa: E402
+from recjax.training.final_model import FinalModel  # noqa: E402
+from recjax.training.fit import FitResult  # noqa: E402
+from recjax.training.pipeline import finalize, load_data, train  # noqa: E402
+from recjax.training.step import init_params  # noqa: E402
+from recjax.transforms.quantize import quantize  # noqa: E402
+
+settings.register_profile("recjax", deadline=None)  # an example that compiles takes longer than the others
+settings.load_profile("recjax")
+
+N_USERS, N_ITEMS = 30, 24
+
+
+@pytest.fixture(scope="session")
+def ratings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns 30 users who walk through 24 items in order: the next item and the liked ones can be learned."""
+    rng = np.random.default_rng(0)
+    lines = ["user,item,rating,timestamp"]
+    for user in range(N_USERS):
+        length = int(rng.integers(5, 12))
+        items = (rng.integers(N_ITEMS) + np.cumsum(rng.integers(1, 3, length))) % N_ITEMS
+        times = 1_000_000_000 + np.cumsum(rng.integers(3_600, 30 * 86_400, length))
+        lines += [
+            f"{user},{item},{5 if (user + item) % 2 else 2},{time}" for item, time in zip(items, times, strict=True)
+        ]
+    path = tmp_path_factory.mktemp("data") / "tiny.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sasrec_experiment(ratings_file: Path) -> Experiment:
+    return Experiment(
+        name="tiny_sasrec",
+        dataset=Dataset(source=str(ratings_file), min_interactions=1, max_history=6),
+        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16, 12), dropout_rate=0.1, loss_chunk=32),
+        training=Training(epochs=8, batch_size=16, learning_rate=1e-2, patience=0),
+        finetuning=Training(epochs=4, batch_size=16, learning_rate=1e-3, patience=0, seed=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def dlrm_experiment(ratings_file: Path) -> Experiment:
+    training = Training(epochs=4, batch_size=32, learning_rate=1e-2, patience=0)
+    return Experiment(
+        name="tiny_dlrm",
+        dataset=Dataset(source=str(ratings_file), min_interactions=1, split="random", ratios=(0.6, 0.2, 0.2)),
+        model=DLRMDCNv2Config(
+            embedding_dim=4, bottom_mlp=(8,), cross_ranks=(4, 6), top_mlp=(16, 8), dropout_rate=0.1
+        ),
+        training=training,
+        finetuning=training,
+    )
+
+
+@pytest.fixture(scope="session")
+def logistic_experiment(dlrm_experiment: Experiment) -> Experiment:
+    training = Training(epochs=12, batch_size=32, learning_rate=0.1, patience=3)
+    return dataclasses.replace(
+        dlrm_experiment,
+        name="tiny_logistic",
+        model=LogisticRegressionConfig(),
+        training=training,
+        finetuning=dataclasses.replace(training, epochs=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def next_item(sasrec_experiment: Experiment) -> NextItemData:
+    return load_data(sasrec_experiment)
+
+
+@pytest.fixture(scope="session")
+def labelled(dlrm_experiment: Experiment) -> LabelledData:
+    return load_data(dlrm_experiment)
+
+
+@pytest.fixture(scope="session")
+def trained_sasrec(sasrec_experiment: Experiment, next_item: NextItemData) -> FitResult:
+    return train(sasrec_experiment, next_item)
+
+
+@pytest.fixture(scope="session")
+def dlrm_params(dlrm_experiment: Experiment, labelled: LabelledData) -> Any:
+    """Returns untrained parameters of the tiny DLRM-DCNv2, biases random too."""
+    batch = next(labelled.train_batches(4, 0, 1))
+    params = init_params(dlrm_experiment.model.build(labelled.schema), batch, 0)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+
+
+@pytest.fixture(scope="session")
+def int8_sasrec(sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult) -> FinalModel:
+    experiment = dataclasses.replace(sasrec_experiment, transforms=(quantize(),))
+    return finalize(experiment, next_item, trained_sasrec.params)
+
+
+@pytest.fixture(scope="session")
+def int8_dlrm(dlrm_experiment: Experiment, labelled: LabelledData, dlrm_params: Any) -> FinalModel:
+    return finalize(dataclasses.replace(dlrm_experiment, transforms=(quantize(),)), labelled, dlrm_params)

@@ -1,0 +1,145 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recjax.config import Dataset
+from recjax.data.interactions import Interactions
+from recjax.data.next_item import next_item_data
+from recjax.errors import UserError
+
+
+def histories(lengths: list[int]) -> Interactions:
+    """Returns users with that many interactions each; every item occurs once, numbered in order of the rows."""
+    user = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return Interactions(
+        name="toy",
+        user=user,
+        item=np.arange(len(user), dtype=np.int32),
+        rating=np.ones(len(user), np.float32),
+        timestamp=np.concatenate([100 * np.arange(n, dtype=np.int64) + u for u, n in enumerate(lengths)]),
+        user_ids=np.arange(len(lengths)),
+        item_ids=np.arange(len(user)),
+    )
+
+
+def data_of(lengths: list[int], max_history: int, **options: Any) -> Any:
+    return next_item_data(histories(lengths), Dataset(max_history=max_history, **options))
+
+
+def test_windows_by_hand():
+    # User 0: train 0 1 2 3 4 (5 validates, 6 tests); user 1: train 7 8; user 2: too short, train 11 12.
+    data = data_of([7, 4, 2], max_history=3)
+    assert data.windows["history"].tolist() == [[1, 2, 3], [0, 0, 0], [7, 0, 0], [11, 0, 0]]
+    assert data.windows["labels"].tolist() == [[2, 3, 4], [1, 0, 0], [8, 0, 0], [12, 0, 0]]
+    assert data.windows["lengths"].tolist() == [3, 1, 1, 1]
+    assert data.n_train == 4
+    assert all(column.dtype == np.int32 for column in data.windows.values())
+
+
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(2, 5))
+def test_windows_hold_every_training_transition_once_and_nothing_else(lengths: list[int], max_history: int):
+    lengths = [*lengths, 3]  # so that the split has a validation and a test row
+    data = data_of(lengths, max_history)
+    seen = []
+    for history, labels, length in zip(*(data.windows[n] for n in ("history", "labels", "lengths")), strict=True):
+        assert 1 <= length <= max_history
+        assert history[1:length].tolist() == labels[: length - 1].tolist()
+        assert not history[length:].any()
+        assert not labels[length:].any()
+        seen += list(zip(history[:length].tolist(), labels[:length].tolist(), strict=True))
+    ends = np.cumsum(lengths)
+    expected = []
+    for n, end in zip(lengths, ends.tolist(), strict=True):
+        train = range(end - n, end - 2 if n >= 3 else end)  # the two newest are held out
+        expected += list(zip(train[:-1], train[1:], strict=True))
+    assert sorted(seen) == expected
+
+
+def test_newest_window_is_the_full_one():
+    data = data_of([12], max_history=4)  # train 0..9
+    assert data.windows["history"].tolist() == [[5, 6, 7, 8], [1, 2, 3, 4], [0, 0, 0, 0]]
+    assert data.windows["labels"].tolist() == [[6, 7, 8, 9], [2, 3, 4, 5], [1, 0, 0, 0]]
+    assert data.windows["lengths"].tolist() == [4, 4, 1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(2, 4))
+def test_held_out_items_are_in_no_training_window_and_no_earlier_history(lengths: list[int], max_history: int):
+    lengths = [*lengths, 4]
+    data = data_of(lengths, max_history)
+    used = np.arange(max_history)[None] < data.windows["lengths"][:, None]
+    trained_on = set(data.windows["history"][used]) | set(data.windows["labels"][used])
+    ends = np.cumsum(lengths)
+    assert not trained_on & {item for n, end in zip(lengths, ends, strict=True) if n >= 3 for item in (end - 1, end - 2)}
+    for part, back in (("valid", 2), ("test", 1)):
+        batch = next(data.eval_batches(part, 8))
+        for user, target, history, length in zip(
+            *(batch[n][batch["weight"] > 0] for n in ("user", "target", "history", "lengths")), strict=True
+        ):
+            assert target == ends[user] - back
+            first = max(ends[user] - lengths[user], target - max_history)
+            assert history[:length].tolist() == list(range(first, target))
+
+
+def test_candidates_exclude_exactly_the_known_items():
+    data = data_of([5, 2, 4], max_history=3)
+    valid, test = next(data.eval_batches("valid", 4)), next(data.eval_batches("test", 4))
+    assert valid["user"].tolist() == [0, 2, 0, 0]
+    assert valid["weight"].tolist() == [1, 1, 0, 0]
+    assert valid["target"].tolist()[:2] == [3, 9]
+    assert test["target"].tolist()[:2] == [4, 10]
+    everything = set(range(11))
+    assert set(np.flatnonzero(valid["candidates"][0])) == everything - {0, 1, 2}  # the oldest lies beyond max_history
+    assert set(np.flatnonzero(valid["candidates"][1])) == everything - {7, 8}
+    assert set(np.flatnonzero(test["candidates"][0])) == everything - {0, 1, 2, 3}
+    assert set(np.flatnonzero(test["candidates"][1])) == everything - {7, 8, 9}
+
+
+def test_evaluation_batches_have_one_shape():
+    data = data_of([4] * 5, max_history=3)
+    shapes = [{name: column.shape for name, column in batch.items()} for batch in data.eval_batches("test", 2)]
+    assert len(shapes) == 3
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert shapes[0]["candidates"] == (2, 20)
+
+
+def test_serving_samples_are_the_test_histories_without_the_answer():
+    data = data_of([5, 2, 4], max_history=3)
+    samples, test = data.serving_samples(), next(data.eval_batches("test", 2))
+    assert sorted(samples) == ["history", "lengths"]
+    assert samples["history"].tolist() == test["history"].tolist() == [[1, 2, 3], [7, 8, 9]]
+    assert samples["lengths"].tolist() == [3, 3]
+
+
+def test_temporal_split_predicts_each_users_first_item_of_a_part():
+    # Times: user 0 at 0 100 ... 900; user 1 at 1 101 201. Train: the 8 earliest rows, valid 3, test 2.
+    data = data_of([10, 3], max_history=4, split="temporal", ratios=(8 / 13, 3 / 13, 2 / 13))
+    valid, test = next(data.eval_batches("valid", 1)), next(data.eval_batches("test", 1))
+    assert (valid["target"].item(), valid["history"].tolist()) == (5, [[1, 2, 3, 4]])
+    assert (test["target"].item(), test["history"].tolist()) == (8, [[4, 5, 6, 7]])
+    assert set(np.flatnonzero(~test["candidates"][0])) == set(range(8))
+
+
+def test_users_without_a_training_item_are_not_evaluated():
+    whole = histories([6, 2])
+    late = np.where(whole.user == 1, 10_000 + whole.timestamp, whole.timestamp)
+    whole = Interactions(**{**vars(whole), "timestamp": late})
+    data = next_item_data(whole, Dataset(max_history=3, split="temporal", ratios=(0.5, 0.25, 0.25)))
+    assert [b["user"].tolist() for b in data.eval_batches("valid", 1)] == [[0]]
+    assert [b["user"].tolist() for b in data.eval_batches("test", 1)] == []
+
+
+def test_random_split_is_refused():
+    with pytest.raises(UserError, match="Dataset.split='random'; allowed: leave_last_one_out, temporal"):
+        data_of([5], max_history=3, split="random")
+
+
+def test_protocol_names_everything_that_a_number_depends_on():
+    data = data_of([5], max_history=3, min_interactions=2)
+    assert data.protocol == (
+        "toy/2-core/leave_last_one_out/full_catalogue/seen_items_removed/ties_against_the_target/max_history=3"
+    )
+    assert data.selection_metric == "ndcg@10"
+    assert (data.schema.n_items, data.schema.max_history) == (5, 3)
