@@ -58,7 +58,9 @@ def evaluate_command(experiment: Experiment, folder: Path) -> None:
 def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality: Quality) -> None:
     """Prints the model's metrics beside those of the sanity models, under their protocol, to standard output."""
     rows = {f"{experiment.name} ({model.transform.label})": quality, **sanity_rows(data, "test")}
-    table = Table("model", *quality.metrics, title=f"{quality.protocol}, n={quality.n}")
+    output = Console(soft_wrap=True)
+    output.print(f"protocol {quality.protocol}, n={quality.n}", markup=False, highlight=False)
+    table = Table("model", *quality.metrics)
     for name, row in rows.items():
         table.add_row(name, *(f"{value:.4f}" for value in row.metrics.values()))
-    Console().print(table)
+    output.print(table)

@@ -5,8 +5,11 @@ Model configs live beside their models, transforms beside their code; this file 
 """
 
 import dataclasses
+import re
 import runpy
+import sys
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform
@@ -167,8 +170,24 @@ def run_config_file(path: str | Path, function: str) -> Any:
         line = f":{frames[-1].lineno}" if frames else ""
         if isinstance(error, SyntaxError) and error.lineno:
             line = f":{error.lineno}"
+        error = _unknown_import(error) or error
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(f"{path}{line}: {kind}{error}") from error
+
+
+def _unknown_import(error: Exception) -> UserError | None:
+    """Returns the error with the valid names if a recjax module was asked for a name that it has not."""
+    if isinstance(error, ImportError) and (found := re.search(r"cannot import name '(\w+)'", str(error))):
+        module, name = sys.modules.get(error.name or ""), found[1]
+    elif isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType):
+        module, name = error.obj, error.name
+    else:
+        return None
+    if module is None or name is None or not module.__name__.startswith("recjax"):
+        return None
+    own = (key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+    kind = "transform" if module.__name__.startswith("recjax.transforms") else f"name in {module.__name__}"
+    return unknown_name(kind, name, getattr(module, "__all__", None) or (key for key in own if key[0] != "_"))
 
 
 def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

@@ -2,11 +2,7 @@
 
 from benchmarks.suite import Case, Measurement, Suite
 from configs import dlrm_dcnv2_movielens_small, logistic_regression_movielens_small, sasrec_movielens_small
-from recjax.transforms.precision import bf16
-from recjax.transforms.protocol import chain
-from recjax.transforms.prune import prune
-from recjax.transforms.quantize import quantize
-from recjax.transforms.shrink import shrink
+from recjax.transforms import bf16, chain, prune, quantize, shrink
 
 VARIANTS = (
     chain(),

@@ -8,10 +8,7 @@ import dataclasses
 from benchmarks.suite import Case, Measurement, Suite
 from configs import dlrm_dcnv2_movielens_small, sasrec_movielens_small
 from recjax.config import Experiment, Serving
-from recjax.transforms.protocol import chain
-from recjax.transforms.prune import prune
-from recjax.transforms.quantize import quantize
-from recjax.transforms.shrink import shrink
+from recjax.transforms import chain, prune, quantize, shrink
 
 VARIANTS = (chain(), chain(prune(0.5), shrink(finetune_epochs=1), quantize(bits=8)))
 

@@ -53,10 +53,6 @@ def test_prefetch_raises_the_makers_error_after_the_batches_before_it():
         raise OSError("disk gone")
 
     seen = []
-    with pytest.raises(OSError, match="disk gone"):
-        seen.extend(batch["x"].item() for batch in prefetch_to_device(failing()))
-    assert seen == [] or seen == [0, 1, 2]  # extend may drop what it had; the loop below may not
-    seen = []
 
     def consume() -> None:
         for batch in prefetch_to_device(failing()):

@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,16 @@ from recjax.data.batches import PADDING_ID
 from recjax.nn.embedding import Embedding
 
 TABLE = np.array([[1, 2], [10, 20], [100, 200]], np.float32)
-VARIABLES = {"params": {"table": TABLE}}
 
 
-def test_rows_are_looked_up():
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    return {"params": {"table": jnp.asarray(TABLE)}}
+
+
+def test_rows_are_looked_up(variables: Any):
     ids = jnp.array([[2, 0], [1, 1]])
-    rows = Embedding(3, 2).apply(VARIABLES, ids, method="rows")
+    rows = Embedding(3, 2).apply(variables, ids, method="rows")
     np.testing.assert_array_equal(rows, TABLE[np.asarray(ids)])
 
 
@@ -25,18 +29,20 @@ def test_rows_are_looked_up():
         ("mean", [[111 / 3, 222 / 3], [20 / 2, 40 / 2], [100, 200], [0, 0]]),
     ],
 )
-def test_bags_are_combined_over_their_used_ids(combiner: Literal["sum", "mean"], expected: list[list[float]]):
+def test_bags_are_combined_over_their_used_ids(
+    variables: Any, combiner: Literal["sum", "mean"], expected: list[list[float]]
+):
     P = PADDING_ID
     ids = jnp.array([[0, 1, 2], [1, 1, P], [P, 2, P], [P, P, P]])
-    np.testing.assert_allclose(Embedding(3, 2, combiner).apply(VARIABLES, ids), expected, rtol=1e-6)
+    np.testing.assert_allclose(Embedding(3, 2, combiner).apply(variables, ids), expected, rtol=1e-6)
 
 
-def test_a_single_id_is_its_row():
-    np.testing.assert_array_equal(Embedding(3, 2).apply(VARIABLES, jnp.array([[2], [0]])), TABLE[[2, 0]])
+def test_a_single_id_is_its_row(variables: Any):
+    np.testing.assert_array_equal(Embedding(3, 2).apply(variables, jnp.array([[2], [0]])), TABLE[[2, 0]])
 
 
-def test_an_empty_bag_of_length_one_gives_zeros():
-    combined = Embedding(3, 2).apply(VARIABLES, jnp.array([[PADDING_ID], [1]]))
+def test_an_empty_bag_of_length_one_gives_zeros(variables: Any):
+    combined = Embedding(3, 2).apply(variables, jnp.array([[PADDING_ID], [1]]))
     np.testing.assert_array_equal(combined, [[0, 0], [10, 20]])
 
 
