@@ -35,6 +35,7 @@ class TrainedVariant:
     quality: Quality
     quality_metric: str
     quality_retained: float  # of fp32's
+    quality_retained_ci95: list[float]
     references: dict[str, dict[str, float]]
     validation_quality: float
     below_floor: str | None  # why every row of it is invalid, if training fell short

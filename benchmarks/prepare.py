@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import Contestant, TrainedVariant
+from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
 from recjax.config import Experiment
 from recjax.evaluation import Data, make_evaluator, sanity_rows
@@ -91,7 +92,7 @@ def _finish(
         advance("finalized")
         quality = make_evaluator(model.score, data, "test")(model.variables)
         advance("evaluated")
-        model.save(stored, experiment, dataclasses.asdict(quality))
+        model.save(stored, experiment, quality)
         compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
     fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
@@ -103,6 +104,7 @@ def _finish(
         quality_metric=metric,
         quality_retained=quality.metrics[metric] / fp32.metrics[metric],
         references=references,
+        quality_retained_ci95=retained_interval(quality, fp32, metric, experiment.training.seed),
         validation_quality=validated,
         below_floor=shortfall if validated < case.validation_floor else None,
         checkpoint_bytes=bytes_on_disk(stored),

@@ -45,6 +45,7 @@ class Row:
     quality_metric: str | None  # the one that chose the epoch and that `quality_retained` is of
     quality_reference: dict[str, dict[str, float]] | None  # sanity models under the same protocol
     quality_retained: float | None  # quality / quality of fp32
+    quality_retained_ci95: list[float] | None  # of that ratio, resampled over the same test queries
     validation_quality: float | None  # of the chosen epoch
     latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
     throughput_queries_per_s: float

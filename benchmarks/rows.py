@@ -100,7 +100,7 @@ def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, st
     fields = {"case": f"{experiment.name}/{contestant.label}", "variant": contestant.label}
     if trained is None:
         missing = ["protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained"]
-        missing += ["validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s"]
+        missing += ["quality_retained_ci95", "validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s"]
         reasons |= dict.fromkeys(missing, NULL_REASON)
         empty = {"model": "null", "model_config": {}, "transforms": [], "transform_report": {}, "parameter_bytes": 0}
         return fields | dict.fromkeys(missing) | empty
@@ -116,6 +116,7 @@ def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, st
         "quality_metric": trained.quality_metric,
         "quality_reference": trained.references,
         "quality_retained": trained.quality_retained,
+        "quality_retained_ci95": trained.quality_retained_ci95,
         "validation_quality": trained.validation_quality,
         "parameter_bytes": model.parameter_bytes(),
         "dense_layer_bytes": model.dense_layer_bytes(),

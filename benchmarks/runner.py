@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from benchmarks.environment import describe_environment
 from benchmarks.measure import measure_case
@@ -21,6 +22,8 @@ from recjax.command_line import INTERRUPTED
 from recjax.hardware.ceilings import measure_ceilings
 from recjax.hardware.device import describe_device
 from recjax.progress import console, stage
+
+LOG_WIDTH = 120  # columns of the printed table in a log
 
 
 def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
@@ -56,8 +59,14 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
             arrays: dict[str, Any] = {key: latency_ms.astype(np.float32) for key, latency_ms in samples.items()}
             np.savez_compressed(folder / "samples.npz", **arrays)
             report = write_report(writer.rows, folder, samples)
-            print_table(writer.rows, console)
+            print_table(writer.rows, _table_console())
             console.print(
                 f"{len(writer.rows)} rows in {time.perf_counter() - started:.0f} s; open {report}", markup=False
             )
     return code
+
+
+def _table_console() -> Console:
+    """Returns standard output, at least wide enough for the table where it is not a terminal."""
+    output = Console(highlight=False)
+    return output if output.is_terminal else Console(highlight=False, width=LOG_WIDTH)

@@ -92,7 +92,7 @@ def summary_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return [
         ("", "", "variant"),
         ("", "quality", "on test"),
-        ("", "kept", "%"),
+        ("kept %", "(95%", "interval)"),
         ("single", "stream", "p50 ms"),
         ("single", "stream", "p99 ms"),
         ("multi", "stream", "p99 ms"),
@@ -199,7 +199,7 @@ def _cells(variant: Variant) -> tuple[str, ...]:
         rate = f"{format_number(offline.throughput_samples_per_s)} {format_speedup(offline.speedup):>6}"
     return (
         "" if variant.is_null else format_quality(quality),
-        "" if variant.is_null else format_percent(variant.first("quality_retained")),
+        "" if variant.is_null else _kept(variant),
         _marked(format_number(single.latency_ms["p50"]) if single else MISSING, single),
         _marked(format_number(single.latency_ms["p99"]) if single else MISSING, single),
         _marked(format_number(multi.latency_ms["p99"]) if multi else MISSING, multi),
@@ -208,6 +208,14 @@ def _cells(variant: Variant) -> tuple[str, ...]:
         "" if variant.is_null else format_bytes(variant.first("dense_layer_bytes"), 1e3),
         "" if variant.is_null else format_bytes(variant.first("parameter_bytes"), 1e6),
     )
+
+
+def _kept(variant: Variant) -> str:
+    """Returns the share of fp32's quality in percent, with its 95% interval unless it has no width (fp32 itself)."""
+    share, interval = variant.first("quality_retained"), variant.first("quality_retained_ci95")
+    if not interval or interval[0] == interval[1]:
+        return format_percent(share)
+    return f"{format_percent(share)} ({format_percent(interval[0])}-{format_percent(interval[1])})"
 
 
 def _marked(text: str, row: Row | None) -> str:

@@ -1,6 +1,5 @@
 """What `recjax train` and `recjax evaluate` do once the command line is understood."""
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -36,7 +35,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
         result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
     model = finalize(experiment, data, result.params)
     quality = make_evaluator(model.score, data, "test")(model.variables)
-    model.save(folder / "final", experiment, dataclasses.asdict(quality))
+    model.save(folder / "final", experiment, quality)
     console.print(f"best epoch {result.best.epoch}, valid {metric} {result.best.validation[metric]:.4f}")
     print_quality(experiment, model, data, quality)
     console.print(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from recjax import metrics
 from recjax.data.labelled import LabelledData
@@ -30,11 +31,14 @@ class Quality:
       protocol: data set, filter, split, candidates, treatment of seen items and ties; then the part.
       metrics: name with its cut-off -> value.
       n: number of queries (ranking) or examples (binary) that the values are means over.
+      samples: what resampling needs, one entry a query or example, in a fixed order: each ranking metric's
+        [n] values; or "logits" [n] and "labels" [n].
     """
 
     protocol: str
     metrics: Mapping[str, float]
     n: int
+    samples: Mapping[str, NDArray] = dataclasses.field(repr=False, compare=False)
 
 
 def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[..., Quality]:
@@ -54,8 +58,9 @@ def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[...,
             batches = [ranking(variables, batch) for batch in data.eval_batches(part, batch_size)]
             columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
             weight = columns.pop("weight")
-            means = {name: float(np.average(values, weights=weight)) for name, values in columns.items()}
-            return Quality(protocol, means, int(weight.sum()))
+            samples = {name: values[weight > 0] for name, values in columns.items()}
+            means = {name: float(values.mean()) for name, values in samples.items()}
+            return Quality(protocol, means, int(weight.sum()), samples)
 
         return evaluate
 
@@ -65,7 +70,8 @@ def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[...,
         batches = [(scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, batch_size)]
         logits, labels, weight = (np.concatenate([np.asarray(b[i]) for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
-        return Quality(protocol, {name: float(value) for name, value in values.items()}, int(weight.sum()))
+        samples = {"logits": logits[weight > 0], "labels": labels[weight > 0]}
+        return Quality(protocol, {name: float(value) for name, value in values.items()}, int(weight.sum()), samples)
 
     return evaluate_binary
 

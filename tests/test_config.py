@@ -43,9 +43,7 @@ def experiment() -> Experiment:
 def test_unknown_key_names_the_nearest_and_all_valid_ones():
     with pytest.raises(UserError) as error:
         Serving(bucket=(1, 2))
-    assert str(error.value) == (
-        "unknown Serving key 'bucket'; valid: buckets, slo_ms, top_k; did you mean 'buckets'?"
-    )
+    assert str(error.value) == ("unknown Serving key 'bucket'; valid: buckets, slo_ms, top_k; did you mean 'buckets'?")
 
 
 def test_unknown_key_without_a_near_one_gives_no_hint():

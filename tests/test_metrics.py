@@ -55,9 +55,7 @@ def test_rank_single_label_gives_nan_the_worst_value():
 
 
 @given(TIED_SCORES, hnp.arrays(np.int32, C, elements=st.integers(0, 1)), hnp.arrays(bool, C), st.permutations(range(C)))
-def test_order_of_candidates_means_nothing(
-    scores: np.ndarray, labels: np.ndarray, where: np.ndarray, order: list[int]
-):
+def test_order_of_candidates_means_nothing(scores: np.ndarray, labels: np.ndarray, where: np.ndarray, order: list[int]):
     permuted = ranked(scores[order], labels[order], where[order])
     np.testing.assert_array_equal(permuted, ranked(scores, labels, where))
 
@@ -118,9 +116,7 @@ def test_ranking_metrics_agree_with_references(k: int):
     sorted_labels = np.take_along_axis(labels, order, 1)
     rows = metrics.rank_labels(jnp.asarray(scores), jnp.asarray(labels), jnp.ones((40, 12), bool))
     np.testing.assert_array_equal(rows, sorted_labels)
-    np.testing.assert_allclose(
-        metrics.ndcg(rows, k).mean(), sklearn.metrics.ndcg_score(labels, scores, k=k), rtol=1e-5
-    )
+    np.testing.assert_allclose(metrics.ndcg(rows, k).mean(), sklearn.metrics.ndcg_score(labels, scores, k=k), rtol=1e-5)
     expected = [row[:k].sum() / max(row.sum(), 1) for row in sorted_labels]
     np.testing.assert_allclose(metrics.recall(rows, k), expected, rtol=1e-6)
     expected = [next((1 / (i + 1) for i, y in enumerate(row) if y), 0) for row in sorted_labels]

@@ -9,7 +9,7 @@ import jax
 
 from recjax.config import Experiment, from_dict, to_dict
 from recjax.errors import CheckpointError
-from recjax.evaluation import Data
+from recjax.evaluation import Data, Quality
 from recjax.models.contract import Batch
 from recjax.training.checkpoint import load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
@@ -68,14 +68,14 @@ class FinalModel:
         """Returns the bytes of all stored variables."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.variables))
 
-    def save(self, directory: Path, experiment: Experiment, quality: Mapping[str, Any]) -> None:
+    def save(self, directory: Path, experiment: Experiment, quality: Quality) -> None:
         """Writes arrays and metadata; raises CheckpointError as `save_tree` does."""
         metadata = {
             "experiment": to_dict(experiment),
             "model_config": to_dict(self.config),
             "transforms": [member.to_json() for member in self.transform.members],
             "report": self.report.details,
-            "quality": dict(quality),
+            "quality": {"protocol": quality.protocol, "metrics": dict(quality.metrics), "n": quality.n},
         }
         save_tree(directory, self.variables, metadata)
 

@@ -72,7 +72,9 @@ def test_held_out_items_are_in_no_training_window_and_no_earlier_history(lengths
     used = np.arange(max_history)[None] < data.windows["lengths"][:, None]
     trained_on = set(data.windows["history"][used]) | set(data.windows["labels"][used])
     ends = np.cumsum(lengths)
-    assert not trained_on & {item for n, end in zip(lengths, ends, strict=True) if n >= 3 for item in (end - 1, end - 2)}
+    assert not trained_on & {
+        item for n, end in zip(lengths, ends, strict=True) if n >= 3 for item in (end - 1, end - 2)
+    }
     for part, back in (("valid", 2), ("test", 1)):
         batch = next(data.eval_batches(part, 8))
         for user, target, history, length in zip(

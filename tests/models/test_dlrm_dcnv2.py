@@ -31,7 +31,13 @@ def model() -> DLRMDCNv2:
 @pytest.fixture(scope="module")
 def batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    ids = [[0, 1, 4, P, 3, P, 6], [5, 2, 2, 2, 0, 1, 0], [3, P, P, P, P, P, 1], [1, 0, P, P, 2, 2, 5], [2, 3, 1, 0, 1, P, 2]]
+    ids = [
+        [0, 1, 4, P, 3, P, 6],
+        [5, 2, 2, 2, 0, 1, 0],
+        [3, P, P, P, P, P, 1],
+        [1, 0, P, P, 2, 2, 5],
+        [2, 3, 1, 0, 1, P, 2],
+    ]
     return {
         "dense": rng.standard_normal((B, N)).astype(np.float32),
         "sparse_ids": np.array(ids, np.int32),

@@ -40,9 +40,9 @@ def test_logits_by_hand(model: LogisticRegression, variables: dict):
 
 def test_loss_and_probability_by_hand(model: LogisticRegression, variables: dict):
     p = 1 / (1 + np.exp(-LOGITS))
-    answer = jax.jit(lambda v: model.apply(v, BATCH, top_k=1, method="serve"))(variables)
+    answer = jax.jit(lambda v, b: model.apply(v, b, top_k=1, method="serve"))(variables, BATCH)
     np.testing.assert_allclose(answer["probability"], p, rtol=1e-6)
-    loss = jax.jit(lambda v: model.apply(v, BATCH, train=True, method="loss"))(variables)
+    loss = jax.jit(lambda v, b: model.apply(v, b, train=True, method="loss"))(variables, BATCH)
     assert loss == pytest.approx(-(np.log(p[0]) + np.log(1 - p[1])) / 2, rel=1e-4)  # 1 - p has 4 digits in float32
 
 

@@ -1,0 +1,175 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.results import SCHEMA_VERSION, ResultWriter, Row, check_row, read_rows
+from benchmarks.statistics import summarize_latency
+from recjax.errors import UserError
+
+NO_REASON = "reasons does not say why"
+
+
+def make_row(**changes: Any) -> Row:
+    """Returns a complete row of 10,000 queries, changed as told."""
+    values: dict[str, Any] = {
+        "run_id": "r",
+        "started_at": "2025-01-02T03:04:05+00:00",
+        "suite": "s",
+        "case": "sasrec/int8",
+        "model": "SASRec",
+        "model_config": {"embedding_dim": 8},
+        "dataset": "tiny",
+        "protocol": "tiny/test",
+        "transforms": [{"transform": "quantize", "bits": 8, "backward_bits": None}],
+        "variant": "int8",
+        "transform_report": {"int8": {"int8_kernels": ["a/kernel"]}},
+        "support": "native",
+        "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "mesh": None},
+        "scenario": "server",
+        "batch_size": 8,
+        "quality": {"ndcg@10": 0.25, "mrr": 0.125},
+        "quality_metric": "ndcg@10",
+        "quality_reference": {"random": {"ndcg@10": 0.125}},
+        "quality_retained": 1.0,
+        "validation_quality": 0.5,
+        "latency_ms": summarize_latency(np.arange(1.0, 10_001)).values,
+        "throughput_queries_per_s": 100.0,
+        "throughput_samples_per_s": 100.0,
+        "speedup": {"median": 2.0, "range": [1.5, 2.5], "rounds": 5},
+        "target_qps": 100.0,
+        "search": {"steps": 6, "lowered": 0, "failed_at_qps": None},
+        "slo_ms": 20.0,
+        "valid": False,
+        "invalid_reason": "it is an example",
+        "compile_s": 1.5,
+        "recompiles_in_window": 0,
+        "padding_waste": 0.25,
+        "parameter_bytes": 1000,
+        "dense_layer_bytes": 500,
+        "checkpoint_bytes": 2000,
+        "program_memory_bytes": 4000,
+        "peak_memory_bytes": 8000,
+        "energy_j_per_1k_samples": 0.5,
+        "train_s": 3.0,
+        "flops_per_sample": 1e6,
+        "bytes_per_sample": 1e5,
+        "achieved_fraction_of_roofline": 0.5,
+        "bound_by": "memory",
+        "environment": {"seed": 0},
+        "reasons": {"device.mesh": "one device, no mesh"},
+    }
+    return Row(**(values | changes))
+
+
+CAN_BE_NONE = [field.name for field in dataclasses.fields(Row) if str(field.type).endswith("| None")]
+
+
+def test_a_complete_row_passes() -> None:
+    check_row(make_row())
+    assert {"protocol", "speedup", "peak_memory_bytes", "bound_by"} <= set(CAN_BE_NONE)
+
+
+@pytest.mark.parametrize("name", CAN_BE_NONE)
+def test_none_needs_a_reason(name: str) -> None:
+    row = make_row(**{name: None})
+    with pytest.raises(ValueError, match=f"^row sasrec/int8/server: {name} is None and {NO_REASON}"):
+        check_row(row)
+    check_row(dataclasses.replace(row, reasons=row.reasons | {name: "this machine cannot tell"}))
+
+
+@pytest.mark.parametrize("name", ["quality_retained", "throughput_samples_per_s", "padding_waste", "train_s"])
+def test_nan_needs_a_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is nan and {NO_REASON}"):
+        check_row(make_row(**{name: float("nan")}))
+
+
+@pytest.mark.parametrize(
+    ("field", "key", "value"),
+    [
+        ("latency_ms", "p99_9", None),
+        ("latency_ms", "ci95_p99", None),
+        ("latency_ms", "mean", float("nan")),
+        ("quality", "mrr", None),
+        ("quality", "ndcg@10", float("nan")),
+        ("device", "kind", None),
+    ],
+)
+def test_a_nested_value_needs_a_reason_under_its_own_name(field: str, key: str, value: float | None) -> None:
+    row = make_row(**{field: getattr(make_row(), field) | {key: value}})
+    with pytest.raises(ValueError, match=f"{field}.{key} is {value} and {NO_REASON}"):
+        check_row(row)
+    check_row(dataclasses.replace(row, reasons=row.reasons | {f"{field}.{key}": "too few samples"}))
+
+
+def test_a_nested_nan_of_the_references_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match=r"quality_reference.*nan and reasons"):
+        check_row(make_row(quality_reference={"random": {"auc": float("nan")}}))
+
+
+def test_search_and_report_may_hold_none() -> None:
+    check_row(make_row(search={"failed_at_qps": None}, transform_report={"int8": {"why": None}}))
+
+
+def test_rows_are_on_disk_when_write_returns(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path / "deep" / "folder")
+    assert writer.path == tmp_path / "deep" / "folder" / "results.jsonl"
+    assert read_rows(writer.path) == []
+    first, second, third = (make_row(batch_size=size) for size in (1, 2, 3))
+    writer.write([first])
+    assert read_rows(writer.path) == [first]
+    writer.write([second, third])
+    assert read_rows(writer.path) == [first, second, third]
+    assert writer.rows == [first, second, third]
+
+
+def test_a_row_is_one_line_of_json(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path)
+    writer.write([make_row(dataset="a\nb"), make_row()])
+    lines = writer.path.read_text().splitlines()
+    assert [json.loads(line)["dataset"] for line in lines] == ["a\nb", "tiny"]
+    assert json.loads(lines[0])["schema_version"] == SCHEMA_VERSION
+
+
+def test_an_incomplete_row_is_refused_and_finished_ones_stay(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path)
+    good = make_row()
+    writer.write([good])
+    with pytest.raises(ValueError, match="slo_ms is None"):
+        writer.write([good, make_row(slo_ms=None)])
+    assert read_rows(writer.path) == writer.rows == [good, good]
+
+
+def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
+    ResultWriter(tmp_path).write([make_row()])
+    assert read_rows(ResultWriter(tmp_path).path) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r":2: not JSON \(.*\); expected one result row a line"),
+        ("", r":2: not JSON"),
+        ("[1]", ":2: not a result row of schema version 1"),
+        ('{"schema_version": 2}', ":2: not a result row of schema version 1"),
+        ('{"run_id": "r"}', ":2: not a result row of schema version 1"),
+    ],
+)
+def test_a_line_that_is_no_row_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(dataclasses.asdict(make_row())) + f"\n{line}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        read_rows(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_missing_and_unknown_fields_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    values = dataclasses.asdict(make_row()) | {"colour": "red"}
+    del values["slo_ms"]
+    path.write_text(json.dumps(values) + "\n")
+    with pytest.raises(UserError, match=":1: missing or unknown fields: colour, slo_ms"):
+        read_rows(path)

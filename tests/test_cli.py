@@ -1,0 +1,255 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recjax.cli import main
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def write_config(folder: Path, ratings_file: Path, extra: str = "") -> str:
+    path = folder / "tiny.py"
+    path.write_text(
+        "from recjax.config import Dataset, Experiment, Training\n"
+        "from recjax.models.sasrec import SASRecConfig\n\n\n"
+        "def get_config():\n"
+        "    training = Training(epochs=2, batch_size=16, learning_rate=1e-2)\n"
+        "    return Experiment(\n"
+        "        name='tiny',\n"
+        f"        dataset=Dataset(source={str(ratings_file)!r}, min_interactions=1, max_history=6),\n"
+        "        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16, 16), dropout_rate=0.1, loss_chunk=32),\n"
+        "        training=training,\n"
+        "        finetuning=training,\n"
+        f"        {extra}\n"
+        "    )\n"
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, ratings_file: Path) -> str:
+    return write_config(tmp_path_factory.mktemp("config"), ratings_file)
+
+
+@pytest.fixture(scope="module")
+def trained(config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", config, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def figures(output: str, label: str) -> list[str]:
+    """Returns the numbers of the table's line of that model."""
+    line = next(line for line in output.splitlines() if label in line)
+    return re.findall(r"\d\.\d{4}", line)
+
+
+def assert_one_line(error: str, *parts: str) -> None:
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error.endswith("\n")
+    for part in parts:
+        assert part in error
+
+
+def test_train_stores_the_model_the_checkpoints_and_the_curves(trained: Path) -> None:
+    assert json.loads((trained / "final" / "metadata.json").read_text())["experiment"]["name"] == "tiny"
+    assert (trained / "checkpoints" / "2").is_dir()
+    assert list((trained / "tensorboard").glob("events*"))
+
+
+def test_training_again_trains_no_further_and_reports_the_same(
+    config: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = json.loads((copy / "final" / "metadata.json").read_text())
+    assert main(["train", config, "--out", str(copy)]) == 0
+    captured = capsys.readouterr()
+    assert "epoch 1 loss" not in captured.err
+    assert "epoch 2 loss" not in captured.err
+    assert "best epoch" in captured.err
+    assert json.loads((copy / "final" / "metadata.json").read_text()) == stored
+    expected = [f"{value:.4f}" for value in stored["quality"]["metrics"].values()]
+    assert figures(captured.out, "tiny (fp32)") == expected
+
+
+def test_evaluate_prints_every_figure_that_train_stored(
+    config: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = json.loads((trained / "final" / "metadata.json").read_text())["quality"]
+    assert main(["evaluate", config, "--out", str(trained)]) == 0
+    output = capsys.readouterr().out
+    assert stored["protocol"] in output.replace("\n", "")
+    assert f"n={stored['n']}" in output
+    assert figures(output, "tiny (fp32)") == [f"{value:.4f}" for value in stored["metrics"].values()]
+    assert len(figures(output, "popularity")) == len(figures(output, "random")) == len(stored["metrics"])
+    assert set(stored["metrics"]) <= set(re.findall(r"[\w@]+", output))
+
+
+def test_more_epochs_are_another_experiment(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "--out", str(copy), "--set", "training.epochs=3"]) == 2
+    assert_one_line(capsys.readouterr().err, "of another experiment: training differ")
+
+
+def test_evaluate_before_train(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", config, "--out", str(tmp_path / "nothing")]) == 2
+    assert_one_line(capsys.readouterr().err, str(tmp_path / "nothing"), "train it first")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_evaluate_of_another_experiment(config: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", config, "--out", str(trained), "--set", "training.seed=5"]) == 2
+    assert_one_line(capsys.readouterr().err, "holds another experiment: training differ")
+
+
+@pytest.mark.parametrize("metadata", ["", "{", "{}", "[]", '{"experiment": {}}'])
+def test_evaluate_of_corrupt_metadata(
+    config: str, copy: Path, metadata: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "final" / "metadata.json").write_text(metadata)
+    assert main(["evaluate", config, "--out", str(copy)]) == 2
+    assert_one_line(capsys.readouterr().err, str(copy / "final"))
+
+
+def test_evaluate_of_metadata_that_lost_a_field(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / "final" / "metadata.json"
+    values = json.loads(path.read_text())
+    del values["model_config"]
+    path.write_text(json.dumps(values))
+    assert main(["evaluate", config, "--out", str(copy)]) == 2
+    assert_one_line(capsys.readouterr().err, str(copy / "final"))
+
+
+def test_evaluate_of_a_model_without_its_arrays(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(copy / "final" / "arrays")
+    assert main(["evaluate", config, "--out", str(copy)]) == 2
+    assert_one_line(capsys.readouterr().err, f"cannot read {copy / 'final'}", "train it again")
+
+
+def test_evaluate_of_truncated_arrays(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [path for path in (copy / "final" / "arrays").rglob("*") if path.is_file() and "/d/" in str(path)]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert main(["evaluate", config, "--out", str(copy)]) == 2
+    assert_one_line(capsys.readouterr().err, f"cannot read {copy / 'final'}", "train it again")
+
+
+def test_a_corrupt_checkpoint_says_what_to_delete(
+    config: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copy / "checkpoints" / "2" / "state")
+    assert main(["train", config, "--out", str(copy)]) == 2
+    assert_one_line(capsys.readouterr().err, str(copy / "checkpoints" / "2"), "delete that folder to go on from epoch 1")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.epoch=3", ["'epoch'", "did you mean 'epochs'?"]),
+        ("modle.heads=1", ["'modle'", "did you mean 'model'?"]),
+        ("training.epochs=many", ["training.epochs='many'"]),
+        ("training.epochs", ["not of the form name=value"]),
+    ],
+)
+def test_an_unusable_override(
+    config: str, tmp_path: Path, override: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", config, "--out", str(tmp_path / "out"), "--set", override]) == 2
+    assert_one_line(capsys.readouterr().err, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_key_in_the_config_file(
+    tmp_path: Path, ratings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, ratings_file, extra="finetunning=training,")
+    assert main(["train", config]) == 2
+    assert_one_line(capsys.readouterr().err, f"{config}:7: unknown Experiment key", "did you mean 'finetuning'?")
+
+
+def test_a_config_whose_error_has_several_lines_is_reported_in_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "lines.py"
+    config.write_text("def get_config():\n    raise ValueError('first\\nsecond')\n")
+    assert main(["train", str(config)]) == 2
+    assert_one_line(capsys.readouterr().err, f"{config}:2: ValueError: first")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_an_absent_device_is_never_replaced(
+    config: str, tmp_path: Path, command: str, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, config, "--device", device, "--out", str(tmp_path / "out")]) == 2
+    assert_one_line(capsys.readouterr().err, f"no {device} device", "found cpu:0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_device(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "--device", "gpus"]) == 2
+    assert_one_line(capsys.readouterr().err, "unknown device 'gpus'", "did you mean 'gpu'?")
+
+
+def test_an_output_folder_that_is_a_file(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    assert main(["train", config, "--out", str(path)]) == 2
+    assert_one_line(capsys.readouterr().err.splitlines(keepends=True)[-1], str(path))
+    assert path.read_text() == "precious"
+
+
+def test_a_diverging_training_is_reported_in_one_line(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--set", "training.learning_rate=1e30", "--out", str(tmp_path / "out")]
+    assert main(["train", config, *arguments]) == 2
+    assert_one_line(capsys.readouterr().err, "lower learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["train|evaluate"]),
+        (["trian"], ["'trian'"]),
+        (["train"], ["CONFIG"]),
+        (["train", "a.py", "--epochs", "3"], ["--epochs"]),
+    ],
+)
+def test_a_wrong_command_line_exits_with_one_line(
+    arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    assert_one_line(capsys.readouterr().err, *parts, "--help")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_imports_no_jax(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from recjax.cli import main
+try:
+    main({arguments!r})
+except SystemExit as exited:
+    heavy = sorted({{"jax", "flax", "numpy", "rich", "orbax"}} & set(sys.modules))
+    print("exit", exited.code, heavy)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: recjax")
+    assert done.stdout.splitlines()[-1] == "exit 0 []"
+    assert done.stderr == ""

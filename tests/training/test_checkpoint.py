@@ -1,0 +1,277 @@
+import dataclasses
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.config import Experiment
+from recjax.data.labelled import LabelledData
+from recjax.errors import CheckpointError
+from recjax.training.checkpoint import Checkpoints, bytes_on_disk, load_metadata, load_tree, save_tree
+from recjax.training.fit import EpochRecord, FitResult
+from recjax.training.pipeline import train
+from recjax.transforms.prune import prune
+
+IDENTITY = {"name": "a", "training": {"learning_rate": 1e-3, "ratios": [0.8, 0.1]}}
+
+
+def tree(value: float) -> dict[str, Any]:
+    return {"w": jnp.full((40, 30), value), "step": jnp.asarray(int(value), jnp.int32)}
+
+
+def saved(folder: Path, epochs: int = 2) -> Checkpoints:
+    checkpoints = Checkpoints(folder, IDENTITY)
+    for epoch in range(1, epochs + 1):
+        checkpoints.save(epoch, tree(epoch), [{"epoch": n} for n in range(1, epoch + 1)])
+    return checkpoints
+
+
+def test_restore_returns_the_newest_tree_and_records(tmp_path: Path):
+    checkpoints = saved(tmp_path / "run", epochs=3)
+    restored, records = checkpoints.restore(tree(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(3))
+    assert records == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["2", "3"]  # the two newest
+
+
+def test_no_checkpoint_is_none(tmp_path: Path):
+    assert Checkpoints(tmp_path / "run", IDENTITY).restore(tree(0)) is None
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def pruning_experiment(dlrm_experiment: Experiment) -> Experiment:
+    return dataclasses.replace(dlrm_experiment, transforms=(prune(0.5, update_every=2),))
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    pruning_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, FitResult, list[int]]:
+    """Returns the folder of a run that broke after epoch 2, the finished run, and the epochs after the break."""
+
+    def stop(record: EpochRecord, epochs: int) -> None:
+        if record.epoch == 2:
+            raise StoppedError
+
+    folder = tmp_path_factory.mktemp("resumed") / "run"
+    with pytest.raises(StoppedError):
+        train(pruning_experiment, labelled, start=dlrm_params, folder=folder, on_epoch=stop)
+    epochs: list[int] = []
+    result = train(
+        pruning_experiment,
+        labelled,
+        start=dlrm_params,
+        folder=folder,
+        on_epoch=lambda record, _: epochs.append(record.epoch),
+    )
+    return folder, result, epochs
+
+
+def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(
+    pruning_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, resumed: tuple[Path, FitResult, list[int]]
+):
+    unbroken = train(pruning_experiment, labelled, start=dlrm_params)
+    _, result, epochs = resumed
+    assert epochs == [3, 4]
+    assert result.history == unbroken.history
+    jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+
+
+def test_a_finished_run_is_not_trained_again(
+    pruning_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, resumed: tuple[Path, FitResult, list[int]]
+):
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    folder, result, _ = resumed
+    again = train(pruning_experiment, labelled, start=dlrm_params, folder=folder, on_epoch=forbidden)
+    assert again.history == result.history
+    jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
+
+
+def test_checkpoint_of_another_experiment_is_refused_by_its_differences(tmp_path: Path):
+    saved(tmp_path / "run")
+    other = Checkpoints(tmp_path / "run", IDENTITY | {"name": "b"})
+    with pytest.raises(CheckpointError) as error:
+        other.restore(tree(0))
+    assert str(error.value) == (
+        f"checkpoint {tmp_path / 'run' / '2'} is of another experiment: name differ; "
+        "give another output folder, or delete this one to start anew"
+    )
+
+
+def test_training_of_another_experiment_is_refused(
+    logistic_experiment: Experiment, labelled: LabelledData, tmp_path: Path
+):
+    short = dataclasses.replace(
+        logistic_experiment, training=dataclasses.replace(logistic_experiment.training, epochs=1)
+    )
+    train(short, labelled, folder=tmp_path / "run")
+    other = dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=0.2))
+    with pytest.raises(CheckpointError, match=r"another experiment: training differ"):
+        train(other, labelled, folder=tmp_path / "run")
+
+
+@pytest.fixture
+def orbax_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collects the coroutines that Orbax abandons after a failed read, whose complaints would fail a later test."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    yield
+    gc.collect()
+
+
+def truncate(folder: Path, pattern: str) -> int:
+    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return len(files)
+
+
+@pytest.mark.usefixtures("orbax_leaks")
+@pytest.mark.parametrize("part", ["", "state", "record"])
+def test_corrupt_checkpoint_says_which_folder_to_delete_and_then_the_previous_one_serves(tmp_path: Path, part: str):
+    checkpoints = saved(tmp_path / "run")
+    newest = tmp_path / "run" / "2"
+    assert truncate(newest / part, "*") > 0
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(tree(0))
+    message = str(error.value)
+    assert message.startswith(f"cannot read checkpoint {newest}: ")
+    assert message.endswith("delete that folder to go on from epoch 1")
+    assert "\n" not in message
+    for path in sorted(newest.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    newest.rmdir()
+    restored, records = checkpoints.restore(tree(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(1))
+    assert records == [{"epoch": 1}]
+
+
+@pytest.mark.usefixtures("orbax_leaks")
+def test_corrupt_only_checkpoint_starts_anew_once_deleted(tmp_path: Path):
+    checkpoints = saved(tmp_path / "run", epochs=1)
+    truncate(tmp_path / "run" / "1", "*")
+    with pytest.raises(CheckpointError, match="delete that folder to go on from the start$"):
+        checkpoints.restore(tree(0))
+
+
+@pytest.mark.usefixtures("orbax_leaks")
+def test_checkpoint_of_other_shapes_is_refused(tmp_path: Path):
+    checkpoints = saved(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=f"cannot read checkpoint {tmp_path / 'run' / '2'}: "):
+        checkpoints.restore({"w": jnp.zeros((3, 3)), "step": jnp.zeros([], jnp.int32)})
+
+
+def test_folder_that_cannot_be_made_is_explained(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="give a folder that can be written"):
+        Checkpoints(tmp_path / "file" / "run", IDENTITY).save(1, tree(1), [])
+
+
+FULL_DISK = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+import jax, numpy as np
+jax.config.update("jax_platforms", "cpu")
+from recjax.errors import CheckpointError
+from recjax.training.checkpoint import Checkpoints, load_metadata, load_tree, save_tree
+
+folder = Path(sys.argv[1])
+values = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)  # 360 kB that do not compress
+checkpoints = Checkpoints(folder / "run", {"name": "a"})
+checkpoints.save(1, {"w": jax.numpy.asarray(values)}, [])
+save_tree(folder / "final", {"w": jax.numpy.asarray(values)}, {"number": 1})
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # writes beyond it fail as on a full disk
+for attempt in (
+    lambda: checkpoints.save(2, {"w": jax.numpy.asarray(2 * values)}, []),
+    lambda: save_tree(folder / "final", {"w": jax.numpy.asarray(2 * values)}, {"number": 2}),
+):
+    try:
+        attempt()
+    except CheckpointError as error:
+        print(error)
+    else:
+        print("no error")
+restored, _ = checkpoints.restore({"w": jax.numpy.zeros((300, 300))})
+assert (np.asarray(restored["w"]) == values).all()
+assert load_metadata(folder / "final") == {"number": 1}
+assert (np.asarray(load_tree(folder / "final")["w"]) == values).all()
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+checkpoints.save(2, {"w": jax.numpy.asarray(2 * values)}, [])
+restored, _ = checkpoints.restore({"w": jax.numpy.zeros((300, 300))})
+assert (np.asarray(restored["w"]) == 2 * values).all()
+print("intact")
+"""
+
+
+def test_full_disk_is_explained_and_leaves_the_previous_checkpoint(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 3, lines
+    assert lines[0].startswith(f"cannot write checkpoint {tmp_path / 'run' / '2'}: ")
+    assert lines[0].endswith("; free space or give another folder; earlier checkpoints are intact")
+    assert lines[1].startswith(f"cannot write {tmp_path / 'final'}: ")
+    assert lines[2] == "intact"
+
+
+MIXED = {
+    "params": {"dense": {"bias": np.array([1.5, -2], np.float32)}, "table": np.arange(6).reshape(2, 3)},
+    "int8": {"layer": {"values": np.array([[-128, 127]], np.int8), "scale": np.array([[0.1, 0.2]], np.float32)}},
+}
+
+
+def test_save_tree_round_trips_every_type(tmp_path: Path):
+    original = jax.tree.map(jnp.asarray, MIXED)
+    original["params"]["rounded"] = jnp.array([1.0, 3.14159], jnp.bfloat16)
+    save_tree(tmp_path / "model", original, {"number": 1, "names": ["a"]})
+    loaded = load_tree(tmp_path / "model")
+    assert jax.tree.structure(loaded) == jax.tree.structure(original)
+    for read, written in zip(jax.tree.leaves(loaded), jax.tree.leaves(original), strict=True):
+        assert isinstance(read, jax.Array)
+        assert read.dtype == written.dtype
+        np.testing.assert_array_equal(read, written)
+    assert load_metadata(tmp_path / "model") == {"number": 1, "names": ["a"]}
+    assert bytes_on_disk(tmp_path / "model") >= sum(leaf.nbytes for leaf in jax.tree.leaves(original))
+
+
+def test_save_tree_replaces_what_was_there_when_it_is_whole(tmp_path: Path):
+    folder = tmp_path / "model"
+    save_tree(folder, {"w": jnp.ones(3)}, {"number": 1})
+    with pytest.raises(CheckpointError, match=f"cannot write {folder}: .*JSON serializable"):
+        save_tree(folder, {"w": jnp.zeros(3)}, {"number": object()})
+    np.testing.assert_array_equal(load_tree(folder)["w"], np.ones(3))
+    assert load_metadata(folder) == {"number": 1}
+    save_tree(folder, {"other": jnp.zeros(2)}, {"number": 2})  # what the failed attempt left is in nobody's way
+    assert list(load_tree(folder)) == ["other"]
+    assert load_metadata(folder) == {"number": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.usefixtures("orbax_leaks")
+def test_loading_what_is_missing_or_corrupt_is_explained(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=f"cannot read {tmp_path / 'no'}: .*; train it first, or give the folder"):
+        load_metadata(tmp_path / "no")
+    with pytest.raises(CheckpointError, match=f"cannot read {tmp_path / 'no'}: .*; train it again"):
+        load_tree(tmp_path / "no")
+    save_tree(tmp_path / "model", {"w": jnp.ones((40, 30))}, {})
+    truncate(tmp_path / "model", "*")
+    with pytest.raises(CheckpointError, match=f"cannot read {tmp_path / 'model'}: .*; train it first"):
+        load_metadata(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=f"cannot read {tmp_path / 'model'}: .*; train it again"):
+        load_tree(tmp_path / "model")
