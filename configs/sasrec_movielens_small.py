@@ -16,8 +16,8 @@ def get_config() -> Experiment:
     return Experiment(
         name="sasrec",
         dataset=Dataset(split="leave_last_one_out", min_interactions=5, max_history=50),
-        model=SASRecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.2),
+        model=SASRecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.1),
         training=Training(epochs=16, batch_size=64, learning_rate=3e-3, warmup_steps=33, decay="cosine"),
-        finetuning=Training(epochs=3, batch_size=64, learning_rate=5e-4, decay="cosine", seed=1),
+        finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),
         serving=Serving(buckets=(1, 8, 32, 128), slo_ms=25.0, top_k=10),
     )

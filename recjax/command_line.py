@@ -1,14 +1,16 @@
 """What recjax's command lines share: one-line argument errors, and one-line reports of what the user can fix."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from recjax.errors import CheckpointError, DeviceError, UserError
+from recjax.errors import CheckpointError, DeviceError, TrainingDivergedError, UserError
 
 UNUSABLE = 2
 INTERRUPTED = 130  # the shell's code for Ctrl-C
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -27,8 +29,16 @@ def run_command(command: Callable[[], int]) -> int:
     """Returns the command's exit code; an error that the user can mend becomes one line on stderr and 2."""
     try:
         return command()
-    except (UserError, DeviceError, CheckpointError) as error:
+    except (UserError, DeviceError, CheckpointError, TrainingDivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        print(
+            f"error: cannot write {error.filename or 'results'}: {error.strerror}; finished rows are kept",
+            file=sys.stderr,
+        )
         return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -238,8 +238,6 @@ def to_dict(node: Any) -> Any:
     """Returns a config as plain JSON values: dataclasses become dicts, tuples lists."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return {field.name: to_dict(getattr(node, field.name)) for field in dataclasses.fields(node)}
-    if isinstance(node, Mapping):
-        return {key: to_dict(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [to_dict(value) for value in node]
     return node

@@ -16,6 +16,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read."""
 
 
+class TrainingDivergedError(RuntimeError):
+    """The loss stopped being a finite number."""
+
+
 def unknown_name(kind: str, value: str, valid: Iterable[str]) -> UserError:
     """Returns the error for a name that is not one of `valid`, with the nearest match if there is one."""
     names = sorted(valid)

@@ -76,7 +76,7 @@ def mrr(ranked_labels: Float[Array, "B C"]) -> Float[Array, "B"]:
     return jnp.where(ranked_labels.max(1) > 0, 1 / (first + 1), 0.0)
 
 
-def auc(scores: Float[Array, "N"], labels: Int[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
+def auc(scores: Float[Array, "N"], labels: Float[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
     """Returns the probability that a positive example scores above a negative one, ties counting half.
 
     Formula: mean over positives p of (|n : s_n < s_p| + |n : s_n = s_p| / 2) / |n|; NaN without both classes.

@@ -4,11 +4,13 @@ Everything trained or compiled that two tests need is a session fixture here.
 """
 
 import dataclasses
+import functools
 import typing
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -30,7 +32,6 @@ from recjax.models.sasrec import SASRecConfig  # noqa: E402
 from recjax.training.final_model import FinalModel  # noqa: E402
 from recjax.training.fit import FitResult  # noqa: E402
 from recjax.training.pipeline import finalize, load_data, train  # noqa: E402
-from recjax.training.step import init_params  # noqa: E402
 from recjax.transforms.quantize import quantize  # noqa: E402
 
 settings.register_profile("recjax", deadline=None)  # an example that compiles takes longer than the others
@@ -61,7 +62,7 @@ def sasrec_experiment(ratings_file: Path) -> Experiment:
     return Experiment(
         name="tiny_sasrec",
         dataset=Dataset(source=str(ratings_file), min_interactions=1, max_history=6),
-        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16, 12), dropout_rate=0.1, loss_chunk=32),
+        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16,), dropout_rate=0.1, loss_chunk=32),
         training=Training(epochs=8, batch_size=16, learning_rate=1e-2, patience=0),
         finetuning=Training(epochs=4, batch_size=16, learning_rate=1e-3, patience=0, seed=1),
     )
@@ -110,11 +111,12 @@ def trained_sasrec(sasrec_experiment: Experiment, next_item: NextItemData) -> Fi
 
 @pytest.fixture(scope="session")
 def dlrm_params(dlrm_experiment: Experiment, labelled: LabelledData) -> Any:
-    """Returns untrained parameters of the tiny DLRM-DCNv2, biases random too."""
+    """Returns random parameters of the tiny DLRM-DCNv2, biases too."""
     batch = next(labelled.train_batches(4, 0, 1))
-    params = init_params(dlrm_experiment.model.build(labelled.schema), batch, 0)
+    init = functools.partial(dlrm_experiment.model.build(labelled.schema).init, train=False, method="loss")
+    shapes = jax.eval_shape(init, jax.random.key(0), batch)["params"]
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+    return jax.tree.map(lambda shape: jnp.asarray(rng.standard_normal(shape.shape), jnp.float32) / 3, shapes)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -9,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from recjax.cli import main
+from recjax.commands import print_quality
+from recjax.config import Experiment
+from recjax.data.next_item import NextItemData
+from recjax.evaluation import make_evaluator
+from recjax.training.fit import FitResult
+from recjax.training.pipeline import finalize
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -17,13 +22,13 @@ def write_config(folder: Path, ratings_file: Path, extra: str = "") -> str:
     path = folder / "tiny.py"
     path.write_text(
         "from recjax.config import Dataset, Experiment, Training\n"
-        "from recjax.models.sasrec import SASRecConfig\n\n\n"
+        "from recjax.models.logistic_regression import LogisticRegressionConfig\n\n\n"
         "def get_config():\n"
         "    training = Training(epochs=2, batch_size=16, learning_rate=1e-2)\n"
         "    return Experiment(\n"
         "        name='tiny',\n"
-        f"        dataset=Dataset(source={str(ratings_file)!r}, min_interactions=1, max_history=6),\n"
-        "        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16, 16), dropout_rate=0.1, loss_chunk=32),\n"
+        f"        dataset=Dataset(source={str(ratings_file)!r}, min_interactions=1, split='random'),\n"
+        "        model=LogisticRegressionConfig(),\n"
         "        training=training,\n"
         "        finetuning=training,\n"
         f"        {extra}\n"
@@ -51,7 +56,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 def figures(output: str, label: str) -> list[str]:
     """Returns the numbers of the table's line of that model."""
-    line = next(line for line in output.splitlines() if label in line)
+    line = next(line for line in output.splitlines() if line.startswith(f"│ {label} "))
     return re.findall(r"\d\.\d{4}", line)
 
 
@@ -83,17 +88,37 @@ def test_training_again_trains_no_further_and_reports_the_same(
     assert figures(captured.out, "tiny (fp32)") == expected
 
 
-def test_evaluate_prints_every_figure_that_train_stored(
+def test_evaluate_prints_the_figures_that_train_stored(
     config: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored = json.loads((trained / "final" / "metadata.json").read_text())["quality"]
     assert main(["evaluate", config, "--out", str(trained)]) == 0
     output = capsys.readouterr().out
-    assert stored["protocol"] in output.replace("\n", "")
-    assert f"n={stored['n']}" in output
+    assert f"{stored['protocol']}, n={stored['n']}" in output
     assert figures(output, "tiny (fp32)") == [f"{value:.4f}" for value in stored["metrics"].values()]
-    assert len(figures(output, "popularity")) == len(figures(output, "random")) == len(stored["metrics"])
-    assert set(stored["metrics"]) <= set(re.findall(r"[\w@]+", output))
+    assert len(figures(output, "random")) == len(figures(output, "constant")) == len(stored["metrics"])
+    assert set(stored["metrics"]) == {"auc", "logloss"} <= set(re.findall(r"\w+", output))
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_no_figure_is_cut_off_in_a_terminal_or_a_log(
+    columns: str,
+    sasrec_experiment: Experiment,
+    next_item: NextItemData,
+    trained_sasrec: FitResult,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    model = finalize(sasrec_experiment, next_item, trained_sasrec.params)
+    quality = make_evaluator(model.score, next_item, "test")(model.variables)
+    assert len(quality.metrics) == 10
+    print_quality(sasrec_experiment, model, next_item, quality)
+    output = capsys.readouterr().out
+    assert "…" not in output
+    for name, value in quality.metrics.items():
+        assert name in output
+        assert f"{value:.4f}" in output
 
 
 def test_more_epochs_are_another_experiment(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,34 +155,49 @@ def test_evaluate_of_metadata_that_lost_a_field(config: str, copy: Path, capsys:
     assert_one_line(capsys.readouterr().err, str(copy / "final"))
 
 
-def test_evaluate_of_a_model_without_its_arrays(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(copy / "final" / "arrays")
+@pytest.mark.parametrize("corrupt", ["removed", "unreadable_description"])
+def test_evaluate_of_arrays_that_cannot_be_read(
+    config: str, copy: Path, corrupt: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = copy / "final" / "arrays"
+    if corrupt == "removed":
+        shutil.rmtree(arrays)
+    else:
+        (arrays / "_METADATA").write_text("{")
     assert main(["evaluate", config, "--out", str(copy)]) == 2
-    assert_one_line(capsys.readouterr().err, f"cannot read {copy / 'final'}", "train it again")
+    error = capsys.readouterr().err
+    assert_one_line(error, f"cannot read {copy / 'final'}", "train it again")
+    assert "NoneType" not in error  # the reason is one that a user can read
+    assert caplog.messages == []  # outside of pytest a logged warning is a second line on stderr
 
 
-def test_evaluate_of_truncated_arrays(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [path for path in (copy / "final" / "arrays").rglob("*") if path.is_file() and "/d/" in str(path)]
+def test_evaluate_of_truncated_arrays(config: str, copy: Path) -> None:
+    # In a process of its own: what Orbax leaves behind after a failed read complains at some later moment.
+    files = [path for path in (copy / "final" / "arrays").rglob("*") if path.is_file() and path.parent.name == "d"]
     assert files
     for path in files:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert main(["evaluate", config, "--out", str(copy)]) == 2
-    assert_one_line(capsys.readouterr().err, f"cannot read {copy / 'final'}", "train it again")
+    command = [sys.executable, "-c", "import sys; from recjax.cli import main; sys.exit(main(sys.argv[1:]))"]
+    done = subprocess.run(
+        [*command, "evaluate", config, "--out", str(copy)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert_one_line(done.stderr, f"cannot read {copy / 'final'}", "train it again")
 
 
-def test_a_corrupt_checkpoint_says_what_to_delete(
-    config: str, copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_corrupt_checkpoint_says_what_to_delete(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(copy / "checkpoints" / "2" / "state")
     assert main(["train", config, "--out", str(copy)]) == 2
-    assert_one_line(capsys.readouterr().err, str(copy / "checkpoints" / "2"), "delete that folder to go on from epoch 1")
+    assert_one_line(
+        capsys.readouterr().err, str(copy / "checkpoints" / "2"), "delete that folder to go on from epoch 1"
+    )
 
 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
         ("training.epoch=3", ["'epoch'", "did you mean 'epochs'?"]),
-        ("modle.heads=1", ["'modle'", "did you mean 'model'?"]),
+        ("modle.dtype=1", ["'modle'", "did you mean 'model'?"]),
         ("training.epochs=many", ["training.epochs='many'"]),
         ("training.epochs", ["not of the form name=value"]),
     ],
@@ -213,7 +253,7 @@ def test_an_output_folder_that_is_a_file(config: str, tmp_path: Path, capsys: py
 def test_a_diverging_training_is_reported_in_one_line(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--set", "training.learning_rate=1e30", "--out", str(tmp_path / "out")]
+    arguments = ["--set", "training.learning_rate=1e38", "--out", str(tmp_path / "out")]
     assert main(["train", config, *arguments]) == 2
     assert_one_line(capsys.readouterr().err, "lower learning_rate")
 
@@ -247,9 +287,7 @@ except SystemExit as exited:
     heavy = sorted({{"jax", "flax", "numpy", "rich", "orbax"}} & set(sys.modules))
     print("exit", exited.code, heavy)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: recjax")
     assert done.stdout.splitlines()[-1] == "exit 0 []"
     assert done.stderr == ""

@@ -159,7 +159,7 @@ def test_override_says_what_is_wrong(experiment: Experiment, text: str, parts: l
 
 
 def test_override_refuses_text_where_a_switch_is_wanted(experiment: Experiment):
-    with pytest.raises(UserError, match="model.wide='maybe'"):
+    with pytest.raises(UserError, match=r"model.wide='maybe'"):
         override(dataclasses.replace(experiment, model=SwitchConfig()), ["model.wide=maybe"])
 
 
@@ -205,6 +205,7 @@ def test_load_config_without_the_file_says_so(tmp_path: Path):
         ("def get_config():\n    x = 1\n    return x.y\n", "{path}:3: AttributeError: "),
         ("x = 1\ndef get_config(:\n", "{path}:2: SyntaxError: "),
         ("import not_a_module\n", "{path}:1: ModuleNotFoundError: "),
+        ("from recjax.transforms.prune import prunes\n", "{path}:1: unknown transform 'prunes'; valid: "),
         (
             "from recjax.config import Training\ndef get_config():\n    return Training(epoch=1)\n",
             "{path}:3: unknown Training key 'epoch'",
@@ -248,7 +249,7 @@ def test_to_dict_of_an_experiment_is_json(experiment: Experiment):
 
 
 def test_from_dict_refuses_unknown_keys_and_other_types():
-    with pytest.raises(UserError, match="unknown Serving key 'buckts'.*did you mean 'buckets'"):
+    with pytest.raises(UserError, match=r"unknown Serving key 'buckts'.*did you mean 'buckets'"):
         from_dict(Serving, {"buckts": [1]})
-    with pytest.raises(UserError, match="^Serving: .*integer"):
+    with pytest.raises(UserError, match=r"^Serving: .*integer"):
         from_dict(Serving, {"buckets": ["x"]})

@@ -56,6 +56,8 @@ def test_ranking_evaluator_agrees_with_a_plain_loop(
     expected, n = plain_ranking(next_item, part, tied_scores)
     assert quality.n == n == 30
     assert quality.metrics == pytest.approx(expected, rel=1e-6)
+    assert {name: values.mean() for name, values in quality.samples.items()} == pytest.approx(expected, rel=1e-6)
+    assert {len(values) for values in quality.samples.values()} == {30}
 
 
 @pytest.mark.parametrize("part", ["valid", "test"])
@@ -76,6 +78,8 @@ def test_binary_evaluator_agrees_with_scikit_learn(
     assert quality.metrics["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(columns["labels"], logits), rel=1e-6)
     expected = sklearn.metrics.log_loss(columns["labels"], 1 / (1 + np.exp(-logits.astype(np.float64))))
     assert quality.metrics["logloss"] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(quality.samples["labels"], columns["labels"])
+    np.testing.assert_array_equal(quality.samples["logits"], logits)
 
 
 def test_quality_names_its_protocol_and_part(next_item: NextItemData, labelled: LabelledData):

@@ -80,7 +80,7 @@ def test_chunked_softmax_cross_entropy_by_hand():
     assert chunked_softmax_cross_entropy(hidden, table, labels, where, 2) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, 4, 10, 16])
+@pytest.mark.parametrize("chunk_size", [3, 10, 16])
 def test_chunks_change_neither_loss_nor_gradients(inputs: tuple[jax.Array, ...], chunk_size: int):
     hidden, table, labels, where = inputs
 
@@ -88,7 +88,7 @@ def test_chunks_change_neither_loss_nor_gradients(inputs: tuple[jax.Array, ...],
         return 3 * chunked_softmax_cross_entropy(hidden, table, labels, where, chunk_size)
 
     loss, gradients = jax.jit(jax.value_and_grad(scaled, argnums=(0, 1)))(hidden, table)
-    expected, expected_gradients = jax.value_and_grad(plain, argnums=(0, 1))(*inputs)
+    expected, expected_gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(*inputs)
     np.testing.assert_allclose(loss, 3 * expected, rtol=1e-6)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, 3 * expected_gradient, rtol=1e-5, atol=1e-7)

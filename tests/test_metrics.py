@@ -107,7 +107,7 @@ def test_ndcg_by_hand():
     np.testing.assert_allclose(metrics.ndcg(RANKED, 50), metrics.ndcg(RANKED, 5))
 
 
-@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("k", [3, 10])
 def test_ranking_metrics_agree_with_references(k: int):
     rng = np.random.default_rng(k)
     scores, labels = rng.random((40, 12), np.float32), (rng.random((40, 12)) < 0.3).astype(np.int32)

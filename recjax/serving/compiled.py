@@ -42,8 +42,8 @@ class Program:
 class CompiledModel:
     """Answers any number of requests up to the largest bucket without compiling anything.
 
-    It holds the only mutable state of serving: none. Inputs are copied into a zero-padded batch of the
-    next bucket, and outputs are returned as NumPy arrays, which waits for the device.
+    Inputs are copied into a zero-padded batch of the next bucket; outputs are returned as NumPy arrays, which
+    waits for the device.
     """
 
     def __init__(self, answer: Answer, variables: Any, columns: Columns, buckets: Sequence[int]) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from recjax.config import Experiment, to_dict
 from recjax.errors import CheckpointError
+
+FREE_SPACE = "free space or give another folder; earlier checkpoints are intact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,10 @@ class Checkpoints:
           CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
         record = {"identity": self.identity, "history": records}
-        with self._manager() as manager, _explained(f"cannot write checkpoint {self.directory / str(epoch)}", "write"):
+        with (
+            self._manager() as manager,
+            _explained(f"cannot write checkpoint {self.directory / str(epoch)}", FREE_SPACE),
+        ):
             args = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
             manager.save(epoch, args=args, force=True)
 
@@ -85,7 +91,7 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """
     directory = directory.resolve()
     fresh = directory.with_name(directory.name + ".new")
-    with _explained(f"cannot write {directory}", "write"):
+    with _explained(f"cannot write {directory}", FREE_SPACE):
         shutil.rmtree(fresh, ignore_errors=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(fresh / "arrays", tree)
@@ -117,6 +123,12 @@ def load_tree(directory: Path) -> Any:
         return checkpointer.restore(path, abstract)
 
 
+def experiment_identity(experiment: Experiment) -> dict[str, Any]:
+    """Returns the experiment as JSON values with the names of its classes: equal only for the same experiment."""
+    model = {"class": type(experiment.model).__name__, **to_dict(experiment.model)}
+    return to_dict(experiment) | {"model": model, "transforms": [t.to_json() for t in experiment.transforms]}
+
+
 def bytes_on_disk(directory: Path) -> int:
     """Returns the bytes of all files below `directory`."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
@@ -124,13 +136,11 @@ def bytes_on_disk(directory: Path) -> int:
 
 @contextlib.contextmanager
 def _explained(what: str, remedy: str) -> Iterator[None]:
-    """Turns whatever Orbax raises into one line; it lets OSError, ValueError and its own types through."""
+    """Turns whatever Orbax and TensorStore raise, which is many types, into one CheckpointError of one line."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        if remedy == "write":
-            remedy = "free space or give another folder; earlier checkpoints are intact"
         raise CheckpointError(f"{what}: {reason}; {remedy}") from error

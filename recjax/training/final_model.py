@@ -11,7 +11,7 @@ from recjax.config import Experiment, from_dict, to_dict
 from recjax.errors import CheckpointError
 from recjax.evaluation import Data, Quality
 from recjax.models.contract import Batch
-from recjax.training.checkpoint import load_metadata, load_tree, save_tree
+from recjax.training.checkpoint import experiment_identity, load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
 from recjax.transforms.quantize import thaw
@@ -71,7 +71,7 @@ class FinalModel:
     def save(self, directory: Path, experiment: Experiment, quality: Quality) -> None:
         """Writes arrays and metadata; raises CheckpointError as `save_tree` does."""
         metadata = {
-            "experiment": to_dict(experiment),
+            "experiment": experiment_identity(experiment),
             "model_config": to_dict(self.config),
             "transforms": [member.to_json() for member in self.transform.members],
             "report": self.report.details,
@@ -87,8 +87,9 @@ def load_final_model(directory: Path, experiment: Experiment, data: Data) -> Fin
       CheckpointError: missing, corrupt, or of another experiment.
     """
     metadata = load_metadata(directory)
-    if metadata["experiment"] != to_dict(experiment):
-        different = sorted(k for k, v in to_dict(experiment).items() if metadata["experiment"].get(k) != v)
+    identity = experiment_identity(experiment)
+    if metadata["experiment"] != identity:
+        different = sorted(key for key, value in identity.items() if metadata["experiment"].get(key) != value)
         raise CheckpointError(
             f"{directory} holds another experiment: {', '.join(different)} differ; train this one, or give its folder"
         )

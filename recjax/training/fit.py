@@ -11,15 +11,12 @@ import numpy as np
 
 from recjax.config import Training
 from recjax.data.batches import prefetch_to_device
+from recjax.errors import TrainingDivergedError
 from recjax.evaluation import Data, make_evaluator
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.optimizer import make_optimizer
 from recjax.training.step import init_state, make_train_step
 from recjax.transforms.protocol import Mode, Params, Transform
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss stopped being a finite number."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recjax.config import Experiment, to_dict
+from recjax.config import Experiment
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
 from recjax.data.sources import load_interactions
 from recjax.evaluation import Data
-from recjax.training.checkpoint import Checkpoints
+from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.final_model import FinalModel
 from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.step import init_params
@@ -51,7 +51,7 @@ def train(
     fine_tuning = start is not None
     if start is None:
         start = init_params(model_config.build(data.schema), next(data.train_batches(1, 0, 1)), settings.seed)
-    checkpoints = Checkpoints(folder, to_dict(experiment)) if folder else None
+    checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
     return fit(
         model_config,
         start,

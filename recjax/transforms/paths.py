@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
-FlatParams = dict[str, Array]
+FlatParams = dict[str, Any]  # arrays, or what `is_leaf` stops at
 Params = Mapping[str, Any]
 
 
@@ -15,7 +14,7 @@ def flatten(params: Params, is_leaf: Callable[[Any], bool] | None = None) -> Fla
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf)}
 
 
-def unflatten_like(params: Params, flat: Mapping[str, Array]) -> Params:
+def unflatten_like(params: Params, flat: Mapping[str, Any]) -> Params:
     """Returns `flat` in the nesting of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], params)
 

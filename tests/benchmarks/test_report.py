@@ -92,7 +92,9 @@ def make_rows(experiment: str = "sasrec") -> tuple[list[Row], dict[str, np.ndarr
             latency_ms = batch_size**0.8 / speed * (1 + rng.gamma(1.5, 0.1, 500))
             rows.append(make_row(experiment, variant, scenario, batch_size, latency_ms))
             samples[samples_key(rows[-1])] = latency_ms
-    no_quality = dict.fromkeys(("quality", "quality_metric", "quality_reference", "quality_retained", "protocol"))
+    no_quality = dict.fromkeys(
+        ("quality", "quality_metric", "quality_reference", "quality_retained", "quality_retained_ci95", "protocol")
+    )
     for scenario, batch_size in SCENARIOS:
         null = make_row(
             "null", "null", scenario, batch_size, np.full(500, 0.02), model="null", speedup=None, **no_quality

@@ -35,6 +35,7 @@ def make_row(**changes: Any) -> Row:
         "quality_metric": "ndcg@10",
         "quality_reference": {"random": {"ndcg@10": 0.125}},
         "quality_retained": 1.0,
+        "quality_retained_ci95": [0.75, 1.25],
         "validation_quality": 0.5,
         "latency_ms": summarize_latency(np.arange(1.0, 10_001)).values,
         "throughput_queries_per_s": 100.0,
@@ -108,6 +109,11 @@ def test_a_nested_value_needs_a_reason_under_its_own_name(field: str, key: str, 
 def test_a_nested_nan_of_the_references_needs_a_reason() -> None:
     with pytest.raises(ValueError, match=r"quality_reference.*nan and reasons"):
         check_row(make_row(quality_reference={"random": {"auc": float("nan")}}))
+
+
+def test_a_nan_bound_of_an_interval_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match=r"quality_retained_ci95.* reasons does not say why"):
+        check_row(make_row(quality_retained_ci95=[float("nan"), 1.0]))
 
 
 def test_search_and_report_may_hold_none() -> None:

@@ -56,7 +56,7 @@ def test_prefetch_raises_the_makers_error_after_the_batches_before_it():
 
     def consume() -> None:
         for batch in prefetch_to_device(failing()):
-            seen.append(batch["x"].item())  # noqa: PERF401
+            seen.append(batch["x"].item())
 
     with pytest.raises(OSError, match="disk gone"):
         consume()

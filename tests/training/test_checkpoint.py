@@ -1,8 +1,6 @@
 import dataclasses
-import gc
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ IDENTITY = {"name": "a", "training": {"learning_rate": 1e-3, "ratios": [0.8, 0.1
 
 
 def tree(value: float) -> dict[str, Any]:
-    return {"w": jnp.full((40, 30), value), "step": jnp.asarray(int(value), jnp.int32)}
+    """Returns one leaf: a failed read abandons the coroutines of the others, which would complain in a later test."""
+    return {"w": jnp.full((40, 30), value)}
 
 
 def saved(folder: Path, epochs: int = 2) -> Checkpoints:
@@ -123,14 +122,6 @@ def test_training_of_another_experiment_is_refused(
         train(other, labelled, folder=tmp_path / "run")
 
 
-@pytest.fixture
-def orbax_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Collects the coroutines that Orbax abandons after a failed read, whose complaints would fail a later test."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    gc.collect()
-
-
 def truncate(folder: Path, pattern: str) -> int:
     files = [path for path in folder.rglob(pattern) if path.is_file()]
     for path in files:
@@ -138,7 +129,6 @@ def truncate(folder: Path, pattern: str) -> int:
     return len(files)
 
 
-@pytest.mark.usefixtures("orbax_leaks")
 @pytest.mark.parametrize("part", ["", "state", "record"])
 def test_corrupt_checkpoint_says_which_folder_to_delete_and_then_the_previous_one_serves(tmp_path: Path, part: str):
     checkpoints = saved(tmp_path / "run")
@@ -158,19 +148,17 @@ def test_corrupt_checkpoint_says_which_folder_to_delete_and_then_the_previous_on
     assert records == [{"epoch": 1}]
 
 
-@pytest.mark.usefixtures("orbax_leaks")
 def test_corrupt_only_checkpoint_starts_anew_once_deleted(tmp_path: Path):
     checkpoints = saved(tmp_path / "run", epochs=1)
     truncate(tmp_path / "run" / "1", "*")
-    with pytest.raises(CheckpointError, match="delete that folder to go on from the start$"):
+    with pytest.raises(CheckpointError, match=r"delete that folder to go on from the start$"):
         checkpoints.restore(tree(0))
 
 
-@pytest.mark.usefixtures("orbax_leaks")
 def test_checkpoint_of_other_shapes_is_refused(tmp_path: Path):
     checkpoints = saved(tmp_path / "run")
     with pytest.raises(CheckpointError, match=f"cannot read checkpoint {tmp_path / 'run' / '2'}: "):
-        checkpoints.restore({"w": jnp.zeros((3, 3)), "step": jnp.zeros([], jnp.int32)})
+        checkpoints.restore({"w": jnp.zeros((3, 3))})
 
 
 def test_folder_that_cannot_be_made_is_explained(tmp_path: Path):
@@ -263,7 +251,6 @@ def test_save_tree_replaces_what_was_there_when_it_is_whole(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.usefixtures("orbax_leaks")
 def test_loading_what_is_missing_or_corrupt_is_explained(tmp_path: Path):
     with pytest.raises(CheckpointError, match=f"cannot read {tmp_path / 'no'}: .*; train it first, or give the folder"):
         load_metadata(tmp_path / "no")

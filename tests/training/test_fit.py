@@ -9,9 +9,9 @@ import pytest
 from recjax.config import Experiment
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
-from recjax.errors import UserError
+from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import make_evaluator, sanity_rows
-from recjax.training.fit import EpochRecord, FitResult, TrainingDivergedError, fit
+from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.pipeline import train
 from recjax.transforms.protocol import Transform, chain
 
@@ -128,5 +128,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_a_validation_part_of_one_class_is_refused(logistic_experiment: Experiment, labelled: LabelledData):
     valid = labelled.parts["valid"] | {"labels": np.ones_like(labelled.parts["valid"]["labels"])}
     one_class = dataclasses.replace(labelled, parts=labelled.parts | {"valid": valid})
-    with pytest.raises(UserError, match="auc|class|label"):  # the AUC that chooses the epoch is NaN
+    with pytest.raises(UserError, match=r"auc|class|label"):  # the AUC that chooses the epoch is NaN
         train(logistic_experiment, one_class)

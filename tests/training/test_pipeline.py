@@ -10,6 +10,8 @@ from recjax.config import Experiment
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
 from recjax.errors import CheckpointError
+from recjax.evaluation import Quality
+from recjax.training.checkpoint import load_metadata
 from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.pipeline import finalize, load_data, train
@@ -17,6 +19,8 @@ from recjax.transforms.paths import flatten
 from recjax.transforms.prune import prune
 from recjax.transforms.quantize import quantize
 from recjax.transforms.shrink import shrink
+
+QUALITY = Quality("toy/test", {"ndcg@10": 0.5}, 30, {"ndcg@10": np.full(30, 0.5)})
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +65,21 @@ def test_full_chain_chooses_an_epoch_whose_masks_are_settled(
 def test_full_chain_shrinks_then_freezes(
     full_experiment: Experiment, next_item: NextItemData, final: FinalModel, retrained: list[EpochRecord]
 ):
-    assert final.config == dataclasses.replace(full_experiment.model, mlp_dims=(8, 6))
-    assert final.report.details["shrink"] == {"widths": {"mlp_dims[0]": [16, 8], "mlp_dims[1]": [12, 6]}}
-    assert final.report.details["prune(0.5)"]["zero_share"] == {"mlp_dims[0]": 0.5, "mlp_dims[1]": 0.5}
+    assert final.config == dataclasses.replace(full_experiment.model, mlp_dims=(8,))
+    assert final.report.details["shrink"] == {"widths": {"mlp_dims[0]": [16, 8]}}
+    assert final.report.details["prune(0.5)"]["zero_share"] == {"mlp_dims[0]": 0.5}
     int8 = flatten(final.variables["int8"])
     assert int8["block_0/mlp/dense_0/values"].shape == (8, 8)
-    assert int8["block_1/mlp/dense_1/values"].dtype == jnp.int8
+    assert int8["block_0/mlp/dense_1/values"].dtype == jnp.int8
     assert [record.epoch for record in retrained] == [0, 1]  # the shrunk model is its own first candidate
 
 
 def test_saved_and_loaded_model_answers_bit_for_bit(
     full_experiment: Experiment, next_item: NextItemData, final: FinalModel, tmp_path: Path
 ):
-    final.save(tmp_path / "model", full_experiment, {"ndcg@10": 0.5})
+    final.save(tmp_path / "model", full_experiment, QUALITY)
+    quality = load_metadata(tmp_path / "model")["quality"]
+    assert quality == {"protocol": "toy/test", "metrics": {"ndcg@10": 0.5}, "n": 30}
     loaded = load_final_model(tmp_path / "model", full_experiment, next_item)
     assert loaded.config == final.config
     assert loaded.transform == final.transform
@@ -97,7 +103,7 @@ def test_float_model_round_trips_too(
     model = finalize(sasrec_experiment, next_item, trained_sasrec.params)
     assert model.transform.label == "fp32"
     jax.tree.map(np.testing.assert_array_equal, model.variables, {"params": trained_sasrec.params})
-    model.save(tmp_path / "model", sasrec_experiment, {})
+    model.save(tmp_path / "model", sasrec_experiment, QUALITY)
     loaded = load_final_model(tmp_path / "model", sasrec_experiment, next_item)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, model.variables)
 

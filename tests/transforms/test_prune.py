@@ -70,10 +70,8 @@ def test_settled_step_by_hand(end: float, update_every: int, total_steps: int, s
     ("options", "total_steps"),
     [
         ({"end": 0.5, "update_every": 10}, 8),  # over before the second update
-        ({"end": 0.5, "update_every": 30}, 40),
         ({"end": 1.0, "update_every": 10}, 40),  # no update at the last step
         ({"begin": 0.5, "end": 0.5, "update_every": 10}, 40),  # all at once
-        ({"begin": 0.0, "end": 0.0, "update_every": 10}, 10),
     ],
 )
 def test_asked_share_is_removed_by_the_settled_step_or_refused(

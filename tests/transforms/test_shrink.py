@@ -73,14 +73,14 @@ def test_sasrec_answers_the_same_with_fewer_parameters(
 ):
     masked = empty(sasrec_experiment.model, trained_sasrec.params, n_kept=5)
     config, params, widths = shrunk(shrink(finetune_epochs=0, multiple_of=1), sasrec_experiment.model, masked)
-    assert config.mlp_dims == (5, 5)
-    assert widths == {"mlp_dims[0]": [16, 5], "mlp_dims[1]": [12, 5]}
+    assert config.mlp_dims == (5,)
+    assert widths == {"mlp_dims[0]": [16, 5]}
     batch = next(next_item.eval_batches("valid", 16))
     before = logits(sasrec_experiment.model, next_item, masked, batch)
     np.testing.assert_allclose(logits(config, next_item, params, batch), before, rtol=1e-5, atol=1e-5)
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (masked, params)]
     D = config.embedding_dim
-    assert sizes[0] - sizes[1] == (16 - 5 + 12 - 5) * (D + 1 + D)  # a unit's column, bias and row
+    assert sizes[0] - sizes[1] == (16 - 5) * (D + 1 + D)  # a unit's column, bias and row
 
 
 @pytest.mark.parametrize(
