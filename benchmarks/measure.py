@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from benchmarks.results import Row
 from benchmarks.rows import RunFacts, make_row
 from benchmarks.scenarios import (
-    MULTI_STREAM_SAMPLES,
     Window,
     closed_loop,
     highest_rate_within_limit,
     server,
     warm_up,
 )
-from benchmarks.suite import Measurement
+from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
 from benchmarks.timing import CompileCounter, quiet_heap
 from recjax.config import Experiment
 from recjax.evaluation import Quality
@@ -34,8 +33,8 @@ class TrainedVariant:
     model: FinalModel
     quality: Quality
     quality_metric: str
-    quality_retained: float  # of fp32's
-    quality_retained_ci95: list[float]
+    quality_retained: float | None  # of fp32's; None if that is 0
+    quality_retained_ci95: list[float] | None
     references: dict[str, dict[str, float]]
     validation_quality: float
     below_floor: str | None  # why every row of it is invalid, if training fell short

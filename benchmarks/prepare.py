@@ -96,15 +96,18 @@ def _finish(
         compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
     fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
+    comparable = fp32.metrics[metric] > 0
     validated = tuned.result.best.validation[metric]
     shortfall = f"validation {metric} {validated:.4f} is below the case's floor, {case.validation_floor:g}"
     trained = TrainedVariant(
         model=model,
         quality=quality,
         quality_metric=metric,
-        quality_retained=quality.metrics[metric] / fp32.metrics[metric],
+        quality_retained=quality.metrics[metric] / fp32.metrics[metric] if comparable else None,
         references=references,
-        quality_retained_ci95=retained_interval(quality, fp32, metric, experiment.training.seed),
+        quality_retained_ci95=retained_interval(quality, fp32, metric, experiment.training.seed)
+        if comparable
+        else None,
         validation_quality=validated,
         below_floor=shortfall if validated < case.validation_floor else None,
         checkpoint_bytes=bytes_on_disk(stored),

@@ -89,7 +89,9 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
     variants = [variant for members in group_experiments(rows).values() for variant in members]
     if any(variant.is_emulated for variant in variants):
         notes.append(Text(f"{EMULATED_MARK} emulated: masked zeros are still multiplied", style="dim"))
-    words = "kept: share of fp32's quality; x: samples/s over fp32, median of interleaved rounds"
+    words = (
+        "kept: share of fp32's quality, ± half its 95% interval; x: samples/s over fp32, median of interleaved rounds"
+    )
     if null_variant(rows):
         words += "; null: a model that does no work"
     return [*notes, Text(words, style="dim")]

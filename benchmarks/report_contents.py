@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import Row
-from benchmarks.scenarios import MULTI_STREAM_SAMPLES
+from benchmarks.suite import MULTI_STREAM_SAMPLES
 from benchmarks.summary import (
     MISSING,
     Variant,

@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from benchmarks.plot_style import AXIS_GREY, Style, blank_figure, set_log_axis, tick_labels
 from benchmarks.results import Row
-from benchmarks.statistics import LEVELS
+from benchmarks.statistics import PER_MILLE
 from benchmarks.summary import (
     Variant,
     format_bytes,
@@ -259,7 +259,7 @@ def _tail_curve(latency_ms: NDArray) -> tuple[NDArray, NDArray]:
 
 def _known_percentiles(row: Row) -> tuple[NDArray, NDArray]:
     latency = row.latency_ms
-    known = [(latency[name], 1 - level / 100) for name, level in LEVELS.items() if latency[name] is not None]
+    known = [(latency[name], 1 - share / 1000) for name, share in PER_MILLE.items() if latency[name] is not None]
     latency_ms, share = np.array([*known, (latency["max"], 1 / latency["n"])]).T
     return latency_ms, share
 

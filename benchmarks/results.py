@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -75,23 +76,34 @@ class Row:
     reasons: dict[str, str]
 
 
+FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons")
+
+
 def check_row(row: Row) -> None:
-    """Raises ValueError if a field is, or holds, None or NaN without a reason; search and report are free-form."""
+    """Raises ValueError if a field is, or holds, None or NaN without a reason; FREE_FORM fields may hold anything."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                check(f"{name}.{key}", part)
+        elif isinstance(value, list):
+            for part in value:
+                check(name, part)
+        elif (value is None or (isinstance(value, float) and math.isnan(value))) and name not in row.reasons:
+            raise ValueError(f"row {row.case}/{row.scenario}: {name} is {value} and reasons does not say why")
+
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
-        nested = value.items() if field.name in ("latency_ms", "quality", "device") and value else ()
-        for name, part in [(field.name, value), *((f"{field.name}.{key}", v) for key, v in nested)]:
-            missing = part is None or (isinstance(part, float) and math.isnan(part))
-            if missing and name not in row.reasons:
-                raise ValueError(f"row {row.case}/{row.scenario}: {name} is {part} and reasons does not say why")
+        if field.name not in FREE_FORM or value is None:
+            check(field.name, value)
 
 
 class ResultWriter:
     """Appends rows to `results.jsonl`; a row is on disk when `write` returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder and an empty file, replacing an earlier run's."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Makes the folder and an empty file, replacing an earlier run's; raises UserError if it cannot be made."""
+        make_output_folder(folder)
         self.path = folder / "results.jsonl"
         self.path.write_text("")
         self.rows: list[Row] = []

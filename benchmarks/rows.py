@@ -49,7 +49,7 @@ def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured"
     else:
         speedup = ratio_summary(measured.samples_per_s / of_fp32.samples_per_s)
     if is_server and measured.search is None:
-        missing("search", "the null model is measured at the rate found for fp32")
+        missing("search", "the null model is not searched: it is measured at the rate that fp32 reached")
     if not is_server:
         for name in ("target_qps", "search", "slo_ms"):
             missing(name, "only the server scenario has a latency limit")
@@ -105,6 +105,8 @@ def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, st
         empty = {"model": "null", "model_config": {}, "transforms": [], "transform_report": {}, "parameter_bytes": 0}
         return fields | dict.fromkeys(missing) | empty
     model = trained.model
+    if trained.quality_retained is None:
+        reasons |= dict.fromkeys(["quality_retained", "quality_retained_ci95"], "fp32 scores 0: there is no ratio")
     return fields | {
         "model": type(experiment.model).__name__.removesuffix("Config"),
         "model_config": to_dict(model.config),

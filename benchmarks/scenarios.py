@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from recjax.serving.compiled import Columns, CompiledModel
 
-MULTI_STREAM_SAMPLES = 8
 SPIN_S = 2e-4  # sleep() wakes tens of microseconds late: the last stretch before an arrival is spun
 OVERLOAD_FACTOR = 5  # a server run stops when a request has waited this many latency limits
 MIN_SERVER_QUERIES = 700  # MLPerf's early stopping needs 662 for a p99 with one miss (99% confidence)

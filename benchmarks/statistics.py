@@ -14,7 +14,7 @@ from recjax.evaluation import Quality
 CONFIDENCE = 0.95
 MEAN_RESAMPLES, AUC_RESAMPLES = 2_000, 200  # an AUC needs a sort a resample
 MIN_SAMPLES = {"p50": 1, "p90": 10, "p95": 20, "p99": 100, "p99_9": 10_000}
-LEVELS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9}
+PER_MILLE = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,16 @@ def summarize_latency(latency_ms: NDArray) -> LatencySummary:
     n = len(ordered)
     values: dict[str, float | list[float] | int | None] = {}
     reasons = {}
-    for name, level in LEVELS.items():
+    for name, per_mille in PER_MILLE.items():
         if n >= MIN_SAMPLES[name]:
-            values[name] = float(np.percentile(ordered, level, method="inverted_cdf"))
+            rank = -(-n * per_mille // 1000)  # whole numbers: 0.999 n in floating point can round up a rank
+            values[name] = float(ordered[rank - 1])
         else:
             values[name] = None
             reasons[f"latency_ms.{name}"] = f"{n} samples; at least {MIN_SAMPLES[name]:,} are needed"
     values |= {"max": float(ordered[-1]), "mean": float(ordered.mean()), "n": n}
     for name in ("p50", "p99"):
-        interval = percentile_interval(ordered, LEVELS[name] / 100)
+        interval = percentile_interval(ordered, PER_MILLE[name] / 1000)
         values[f"ci95_{name}"] = interval
         if interval is None:
             reasons[f"latency_ms.ci95_{name}"] = f"{n} samples do not bracket {name} with 95% confidence"
@@ -85,13 +86,14 @@ def retained_interval(quality: Quality, reference: Quality, metric: str, seed: i
     if metric == "auc":
         picks = rng.integers(quality.n, size=(AUC_RESAMPLES, quality.n))
         labels = reference.samples["labels"] > 0
-        of = [[_auc(q.samples["logits"], labels, rows) for rows in picks] for q in (quality, reference)]
-        ratios = np.array(of[0]) / np.array(of[1])
+        aucs = [[_auc(q.samples["logits"], labels, rows) for rows in picks] for q in (quality, reference)]
+        values, of = np.array(aucs)
     else:
         picks = rng.integers(quality.n, size=(MEAN_RESAMPLES, quality.n))
-        ratios = quality.samples[metric][picks].mean(1) / reference.samples[metric][picks].mean(1)
+        values, of = quality.samples[metric][picks].mean(1), reference.samples[metric][picks].mean(1)
+    ratios = np.divide(values, of, out=np.full(len(of), np.nan), where=of > 0)  # a resample without a hit has none
     tail = 50 * (1 - CONFIDENCE)
-    return [float(bound) for bound in np.percentile(ratios, [tail, 100 - tail])]
+    return [float(bound) for bound in np.percentile(ratios[np.isfinite(ratios)], [tail, 100 - tail])]
 
 
 def _auc(scores: NDArray, labels: NDArray, picks: NDArray) -> float:

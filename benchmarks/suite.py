@@ -6,10 +6,11 @@ A suite file in `configs/suites/` defines `get_suite() -> Suite`.
 import dataclasses
 from pathlib import Path
 
-from recjax.config import Experiment, check, config, load_config, override, run_config_file
-from recjax.errors import UserError, unknown_name
+from recjax.config import Experiment, check, config, has_key, load_config, override, run_config_file
+from recjax.errors import unknown_name
 from recjax.transforms.protocol import Chain, chain
 
+MULTI_STREAM_SAMPLES = 8  # of one query of the multi_stream scenario
 SUITES = Path(__file__).parent.parent / "configs" / "suites"
 
 
@@ -24,6 +25,8 @@ class Case:
 
     def __post_init__(self) -> None:
         first = self.variants[0].label if self.variants else None
+        largest = self.experiment.serving.buckets[-1]
+        check(largest >= MULTI_STREAM_SAMPLES, "largest of serving.buckets", largest, f">= {MULTI_STREAM_SAMPLES}")
         for reference in self.references:
             check(
                 reference.dataset == self.experiment.dataset,
@@ -60,6 +63,11 @@ class Suite:
     cases: tuple[Case, ...]
     measurement: Measurement = Measurement()
 
+    def __post_init__(self) -> None:
+        names = [case.experiment.name for case in self.cases]
+        unique = len(set(names)) == len(names)
+        check(unique, "names of a suite's experiments", names, "all different: rows and models are filed under them")
+
 
 def suite_names() -> list[str]:
     """Returns the names of the suites in configs/suites/."""
@@ -75,17 +83,13 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     if name not in suite_names():
         raise unknown_name("suite", name, suite_names())
     suite: Suite = run_config_file(SUITES / f"{name}.py", "get_suite")
-    fitted: set[str] = set()
-    errors: list[UserError] = []
+    experiments = [e for case in suite.cases for e in (case.experiment, *case.references)]
+    for text in overrides:
+        if not any(has_key(experiment, text) for experiment in experiments):
+            override(experiments[0], [text])  # raises, and says what is wrong
 
     def apply(experiment: Experiment) -> Experiment:
-        for text in overrides:
-            try:
-                experiment = override(experiment, [text])
-                fitted.add(text)
-            except UserError as error:
-                errors.append(error)
-        return experiment
+        return override(experiment, [text for text in overrides if has_key(experiment, text)])
 
     cases = [
         dataclasses.replace(
@@ -93,8 +97,6 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
         )
         for case in suite.cases
     ]
-    if set(overrides) - fitted:
-        raise errors[0]
     return dataclasses.replace(suite, cases=tuple(cases))
 
 

@@ -92,7 +92,7 @@ def summary_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return [
         ("", "", "variant"),
         ("", "quality", "on test"),
-        ("kept %", "(95%", "interval)"),
+        ("", "kept %", "± 95%"),
         ("single", "stream", "p50 ms"),
         ("single", "stream", "p99 ms"),
         ("multi", "stream", "p99 ms"),
@@ -211,11 +211,11 @@ def _cells(variant: Variant) -> tuple[str, ...]:
 
 
 def _kept(variant: Variant) -> str:
-    """Returns the share of fp32's quality in percent, with its 95% interval unless it has no width (fp32 itself)."""
+    """Returns the share of fp32's quality in percent, with half of its 95% interval unless that is 0 (fp32 itself)."""
     share, interval = variant.first("quality_retained"), variant.first("quality_retained_ci95")
     if not interval or interval[0] == interval[1]:
         return format_percent(share)
-    return f"{format_percent(share)} ({format_percent(interval[0])}-{format_percent(interval[1])})"
+    return f"{format_percent(share)} ±{50 * (interval[1] - interval[0]):.1f}"
 
 
 def _marked(text: str, row: Row | None) -> str:

@@ -4,6 +4,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from recjax.errors import CheckpointError, DeviceError, TrainingDivergedError, UserError
@@ -23,6 +24,20 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exits with 2 after one line."""
         self.exit(UNUSABLE, f"error: {message}; see {self.prog} --help\n")
+
+
+def make_output_folder(folder: Path) -> None:
+    """Makes the folder and those above it.
+
+    Raises:
+      UserError: it is a file, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the output folder {folder}: {error.strerror}; give another one with --out"
+        ) from error
 
 
 def run_command(command: Callable[[], int]) -> int:

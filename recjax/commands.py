@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from recjax.command_line import make_output_folder
 from recjax.config import Experiment
 from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
 from recjax.progress import console, stage
@@ -17,6 +18,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     """Trains, transforms and stores the experiment in `folder`, and prints its quality on the test part."""
     from tensorboardX import SummaryWriter
 
+    make_output_folder(folder)
     data = load_data(experiment)
     metric = data.selection_metric
     with (
@@ -59,7 +61,7 @@ def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality
     rows = {f"{experiment.name} ({model.transform.label})": quality, **sanity_rows(data, "test")}
     output = Console(soft_wrap=True)
     output.print(f"protocol {quality.protocol}, n={quality.n}", markup=False, highlight=False)
-    table = Table("model", *quality.metrics)
-    for name, row in rows.items():
-        table.add_row(name, *(f"{value:.4f}" for value in row.metrics.values()))
+    table = Table("metric", *rows)
+    for metric in quality.metrics:
+        table.add_row(metric, *(f"{row.metrics[metric]:.4f}" for row in rows.values()))
     output.print(table)

@@ -172,7 +172,8 @@ def run_config_file(path: str | Path, function: str) -> Any:
             line = f":{error.lineno}"
         error = _unknown_import(error) or error
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        raise UserError(f"{path}{line}: {kind}{error}") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}{line}: {kind}{message}") from error
 
 
 def _unknown_import(error: Exception) -> UserError | None:
@@ -204,6 +205,16 @@ def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     return experiment
 
 
+def has_key(experiment: Experiment, text: str) -> bool:
+    """Returns whether the experiment has the key of an override `dotted.name=value`."""
+    node: Any = experiment
+    for name in text.partition("=")[0].split("."):
+        if not dataclasses.is_dataclass(node) or name not in (field.name for field in dataclasses.fields(node)):
+            return False
+        node = getattr(node, name)
+    return True
+
+
 def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(node)}
     if path[0] not in fields:
@@ -223,11 +234,10 @@ def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
 
 def _parse(text: str, field_type: Any, name: str) -> Any:
     adapter = pydantic.TypeAdapter(field_type)
-    is_tuple = str(field_type).startswith("tuple")
     try:
-        return adapter.validate_strings(
-            [p.strip() for p in text.strip("()").split(",") if p.strip()] if is_tuple else text
-        )
+        if str(field_type).startswith("tuple"):
+            return adapter.validate_python([part.strip() for part in text.strip("()").split(",") if part.strip()])
+        return adapter.validate_strings(text)
     except pydantic.ValidationError as error:
         expected = getattr(field_type, "__name__", None) if isinstance(field_type, type) else str(field_type)
         reason = error.errors()[0]["msg"]

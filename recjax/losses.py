@@ -20,14 +20,13 @@ def sigmoid_cross_entropy(
 ) -> Float[Array, ""]:
     """Returns the mean of -y log p - (1 - y) log(1 - p) with p = sigmoid(logit), in a form that cannot overflow.
 
-    Formula: max(x, 0) - x y + log(1 + exp(-|x|)).
+    Formula: log(exp(0) + exp(x)) - x y, whose gradient is p - y everywhere.
 
     Example:
       >>> sigmoid_cross_entropy(jnp.array([0.0]), jnp.array([1.0]), jnp.array([True])).round(4).item()
       0.6931...
     """
-    loss = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return masked_mean(loss, where)
+    return masked_mean(jnp.logaddexp(logits, 0.0) - logits * labels, where)
 
 
 def chunked_softmax_cross_entropy(

@@ -9,7 +9,7 @@ Shapes: B queries, C candidates, N examples.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from recjax.losses import sigmoid_cross_entropy
 
@@ -33,7 +33,8 @@ def rank_single_label(
 ) -> Float[Array, "B C"]:
     """Returns what `rank_labels` would for queries with one relevant candidate each, by counting instead of sorting.
 
-    The position of the target is 1 + the number of other kept candidates that score at least as much.
+    The position of the target is 1 + the number of other kept candidates that score at least as much; a
+    target that is no candidate has none.
 
     Example:
       >>> rank_single_label(jnp.array([[0.1, 0.9]]), jnp.array([0]), jnp.array([[True, True]])).tolist()
@@ -41,7 +42,9 @@ def rank_single_label(
     """
     target_score_B1 = jnp.take_along_axis(scores, target[:, None], 1)
     not_below_B = jnp.sum(where & (scores >= target_score_B1), 1)  # the target itself included
-    return (jnp.arange(scores.shape[1])[None] == not_below_B[:, None] - 1).astype(jnp.float32)
+    is_candidate_B1 = jnp.take_along_axis(where, target[:, None], 1)
+    is_position_BC = jnp.arange(scores.shape[1])[None] == not_below_B[:, None] - 1
+    return (is_position_BC & is_candidate_B1).astype(jnp.float32)
 
 
 def hit_rate(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
@@ -76,7 +79,7 @@ def mrr(ranked_labels: Float[Array, "B C"]) -> Float[Array, "B"]:
     return jnp.where(ranked_labels.max(1) > 0, 1 / (first + 1), 0.0)
 
 
-def auc(scores: Float[Array, "N"], labels: Float[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
+def auc(scores: Float[Array, "N"], labels: Num[Array, "N"], where: Bool[Array, "N"]) -> Float[Array, ""]:
     """Returns the probability that a positive example scores above a negative one, ties counting half.
 
     Formula: mean over positives p of (|n : s_n < s_p| + |n : s_n = s_p| / 2) / |n|; NaN without both classes.

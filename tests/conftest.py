@@ -17,7 +17,6 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_numpy_rank_promotion", "allow")
 jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
 
 from recjax.config import Dataset, Experiment, ModelConfig, Training  # noqa: E402

@@ -125,7 +125,7 @@ def test_ranking_metrics_agree_with_references(k: int):
 
 
 def test_auc_by_hand_counts_ties_half():
-    scores, labels = jnp.array([0.9, 0.5, 0.5, 0.1]), jnp.array([1, 1, 0, 0])
+    scores, labels = jnp.array([0.9, 0.5, 0.5, 0.1]), jnp.array([1.0, 1.0, 0.0, 0.0])
     # pairs (positive, negative): .9>.5, .9>.1, .5=.5, .5>.1
     assert metrics.auc(scores, labels, jnp.ones(4, bool)) == (1 + 1 + 0.5 + 1) / 4
 
@@ -136,13 +136,13 @@ def test_auc_agrees_with_scikit_learn(levels: int):
     scores = rng.integers(levels, size=3000).astype(np.float32) - levels // 2
     labels, where = rng.integers(2, size=3000), rng.random(3000) < 0.8
     expected = sklearn.metrics.roc_auc_score(labels[where], scores[where])
-    value = metrics.auc(jnp.asarray(scores), jnp.asarray(labels, jnp.int32), jnp.asarray(where))
+    value = metrics.auc(jnp.asarray(scores), jnp.asarray(labels, jnp.float32), jnp.asarray(where))
     assert value == pytest.approx(expected, rel=1e-5)
 
 
 @given(hnp.arrays(np.float32, 8, elements=st.floats(-5, 5, width=16)), st.permutations(range(8)))
 def test_auc_is_free_of_order_and_of_monotone_maps(scores: np.ndarray, order: list[int]):
-    labels, everything = np.array([0, 1, 1, 0, 0, 1, 0, 1], np.int32), jnp.ones(8, bool)
+    labels, everything = np.array([0, 1, 1, 0, 0, 1, 0, 1], np.float32), jnp.ones(8, bool)
     value = metrics.auc(jnp.asarray(scores), jnp.asarray(labels), everything)
     permuted = metrics.auc(jnp.asarray(scores[order]), jnp.asarray(labels[order]), everything)
     mapped = metrics.auc(jnp.asarray(4 * scores), jnp.asarray(labels), everything)  # exact, and monotone
@@ -151,9 +151,9 @@ def test_auc_is_free_of_order_and_of_monotone_maps(scores: np.ndarray, order: li
 
 
 def test_auc_needs_both_classes():
-    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([1, 1]), jnp.ones(2, bool)))
-    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([0, 0]), jnp.ones(2, bool)))
-    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([0, 1]), jnp.array([True, False])))
+    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([1.0, 1.0]), jnp.ones(2, bool)))
+    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([0.0, 0.0]), jnp.ones(2, bool)))
+    assert np.isnan(metrics.auc(jnp.array([0.1, 0.2]), jnp.array([0.0, 1.0]), jnp.array([True, False])))
 
 
 def test_logloss_agrees_with_scikit_learn():

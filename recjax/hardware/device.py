@@ -35,13 +35,21 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
     try:
         devices = jax.devices(platform_name)
-    except RuntimeError as error:
-        found = ", ".join(f"{device.platform}:{device.id} ({device.device_kind})" for device in jax.devices())
+    except (RuntimeError, AssertionError) as error:
+        found = _found_devices()
         raise DeviceError(
             f"no {platform_name} device: JAX {jax.__version__} found {found}; {REMEDIES[platform_name]}"
         ) from error
     jax.config.update("jax_default_device", devices[0])
     return devices
+
+
+def _found_devices() -> str:
+    """Returns what JAX has, as a list in words; JAX_PLATFORMS can leave it with nothing, which it asserts against."""
+    try:
+        return ", ".join(f"{device.platform}:{device.id} ({device.device_kind})" for device in jax.devices())
+    except (RuntimeError, AssertionError):
+        return f"nothing (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r})"
 
 
 def describe_device(devices: Sequence[jax.Device]) -> dict[str, Any]:

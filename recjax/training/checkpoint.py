@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +101,18 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
         fresh.rename(directory)
 
 
-def load_metadata(directory: Path) -> dict[str, Any]:
+def load_metadata(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Returns the JSON metadata that `save_tree` wrote.
 
     Raises:
-      CheckpointError: there is none, or it is not JSON.
+      CheckpointError: there is none, it is not a JSON object, or one of `keys` is missing.
     """
     with _explained(f"cannot read {directory}", "train it first, or give the folder that `recjax train` printed"):
-        return json.loads((directory / "metadata.json").read_text())
+        metadata = json.loads((directory / "metadata.json").read_text())
+    missing = [key for key in keys if not isinstance(metadata, dict) or key not in metadata]
+    if missing:
+        raise CheckpointError(f"cannot read {directory}: metadata.json has no {', '.join(missing)}; train it again")
+    return metadata
 
 
 def load_tree(directory: Path) -> Any:
@@ -119,7 +123,10 @@ def load_tree(directory: Path) -> Any:
     """
     path = directory.resolve() / "arrays"
     with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, checkpointer.metadata(path).item_metadata.tree)
+        described = checkpointer.metadata(path).item_metadata
+        if described is None:
+            raise CheckpointError(f"cannot read {directory}: its arrays are missing or not described; train it again")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree)
         return checkpointer.restore(path, abstract)
 
 

@@ -86,7 +86,7 @@ def load_final_model(directory: Path, experiment: Experiment, data: Data) -> Fin
     Raises:
       CheckpointError: missing, corrupt, or of another experiment.
     """
-    metadata = load_metadata(directory)
+    metadata = load_metadata(directory, ("experiment", "model_config", "report"))
     identity = experiment_identity(experiment)
     if metadata["experiment"] != identity:
         different = sorted(key for key, value in identity.items() if metadata["experiment"].get(key) != value)

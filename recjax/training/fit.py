@@ -11,7 +11,7 @@ import numpy as np
 
 from recjax.config import Training
 from recjax.data.batches import prefetch_to_device
-from recjax.errors import TrainingDivergedError
+from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, make_evaluator
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.optimizer import make_optimizer
@@ -93,6 +93,10 @@ def fit(
         nonlocal best_params
         validated = epoch % training.validation_every == 0 or epoch == training.epochs
         values = dict(validate(state.params).metrics) if validated else {}
+        if validated and math.isnan(values[data.selection_metric]):
+            raise UserError(
+                f"validation {data.selection_metric} is NaN: the validation part needs positive and negative labels"
+            )
         so_far = max((r.validation[data.selection_metric] for r in history if r.is_best), default=-math.inf)
         is_best = validated and int(state.step) >= settled and values[data.selection_metric] > so_far
         if is_best:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from recjax.config import config
+from recjax.errors import UserError
 from recjax.transforms.protocol import Finalization, Stage, Transform, TransformReport, Variables
 
 
@@ -23,7 +24,9 @@ class BF16(Transform):
         return "bf16"
 
     def rewrite(self, model_config: Any) -> Any:
-        """Returns the config with bfloat16 as its computation type."""
+        """Returns the config with bfloat16 as its computation type; raises UserError if the model has no choice."""
+        if not hasattr(model_config, "dtype"):
+            raise UserError(f"bf16 cannot be applied: {type(model_config).__name__} has no dtype")
         return dataclasses.replace(model_config, dtype="bfloat16")
 
     def finalize(

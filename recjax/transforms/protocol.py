@@ -182,15 +182,15 @@ def chain(*transforms: Transform) -> Chain:
         message names the offending pair and the order that works.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
+    if any(m.stage == Stage.SHRINK for m in members) and not any(m.empties_units for m in members):
+        raise UserError(
+            "illegal chain: shrink() removes hidden units that pruning emptied, and nothing in it empties any; "
+            "write chain(prune(0.5, structure='unit'), shrink(), ...)"
+        )
     for before, after in itertools.pairwise(members):
         if before.stage >= after.stage:
             remedy = sorted({member.stage: member for member in members}.values(), key=lambda member: member.stage)
             wrong = "stands twice" if before.stage == after.stage else f"cannot follow {before.label}"
             order = " -> ".join(member.label for member in remedy)
             raise UserError(f"illegal chain: {after.label} {wrong}; the order that works: {order}")
-    if any(m.stage == Stage.SHRINK for m in members) and not any(m.empties_units for m in members):
-        raise UserError(
-            "illegal chain: shrink() removes hidden units that pruning emptied, and nothing before it empties any; "
-            "write chain(prune(0.5, structure='unit'), shrink(), ...)"
-        )
     return Chain(members=tuple(members))

@@ -63,14 +63,17 @@ class Prune(Transform):
         return "emulated"
 
     def settled_step(self, total_steps: int) -> int:
-        """Returns the step after the last update of the masks."""
-        last = round(self.end * total_steps)
-        return min(total_steps, -(-last // self.update_every) * self.update_every + 1)
+        """Returns the number of steps after which the masks have their final sparsity."""
+        return self._last_update(total_steps) + 1
+
+    def _last_update(self, total_steps: int) -> int:
+        """Returns the step (from 0) whose update takes the masks to their final sparsity; there is always one."""
+        return min(round(self.end * total_steps), total_steps - 1)
 
     def sparsity_at(self, step: Array, total_steps: int) -> Float[Array, ""]:
         """Returns the share to remove at `step`: 0 before `begin`, `sparsity` from `end` on."""
-        first, last = self.begin * total_steps, self.end * total_steps
-        progress = jnp.clip((step - first) / max(last - first, 1), 0, 1)
+        first, last = self.begin * total_steps, self._last_update(total_steps)
+        progress = jnp.where(step >= last, 1.0, jnp.clip((step - first) / max(last - first, 1), 0, 1))
         return self.sparsity * (1 - (1 - progress) ** self.power)
 
     def gradient(self, model_config: Any, total_steps: int) -> optax.GradientTransformation:
@@ -78,6 +81,7 @@ class Prune(Transform):
         layers = model_config.hidden_units()
         if not layers:
             raise UserError(f"{self.label} has nothing to prune: {type(model_config).__name__} has no hidden layer")
+        last = self._last_update(total_steps)
         compute = _unit_masks if self.structure == "unit" else _element_masks
 
         def init(params: Params) -> PruneState:
@@ -89,7 +93,7 @@ class Prune(Transform):
             flat, flat_updates = flatten(params), flatten(updates)
             proposed = {path: flat[path] + flat_updates[path] for path in state.masks}
             masks = jax.lax.cond(
-                state.step % self.update_every == 0,
+                ((state.step % self.update_every == 0) & (state.step < last)) | (state.step == last),
                 lambda: compute(layers, proposed, self.sparsity_at(state.step, total_steps)),
                 lambda: state.masks,
             )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from recjax.config import check, config
+from recjax.errors import UserError
 from recjax.transforms.paths import drop_paths, flatten, unflatten_like
 from recjax.transforms.protocol import Finalization, Mode, Stage, Support, Transform, TransformReport, Variables
 
@@ -54,6 +55,8 @@ class Quantize(Transform):
         module = self.intercept(context.build(model_config), Mode.CONVERT)
         _, collections = jax.jit(functools.partial(module.apply, mutable=["aqt"]))(variables, context.batch)
         int8: dict[str, jax.Array] = {}
+        if "aqt" not in collections:
+            raise UserError(f"int8 cannot be applied: {type(model_config).__name__} has no quantizable dense layer")
         tensors: dict[str, Any] = flatten(collections["aqt"], is_leaf=lambda x: isinstance(x, QTensor))
         for path, tensor in tensors.items():
             layer = path.split("/AqtDotGeneral_")[0]

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import MULTI_STREAM_SAMPLES
-from benchmarks.suite import Case, Measurement, Suite, load_suite, suite_names, suite_of_config
+from benchmarks.suite import MULTI_STREAM_SAMPLES, Case, Measurement, Suite, load_suite, suite_names, suite_of_config
 from recjax.config import Dataset, Experiment
 from recjax.errors import UserError
 from recjax.transforms.protocol import chain

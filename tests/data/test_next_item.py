@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_windows_hold_every_training_transition_once_and_nothing_else(lengths: l
     expected = []
     for n, end in zip(lengths, ends.tolist(), strict=True):
         train = range(end - n, end - 2 if n >= 3 else end)  # the two newest are held out
-        expected += list(zip(train[:-1], train[1:], strict=True))
+        expected += list(itertools.pairwise(train))
     assert sorted(seen) == expected
 
 
@@ -134,7 +135,7 @@ def test_users_without_a_training_item_are_not_evaluated():
 
 
 def test_random_split_is_refused():
-    with pytest.raises(UserError, match="Dataset.split='random'; allowed: leave_last_one_out, temporal"):
+    with pytest.raises(UserError, match=r"Dataset.split='random'; allowed: leave_last_one_out, temporal"):
         data_of([5], max_history=3, split="random")
 
 

@@ -23,6 +23,11 @@ def bf16_dlrm(dlrm_experiment: Experiment, labelled: LabelledData, dlrm_params: 
     return finalize(dataclasses.replace(dlrm_experiment, transforms=(bf16(),)), labelled, dlrm_params)
 
 
+@pytest.fixture(scope="module")
+def bf16_sasrec(sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult) -> FinalModel:
+    return finalize(dataclasses.replace(sasrec_experiment, transforms=(bf16(),)), next_item, trained_sasrec.params)
+
+
 def test_rewrite_changes_the_computation_type_alone(dlrm_experiment: Experiment):
     rewritten = bf16().rewrite(dlrm_experiment.model)
     assert rewritten == dataclasses.replace(dlrm_experiment.model, dtype="bfloat16")
@@ -52,25 +57,21 @@ def test_dlrm_logits_are_float32_and_close(
 
 
 def test_sasrec_scores_are_float32_and_close(
-    sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult
+    bf16_sasrec: FinalModel, sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult
 ):
-    model = finalize(dataclasses.replace(sasrec_experiment, transforms=(bf16(),)), next_item, trained_sasrec.params)
     batch = next(next_item.eval_batches("valid", 16))
     expected = jax.jit(sasrec_experiment.model.build(next_item.schema).apply)({"params": trained_sasrec.params}, batch)
-    scores = jax.jit(model.score)(model.variables, batch)
+    scores = jax.jit(bf16_sasrec.score)(bf16_sasrec.variables, batch)
     assert scores.dtype == jnp.float32
     # About ten roundings to 8 bits in a row.
     np.testing.assert_allclose(scores, expected, atol=10 * 2**-8 * np.abs(expected).max())
 
 
-def test_dots_run_in_bfloat16_and_the_catalogue_sums_in_float32(
-    sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult
-):
-    model = finalize(dataclasses.replace(sasrec_experiment, transforms=(bf16(),)), next_item, trained_sasrec.params)
+def test_dots_run_in_bfloat16_and_the_catalogue_sums_in_float32(bf16_sasrec: FinalModel, next_item: NextItemData):
     batch = next(next_item.eval_batches("valid", 4))
     dots = [
         line
-        for line in jax.jit(model.score).lower(model.variables, batch).as_text().splitlines()
+        for line in jax.jit(bf16_sasrec.score).lower(bf16_sasrec.variables, batch).as_text().splitlines()
         if "stablehlo.dot_general" in line
     ]
     assert all(line.count("xbf16>") >= 2 for line in dots)
