@@ -233,6 +233,8 @@ def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
 
 
 def _parse(text: str, field_type: Any, name: str) -> Any:
+    if "Any" in str(field_type):
+        raise UserError(f"{name} cannot be set from text; set it in a config file")
     adapter = pydantic.TypeAdapter(field_type)
     try:
         if str(field_type).startswith("tuple"):

@@ -55,9 +55,10 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def figures(output: str, label: str) -> list[str]:
-    """Returns the numbers of the table's line of that model."""
-    line = next(line for line in output.splitlines() if line.startswith(f"│ {label} "))
-    return re.findall(r"\d\.\d{4}", line)
+    """Returns the numbers of the table's column of that model."""
+    table = [re.split("[┃│]", line)[1:-1] for line in output.splitlines() if line[:1] in ("┃", "│")]
+    header = [cell.strip() for cell in table[0]]
+    return [cells[header.index(label)].strip() for cells in table[1:]]
 
 
 def assert_one_line(error: str, *parts: str) -> None:

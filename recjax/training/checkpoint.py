@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +88,8 @@ class Checkpoints:
 def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
 
+    `sha256.json` gets the digest of every file of arrays, which `load_tree` checks.
+
     Raises:
       CheckpointError: the disk is full or cannot be written; what was there before is untouched.
     """
@@ -95,13 +99,14 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(fresh / "arrays", tree)
+        (fresh / "sha256.json").write_text(json.dumps(_checksums(fresh / "arrays"), indent=1) + "\n")
         (fresh / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
         if directory.exists():
             shutil.rmtree(directory)
         fresh.rename(directory)
 
 
-def load_metadata(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
+def load_metadata(directory: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the JSON metadata that `save_tree` wrote.
 
     Raises:
@@ -110,7 +115,7 @@ def load_metadata(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
     with _explained(f"cannot read {directory}", "train it first, or give the folder that `recjax train` printed"):
         metadata = json.loads((directory / "metadata.json").read_text())
     missing = [key for key in keys if not isinstance(metadata, dict) or key not in metadata]
-    if missing:
+    if missing or not isinstance(metadata, dict):
         raise CheckpointError(f"cannot read {directory}: metadata.json has no {', '.join(missing)}; train it again")
     return metadata
 
@@ -119,15 +124,27 @@ def load_tree(directory: Path) -> Any:
     """Returns the arrays that `save_tree` wrote, as nested dicts on the default device.
 
     Raises:
-      CheckpointError: missing or corrupt.
+      CheckpointError: a file is missing or is not what was written.
     """
     path = directory.resolve() / "arrays"
+    with _explained(f"cannot read {directory}", "train it again"):
+        expected: dict[str, str] = json.loads((directory / "sha256.json").read_text())
+    found = _checksums(path)
+    damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if damaged:
+        raise CheckpointError(
+            f"cannot read {directory}: {len(damaged)} of {len(expected)} files are missing or damaged, "
+            f"arrays/{damaged[0]} first; train it again"
+        )
     with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
         described = checkpointer.metadata(path).item_metadata
-        if described is None:
-            raise CheckpointError(f"cannot read {directory}: its arrays are missing or not described; train it again")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree)
-        return checkpointer.restore(path, abstract)
+        return checkpointer.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree))
+
+
+def _checksums(directory: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file below `directory` by its relative path."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def experiment_identity(experiment: Experiment) -> dict[str, Any]:
@@ -143,7 +160,12 @@ def bytes_on_disk(directory: Path) -> int:
 
 @contextlib.contextmanager
 def _explained(what: str, remedy: str) -> Iterator[None]:
-    """Turns whatever Orbax and TensorStore raise, which is many types, into one CheckpointError of one line."""
+    """Turns whatever Orbax and TensorStore raise, which is many types, into one CheckpointError of one line.
+
+    Orbax also logs each failure with its traceback through absl; within the block that is turned off.
+    """
+    logger = logging.getLogger("absl")
+    was_disabled, logger.disabled = logger.disabled, True
     try:
         yield
     except CheckpointError:
@@ -151,3 +173,5 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{what}: {reason}; {remedy}") from error
+    finally:
+        logger.disabled = was_disabled

@@ -78,7 +78,7 @@ def test_saved_and_loaded_model_answers_bit_for_bit(
     full_experiment: Experiment, next_item: NextItemData, final: FinalModel, tmp_path: Path
 ):
     final.save(tmp_path / "model", full_experiment, QUALITY)
-    quality = load_metadata(tmp_path / "model")["quality"]
+    quality = load_metadata(tmp_path / "model", ["quality"])["quality"]
     assert quality == {"protocol": "toy/test", "metrics": {"ndcg@10": 0.5}, "n": 30}
     loaded = load_final_model(tmp_path / "model", full_experiment, next_item)
     assert loaded.config == final.config

@@ -50,16 +50,18 @@ def test_schedule_by_hand():
 
 
 def test_power_one_is_linear():
-    transform = prune(0.8, begin=0.0, end=1.0, power=1)
-    assert float(transform.sparsity_at(jnp.asarray(25), 100)) == pytest.approx(0.8 * 0.25)
+    transform = prune(0.8, begin=0.1, end=0.6, power=1)
+    assert float(transform.sparsity_at(jnp.asarray(25), 100)) == pytest.approx(0.8 * (25 - 10) / (60 - 10))
 
 
 @pytest.mark.parametrize(
     ("end", "update_every", "total_steps", "settled"),
     [
         (0.5, 10, 100, 51),  # the update at step 50 reaches the full share; 51 steps are then done
-        (0.55, 10, 100, 61),  # the first update at or after step 55 is the one at 60
-        (0.5, 1, 100, 51),
+        (0.55, 10, 100, 56),  # the last update keeps its own step, between those at 50 and 60
+        (0.0, 10, 100, 1),
+        (1.0, 10, 100, 100),
+        (0.5, 10, 8, 5),
     ],
 )
 def test_settled_step_by_hand(end: float, update_every: int, total_steps: int, settled: int):
