@@ -70,7 +70,7 @@ def ndcg(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
     discounts = 1 / jnp.log2(jnp.arange(2, k + 2))
     n_relevant = jnp.minimum(ranked_labels.sum(1), k).astype(int)
     best = jnp.concatenate([jnp.zeros(1), jnp.cumsum(discounts)])[n_relevant]
-    return (ranked_labels[:, :k] * discounts).sum(1) / jnp.maximum(best, discounts[0])
+    return (ranked_labels[:, :k] * discounts[None]).sum(1) / jnp.maximum(best, discounts[0])
 
 
 def mrr(ranked_labels: Float[Array, "B C"]) -> Float[Array, "B"]:

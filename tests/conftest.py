@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
 
 from recjax.config import Dataset, Experiment, ModelConfig, Training  # noqa: E402

@@ -10,7 +10,7 @@ from configs import dlrm_dcnv2_movielens_small, sasrec_movielens_small
 from recjax.config import Experiment, Serving
 from recjax.transforms import chain, prune, quantize, shrink
 
-VARIANTS = (chain(), chain(prune(0.5), shrink(finetune_epochs=1), quantize(bits=8)))
+VARIANTS = (chain(), chain(prune(0.5), shrink(finetune_epochs=0), quantize(bits=8)))
 
 
 def briefly(experiment: Experiment) -> Experiment:
