@@ -10,7 +10,11 @@ INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
 .PHONY: bench test test-slow lint constraints screenshots clean
 
-bench: $(VENV)/bench.installed
+# The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
+comma := ,
+EXTRAS := bench$(if $(filter gpu tpu,$(DEVICE)),$(comma)$(DEVICE))
+
+bench: $(VENV)/$(EXTRAS).installed
 	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
 
 test: $(VENV)/dev.installed
@@ -28,8 +32,8 @@ lint: $(VENV)/dev.installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/bench.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable ".[bench]"
+$(VENV)/$(EXTRAS).installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/dev.installed: pyproject.toml constraints.txt | $(VENV)/bin/python

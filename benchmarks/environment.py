@@ -14,23 +14,25 @@ from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.device import cpu_model
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "numpy", "recjax")
-FLAG_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "OMP_NUM_THREADS")
+FLAG_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "OMP_", "CUDA_", "NVIDIA_TF32")
 REPOSITORY = Path(__file__).parent.parent
 
 
 def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
     """Returns versions, flags, processor, driver, measured ceilings, system and git state, as plain JSON values."""
+    status = _git("status", "--porcelain")
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
     return {
         "versions": versions,
-        "flags": {name: os.environ[name] for name in FLAG_VARIABLES if name in os.environ},
+        "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)},
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default of the platform",
         "cpu": cpu_model(),
         "driver": device.client.platform_version,
         "ceilings": dataclasses.asdict(ceilings),
         "os": platform.platform(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain"))},
+        "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.scenarios import (
     warm_up,
 )
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
+from benchmarks.summary import samples_key
 from benchmarks.timing import CompileCounter, quiet_heap
 from recjax.config import Experiment
 from recjax.evaluation import Quality
@@ -136,9 +138,13 @@ def _measure_server(
             started_at, before = _now(), COMPILATIONS.count
             slo_ms = contestant.experiment.serving.slo_ms
 
-            def probe(rate_qps: float, n_queries: int, contestant: Contestant = contestant) -> Window:
+            seeds = itertools.count(settings.seed)  # a new draw of arrivals a probe, the same ones for every contestant
+
+            def probe(
+                rate_qps: float, n_queries: int, contestant: Contestant = contestant, seeds: Iterator[int] = seeds
+            ) -> Window:
                 limit_ms = contestant.experiment.serving.slo_ms
-                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, limit_ms, settings.seed)
+                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, limit_ms, next(seeds))
 
             search = None
             if contestant.trained:
@@ -159,8 +165,7 @@ def _rows(
     contestants: list[Contestant], measured: list[Measured], facts: RunFacts
 ) -> tuple[list[Row], dict[str, NDArray]]:
     rows = [make_row(c, m, measured[0], facts) for c, m in zip(contestants, measured, strict=True)]
-    keys = [f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows]
-    return rows, {key: one.window.latency_ms for key, one in zip(keys, measured, strict=True)}
+    return rows, {samples_key(row): one.window.latency_ms for row, one in zip(rows, measured, strict=True)}
 
 
 def _pool(windows: list[Window]) -> Window:

@@ -21,7 +21,7 @@ from benchmarks.summary import (
     group_experiments,
     invalid_rows,
     metric_name,
-    null_variant,
+    null_variants,
     server_limits,
     summary_columns,
     summary_lines,
@@ -92,6 +92,6 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
     words = (
         "kept: share of fp32's quality, ± half its 95% interval; x: samples/s over fp32, median of interleaved rounds"
     )
-    if null_variant(rows):
-        words += "; null: a model that does no work"
+    if null_variants(rows):
+        words += "; null: the harness's floor, a model that does no work"
     return [*notes, Text(words, style="dim")]

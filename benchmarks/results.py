@@ -104,6 +104,8 @@ class ResultWriter:
     def __init__(self, folder: Path) -> None:
         """Makes the folder and an empty file, replacing an earlier run's; raises UserError if it cannot be made."""
         make_output_folder(folder)
+        for stale in ("report.md", "report.html", "samples.npz"):
+            (folder / stale).unlink(missing_ok=True)
         self.path = folder / "results.jsonl"
         self.path.write_text("")
         self.rows: list[Row] = []

@@ -132,8 +132,8 @@ def _roofline_fields(
 ) -> dict[str, Any]:
     """Returns operations and bytes a sample, and the share of what the measured ceilings allow.
 
-    The ceiling of operations is that of the type most dots run in: int8, bfloat16 or float32. The share can
-    exceed 1 when the bytes come from a cache, whose bandwidth is above that of memory.
+    The ceiling of operations is that of the type most dots run in: int8, bfloat16 or float32. A share above 1
+    means that the bytes come from a cache; it says nothing of a limit, so it is None.
     """
     names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by")
     if contestant.trained is None:
@@ -143,20 +143,21 @@ def _roofline_fields(
         reasons |= dict.fromkeys(names, "batches of a server window differ in size; see the offline rows")
         return dict.fromkeys(names)
     program = contestant.compiled.programs[contestant.compiled.bucket_of(measured.batch_size)]
-    flops = program.flops / program.batch_size
-    if program.bytes_accessed is None:
-        reasons |= dict.fromkeys(names[1:], "the compiler gives no count of bytes")
-        return {"flops_per_sample": flops} | dict.fromkeys(names[1:])
-    bytes_accessed = program.bytes_accessed / program.batch_size
+    fields: dict[str, Any] = dict.fromkeys(names)
+    if program.flops is None or program.bytes_accessed is None:
+        reasons |= dict.fromkeys(names, "the compiler gives no count of operations or bytes")
+        return fields
+    fields["flops_per_sample"] = flops = program.flops / program.batch_size
+    fields["bytes_per_sample"] = bytes_accessed = program.bytes_accessed / program.batch_size
     compute_s = flops / facts.ceilings.flops_per_s[contestant.trained.model.transform.dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
-    samples_per_s = measured.window.samples / measured.window.duration_s
-    return {
-        "flops_per_sample": flops,
-        "bytes_per_sample": bytes_accessed,
-        "achieved_fraction_of_roofline": max(compute_s, memory_s) * samples_per_s,
-        "bound_by": "compute" if compute_s >= memory_s else "memory",
-    }
+    share = max(compute_s, memory_s) * measured.window.samples / measured.window.duration_s
+    if share > 1:
+        reason = f"{share:.1f} by XLA's count of bytes: they come from caches, whose bandwidth was not measured"
+        reasons |= dict.fromkeys(names[2:], reason)
+        return fields
+    bound_by = "compute" if compute_s >= memory_s else "memory"
+    return fields | {"achieved_fraction_of_roofline": share, "bound_by": bound_by}
 
 
 def _invalid_reason(contestant: "Contestant", measured: "Measured", p99_ms: Any) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from recjax.command_line import OneLineParser, run_command
 
 EXAMPLES = """examples:
-  python -m benchmarks.run --device=cpu                          the quick suite (about 6 minutes on 2 cores)
+  python -m benchmarks.run --device=cpu                          the quick suite (about 7 minutes on 2 cores)
   python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 minute)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --device=cpu --config=configs/sasrec_movielens_small.py --set training.epochs=5

@@ -8,7 +8,7 @@ shorter and are not MLPerf results.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def server(model: CompiledModel, columns: Columns, rate_qps: float, n_queries: i
     The arrival times are drawn before the window and never rescaled; latency runs from the scheduled
     arrival, so time spent waiting behind a slow batch counts. Because an arrival is a time in a list and
     not an event that code must produce, no generator can fall behind: when a batch ends, every request
-    scheduled by then is waiting, up to the largest bucket in the next batch.
+    scheduled by then is waiting for the next batch, whose size `batch_size_of` chooses.
     """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate_qps, n_queries))
@@ -101,7 +101,7 @@ def server(model: CompiledModel, columns: Columns, rate_qps: float, n_queries: i
     while answered < n_queries:
         _wait_until(start + arrivals[answered])
         waiting = np.searchsorted(arrivals, time.perf_counter() - start, side="right") - answered
-        size = int(np.clip(waiting, 1, model.buckets[-1]))
+        size = batch_size_of(max(1, int(waiting)), model.buckets)
         taken = slice(answered, answered + size)
         model(columns, picks[taken])
         latency_s[taken] = time.perf_counter() - start - arrivals[taken]
@@ -112,6 +112,20 @@ def server(model: CompiledModel, columns: Columns, rate_qps: float, n_queries: i
     duration_s = time.perf_counter() - start
     overloaded = answered < n_queries
     return Window(latency_s[:answered] * 1e3, answered, answered, padded, duration_s, rate_qps, overloaded)
+
+
+def batch_size_of(waiting: int, buckets: Sequence[int]) -> int:
+    """Returns how many of the waiting requests go into the next batch.
+
+    Usually all of them. But as many as fill a bucket, if the rest then fits in a second batch of that size and
+    all together would leave more than half of the next bucket empty: two full small batches beat a large one
+    that is mostly padding.
+    """
+    full = max((size for size in buckets if size <= waiting), default=0)
+    padded = min((size for size in buckets if size >= waiting), default=buckets[-1])
+    if waiting > buckets[-1] or (waiting <= 2 * full and 2 * waiting < padded):
+        return full
+    return waiting
 
 
 def highest_rate_within_limit(

@@ -24,6 +24,9 @@ class Case:
     references: tuple[Experiment, ...] = ()  # trained for their quality alone, shown beside it
 
     def __post_init__(self) -> None:
+        labels = [variant.label for variant in self.variants]
+        unique = len(set(labels)) == len(labels)
+        check(unique, "labels of Case.variants", labels, "all different: rows and models are filed under them")
         first = self.variants[0].label if self.variants else None
         largest = self.experiment.serving.buckets[-1]
         check(largest >= MULTI_STREAM_SAMPLES, "largest of serving.buckets", largest, f">= {MULTI_STREAM_SAMPLES}")

@@ -81,9 +81,9 @@ def group_experiments(rows: Iterable[Row]) -> dict[str, list[Variant]]:
     return {name: list(members) for name, members in itertools.groupby(real, key=lambda variant: variant.experiment)}
 
 
-def null_variant(rows: Iterable[Row]) -> Variant | None:
-    """Returns the harness's floor, None if it was not measured."""
-    return next((variant for variant in group_variants(rows) if variant.is_null), None)
+def null_variants(rows: Iterable[Row]) -> list[Variant]:
+    """Returns the harness's floor for the requests of each experiment."""
+    return [variant for variant in group_variants(rows) if variant.is_null]
 
 
 def summary_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
@@ -114,7 +114,7 @@ def server_limits(rows: Iterable[Row]) -> dict[float, list[str]]:
 
 
 def summary_lines(rows: Sequence[Row]) -> list[Line]:
-    """Returns each experiment's variants, then its reference models; the null model stands last."""
+    """Returns each experiment's variants, then its reference models; the null models stand last."""
     lines = []
     for experiment, variants in group_experiments(rows).items():
         lines += [Line("variant", experiment, _label(variant), _cells(variant)) for variant in variants]
@@ -122,8 +122,8 @@ def summary_lines(rows: Sequence[Row]) -> list[Line]:
         for name, values in (variants[0].first("quality_reference") or {}).items():
             quality = format_quality(values.get(metric))
             lines.append(Line("reference", experiment, name, (quality, *("",) * (len(summary_columns(rows)) - 2))))
-    if null := null_variant(rows):
-        lines.append(Line("null", NULL_MODEL, "null (harness floor)", _cells(null)))
+    for null in null_variants(rows):
+        lines.append(Line("null", NULL_MODEL, f"null, {null.experiment}'s requests", _cells(null)))
     return lines
 
 
@@ -195,7 +195,9 @@ def _cells(variant: Variant) -> tuple[str, ...]:
     offline, server = variant.best("offline"), variant.best("server")
     quality = (variant.first("quality") or {}).get(variant.first("quality_metric"))
     rate = MISSING
-    if offline:
+    if offline and variant.is_null:
+        rate = format_number(offline.throughput_samples_per_s)
+    elif offline:
         rate = f"{format_number(offline.throughput_samples_per_s)} {format_speedup(offline.speedup):>6}"
     return (
         "" if variant.is_null else format_quality(quality),
@@ -204,7 +206,7 @@ def _cells(variant: Variant) -> tuple[str, ...]:
         _marked(format_number(single.latency_ms["p99"]) if single else MISSING, single),
         _marked(format_number(multi.latency_ms["p99"]) if multi else MISSING, multi),
         _marked(rate, offline),
-        _marked(format_number(server.target_qps) if server else MISSING, server),
+        "" if variant.is_null else _marked(format_number(server.target_qps) if server else MISSING, server),
         "" if variant.is_null else format_bytes(variant.first("dense_layer_bytes"), 1e3),
         "" if variant.is_null else format_bytes(variant.first("parameter_bytes"), 1e6),
     )

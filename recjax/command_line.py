@@ -51,7 +51,7 @@ def run_command(command: Callable[[], int]) -> int:
         if error.errno not in CANNOT_WRITE:
             raise
         print(
-            f"error: cannot write {error.filename or 'results'}: {error.strerror}; finished rows are kept",
+            f"error: cannot write {error.filename or 'results'}: {error.strerror}; what was written before is kept",
             file=sys.stderr,
         )
         return UNUSABLE

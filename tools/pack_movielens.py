@@ -3,7 +3,8 @@
     python -m tools.pack_movielens FOLDER
 
 FOLDER holds `ratings.csv` or `ratings.csv.gz` (userId,movieId,rating,timestamp) and `movies.csv`
-(movieId,title,year,genres). The files go to recjax/data/movielens_latest_small/.
+(movieId,title,year,genres: the year in a column of its own, not in the title). The files go to
+recjax/data/movielens_latest_small/.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main() -> None:
         folder / "movies.csv",
         convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types={"year": pa.int16()}),
     ).rename_columns(["item", "title", "year", "genres"])
+    movies = movies.sort_by("item")  # the reader looks ids up by binary search
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, table in (("ratings", ratings), ("movies", movies)):
         pyarrow.parquet.write_table(table, TARGET / f"{name}.parquet", compression="zstd", compression_level=19)

@@ -60,13 +60,16 @@ def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
         dense, sparse_ids = feature_columns(rows)
         labels = (rows.rating >= dataset.positive_rating).astype(np.float32)
         columns[part] = {"dense": dense, "sparse_ids": sparse_ids, "labels": labels}
-    ratios = ":".join(f"{10 * ratio:g}" for ratio in dataset.ratios)
+    how: str = dataset.split
+    if how != "leave_last_one_out":
+        how += "_" + ":".join(f"{10 * ratio:g}" for ratio in dataset.ratios)
+    if how.startswith("random"):
+        how += f"/seed={dataset.seed}"
     return LabelledData(
         name=interactions.name,
         schema=schema,
         parts=columns,
         protocol=(
-            f"{interactions.name}/{dataset.min_interactions}-core/{dataset.split}_{ratios}/seed={dataset.seed}/"
-            f"label=rating>={dataset.positive_rating:g}"
+            f"{interactions.name}/{dataset.min_interactions}-core/{how}/label=rating>={dataset.positive_rating:g}"
         ),
     )

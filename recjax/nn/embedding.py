@@ -14,10 +14,10 @@ from recjax.data.batches import PADDING_ID
 
 
 class Embedding(nn.Module):
-    """A table of V rows; ids must lie in [0, V) or be PADDING_ID, which reads as a row of zeros.
+    """A table of V rows; ids must lie in [0, V), and in bags may be PADDING_ID, which adds nothing.
 
-    The gathers promise their bounds to XLA: on a CPU that halves a lookup's time against the default
-    fill mode, and ids are checked once, where batches are made.
+    The gathers promise their bounds to XLA, which on a CPU halves a lookup's time against the default fill
+    mode. recjax.data numbers ids densely, so its batches keep the promise; nothing checks it here.
     """
 
     vocab_size: int

@@ -26,7 +26,8 @@ class Program:
     Attributes:
       executable: called with (variables, batch).
       compile_s: seconds to lower and compile; never part of a latency.
-      flops: operations of the program before XLA's optimisations; a multiply-add counts two.
+      flops: operations of the program before XLA's optimisations; a multiply-add counts two, None
+        where there is no count.
       bytes_accessed: XLA's count of bytes read and written by the optimised program, None where it has none.
       memory_bytes: arguments + outputs + temporaries, by the compiler.
     """
@@ -34,7 +35,7 @@ class Program:
     batch_size: int
     executable: Any
     compile_s: float
-    flops: float
+    flops: float | None
     bytes_accessed: float | None
     memory_bytes: int | None
 
@@ -93,7 +94,7 @@ class CompiledModel:
             batch_size=size,
             executable=executable,
             compile_s=compile_s,
-            flops=float((lowered.cost_analysis() or {}).get("flops", 0)),
+            flops=(lowered.cost_analysis() or {}).get("flops"),
             bytes_accessed=(executable.cost_analysis() or {}).get("bytes accessed"),
             memory_bytes=None if memory is None else sum(getattr(memory, name) for name in in_use),
         )

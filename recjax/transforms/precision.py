@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from recjax.config import config
 from recjax.errors import UserError
-from recjax.transforms.protocol import Finalization, Stage, Transform, TransformReport, Variables
+from recjax.transforms.instructions import BFLOAT16_DOTS, cpu_has
+from recjax.transforms.protocol import Finalization, Stage, Support, Transform, TransformReport, Variables
 
 
 @config
@@ -28,6 +29,10 @@ class BF16(Transform):
         if not hasattr(model_config, "dtype"):
             raise UserError(f"bf16 cannot be applied: {type(model_config).__name__} has no dtype")
         return dataclasses.replace(model_config, dtype="bfloat16")
+
+    def support(self, platform: str) -> Support:
+        """Returns "emulated" on a CPU without bfloat16 dot instructions, which converts to float32 and back."""
+        return "emulated" if platform == "cpu" and not cpu_has(BFLOAT16_DOTS) else "native"
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from recjax.config import check, config
 from recjax.errors import UserError
+from recjax.transforms.instructions import INT8_DOTS, cpu_has
 from recjax.transforms.paths import drop_paths, flatten, unflatten_like
 from recjax.transforms.protocol import Finalization, Mode, Stage, Support, Transform, TransformReport, Variables
 
@@ -38,9 +39,8 @@ class Quantize(Transform):
         return "int8" if self.backward_bits is None else "int8 (8-bit backward)"
 
     def support(self, platform: str) -> Support:
-        """Returns "native": XLA runs int8 dots on CPU (VNNI), CUDA and TPU; whether they pay is for the row to say."""
-        del platform
-        return "native"
+        """Returns "emulated" on a CPU without int8 dot instructions; whether native dots pay is for the row to say."""
+        return "emulated" if platform == "cpu" and not cpu_has(INT8_DOTS) else "native"
 
     def intercept(self, module: Any, mode: Mode) -> Any:
         """Returns the module with its dots quantized on the fly, being frozen, or read from frozen int8."""

@@ -213,7 +213,7 @@ def test_terminal_table_fits(rows: list[Row], width: int):
     assert "! sasrec / fp32, server, batch 256: no rate held the limit" in "\n".join(lines)
     assert not any("…" in line for line in lines)
     table = [line for line in lines if line.startswith(("  ", "null"))]
-    assert table[-1].startswith("null (harness floor)")
+    assert table[-1].startswith("null, null's requests")
 
 
 def test_an_interrupted_run_still_has_a_report(tmp_path: Path, rows: list[Row]):

@@ -15,6 +15,7 @@ from benchmarks.scenarios import (
     MIN_SERVER_QUERIES,
     OVERLOAD_FACTOR,
     Window,
+    batch_size_of,
     closed_loop,
     highest_rate_within_limit,
     server,
@@ -453,3 +454,11 @@ def test_the_search_on_a_simulated_queue_finds_the_rate_of_the_formula(
 
     window, _ = highest_rate_within_limit(probe, 1000.0, 6.0, 0.1, 6)
     assert window.offered_qps == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "size"),
+    [(1, 1), (2, 1), (3, 3), (8, 8), (9, 8), (15, 8), (16, 16), (20, 20), (40, 32), (64, 64), (100, 100), (500, 128)],
+)
+def test_a_batch_is_what_waits_unless_two_full_ones_are_better(waiting: int, size: int) -> None:
+    assert batch_size_of(waiting, (1, 8, 32, 128)) == size
