@@ -21,13 +21,14 @@ REPOSITORY = Path(__file__).parent.parent
 def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
     """Returns versions, flags, processor, driver, measured ceilings, system and git state, as plain JSON values."""
     status = _git("status", "--porcelain")
+    jax_settings: Any = jax.config  # its attributes are made at run time; not every version declares them
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
     return {
         "versions": versions,
         "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)},
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default of the platform",
+        "matmul_precision": jax_settings.jax_default_matmul_precision or "default of the platform",
         "cpu": cpu_model(),
         "driver": device.client.platform_version,
         "ceilings": dataclasses.asdict(ceilings),

@@ -240,7 +240,7 @@ def _read_columns(path: Path, data: bytes, layout: _Layout) -> dict[str, _Column
 
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(data),  # type: ignore[arg-type]
+            pa.BufferReader(data),
             # Only one thread numbers the invalid rows.
             pyarrow.csv.ReadOptions(
                 use_threads=False, block_size=_BLOCK_BYTES, skip_rows=int(layout.has_header), column_names=names
