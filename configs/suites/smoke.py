@@ -14,12 +14,12 @@ VARIANTS = (chain(), chain(prune(0.5), shrink(finetune_epochs=0), quantize(bits=
 
 
 def briefly(experiment: Experiment) -> Experiment:
-    """Returns the experiment with one epoch of training and one of fine-tuning, and two batch sizes."""
+    """Returns the experiment on its 20-core, with one epoch of training, one of fine-tuning, and three batch sizes."""
     return dataclasses.replace(
         experiment,
-        dataset=dataclasses.replace(experiment.dataset, max_history=20),
-        training=dataclasses.replace(experiment.training, epochs=1),
-        finetuning=dataclasses.replace(experiment.finetuning, epochs=1),
+        dataset=dataclasses.replace(experiment.dataset, max_history=20, min_interactions=20),
+        training=dataclasses.replace(experiment.training, epochs=1, batch_size=256),
+        finetuning=dataclasses.replace(experiment.finetuning, epochs=1, batch_size=256),
         serving=Serving(buckets=(1, 8, 64), slo_ms=experiment.serving.slo_ms),
     )
 
