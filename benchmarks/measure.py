@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.rate_search import highest_rate_within_limit
 from benchmarks.results import Row
 from benchmarks.rows import RunFacts, make_row
 from benchmarks.scenarios import (
     Window,
     closed_loop,
-    highest_rate_within_limit,
     server,
     warm_up,
 )

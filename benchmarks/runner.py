@@ -19,6 +19,7 @@ from benchmarks.results import ResultWriter
 from benchmarks.rows import RunFacts
 from benchmarks.suite import Suite
 from recjax.command_line import INTERRUPTED
+from recjax.data.sources import check_source
 from recjax.hardware.ceilings import measure_ceilings
 from recjax.hardware.device import describe_device
 from recjax.progress import console, stage
@@ -30,8 +31,11 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
     """Runs the suite, prints its table and returns the exit code; finished rows survive an interruption.
 
     Raises:
+      UserError: a data set that is not there, before anything is measured or an earlier run's rows replaced.
       CheckpointError: a final model cannot be written to `folder`.
     """
+    for case in suite.cases:
+        check_source(case.experiment.dataset)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     console.print(f"suite {suite.name} on {describe_device([device])['kind']}; results go to {folder}", markup=False)
     writer, code = ResultWriter(folder), 0

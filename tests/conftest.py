@@ -4,13 +4,11 @@ Everything trained or compiled that two tests need is a session fixture here.
 """
 
 import dataclasses
-import functools
 import typing
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from hypothesis import settings
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
+
+from random_variables import random_variables  # noqa: E402
 
 from recjax.config import Dataset, Experiment, ModelConfig, Training  # noqa: E402
 
@@ -113,10 +113,7 @@ def trained_sasrec(sasrec_experiment: Experiment, next_item: NextItemData) -> Fi
 def dlrm_params(dlrm_experiment: Experiment, labelled: LabelledData) -> Any:
     """Returns random parameters of the tiny DLRM-DCNv2, biases too."""
     batch = next(labelled.train_batches(4, 0, 1))
-    init = functools.partial(dlrm_experiment.model.build(labelled.schema).init, train=False, method="loss")
-    shapes = jax.eval_shape(init, jax.random.key(0), batch)["params"]
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda shape: jnp.asarray(rng.standard_normal(shape.shape), jnp.float32) / 3, shapes)
+    return random_variables(dlrm_experiment.model.build(labelled.schema), batch)["params"]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from assertions import assert_one_line
 
 from recjax.cli import main
 from recjax.commands import print_quality
@@ -59,14 +60,6 @@ def figures(output: str, label: str) -> list[str]:
     table = [re.split("[┃│]", line)[1:-1] for line in output.splitlines() if line[:1] in ("┃", "│")]
     header = [cell.strip() for cell in table[0]]
     return [cells[header.index(label)].strip() for cells in table[1:]]
-
-
-def assert_one_line(error: str, *parts: str) -> None:
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert error.endswith("\n")
-    for part in parts:
-        assert part in error
 
 
 def test_train_stores_the_model_the_checkpoints_and_the_curves(trained: Path) -> None:

@@ -90,12 +90,18 @@ class NextItemData:
 def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData:
     """Returns the task's data under the dataset's split.
 
+    Args:
+      interactions: sorted by user, then timestamp, as `load_interactions` gives them.
+      dataset: the split and the history length L.
+
     Raises:
       UserError: a random split, whose training part would hold the future of its test part.
+      ValueError: interactions in another order, whose histories would be wrong.
     """
     if dataset.split == "random":
         raise UserError("a next-item model cannot use Dataset.split='random'; allowed: leave_last_one_out, temporal")
     parts = split(interactions, dataset)
+    _check_order(interactions)
     L = dataset.max_history
     item, user = parts.train.item, parts.train.user
     starts = np.searchsorted(user, np.arange(parts.train.n_users))
@@ -114,6 +120,15 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
             f"seen_items_removed/ties_against_the_target/max_history={L}"
         ),
     )
+
+
+def _check_order(interactions: Interactions) -> None:
+    user, timestamp = interactions.user, interactions.timestamp
+    out_of_order = user[1:] < user[:-1]
+    if timestamp is not None:
+        out_of_order |= (user[1:] == user[:-1]) & (timestamp[1:] < timestamp[:-1])
+    if out_of_order.any():
+        raise ValueError(f"interactions of {interactions.name} must be sorted by user, then timestamp")
 
 
 def _gather_windows(

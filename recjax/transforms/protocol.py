@@ -46,7 +46,7 @@ class Finalization:
 
     Attributes:
       build: makes the float module of a model config.
-      batch: one real training batch, for shapes and calibration.
+      batch: one training batch, for its shapes.
       retrain: fine-tunes parameters of the given (smaller) config and returns the best; the argument after
         the config is the number of epochs.
     """

@@ -1,45 +1,24 @@
-"""The benchmark's command line, and one real run of a tiny suite through `run_suite`."""
+"""The benchmark's command line."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import pytest
+from assertions import assert_one_line
 
-from benchmarks import measure, runner
-from benchmarks.results import Row, check_row, read_rows
+from benchmarks import runner
 from benchmarks.run import main
 from benchmarks.runner import run_suite
-from benchmarks.scenarios import Window
-from benchmarks.suite import Case, Measurement, Suite
+from benchmarks.suite import Case, Suite
 from recjax.config import Experiment, Serving
 from recjax.errors import UserError
-from recjax.hardware import ceilings
 from recjax.hardware.ceilings import Ceilings
-from recjax.transforms.protocol import chain
-from recjax.transforms.prune import prune
-from recjax.transforms.quantize import quantize
-from recjax.transforms.shrink import shrink
 
 REPOSITORY = Path(__file__).parent.parent.parent
-BUCKETS = (1, 8, 16)
-# Masks are updated at every step: a run this short would never reach the tenth.
-FULL_CHAIN = chain(prune(0.5, update_every=1), shrink(finetune_epochs=1, multiple_of=1), quantize())
-SCENARIOS = [("single_stream", 1), ("multi_stream", 8), ("offline", 16), ("server", 16)]
-
-
-def assert_one_line(error: str, *parts: str) -> None:
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert error.endswith("\n")
-    for part in parts:
-        assert part in error
 
 
 @pytest.fixture
@@ -50,9 +29,6 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the run started")
 
     monkeypatch.setattr(runner, "ResultWriter", refuse)
-
-
-# --- the command line
 
 
 @pytest.mark.usefixtures("no_run")
@@ -66,6 +42,7 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--set", "trainng.epochs=3"], ["'trainng'", "did you mean 'training'?"]),
         (["--set", "training.epochs=few"], ["training.epochs='few'", "integer"]),
         (["--set", "training.epochs"], ["not of the form name=value"]),
+        (["--set", "dataset.source=my/log.csv"], ["'my/log.csv'", "no such file exists"]),
         (["--config=no/such/file.py"], ["no config file 'no/such/file.py'", "get_config()"]),
         (["--config=."], ["no config file '.'"]),
     ],
@@ -196,249 +173,3 @@ def test_the_module_runs_as_a_command() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert_one_line(done.stderr, "did you mean 'smoke'?")
-
-
-# --- one real run
-
-
-@pytest.fixture(scope="module")
-def tiny_suite(sasrec_experiment: Experiment) -> Suite:
-    experiment = dataclasses.replace(
-        sasrec_experiment,
-        training=dataclasses.replace(sasrec_experiment.training, epochs=2),
-        finetuning=dataclasses.replace(sasrec_experiment.finetuning, epochs=2),
-        serving=Serving(buckets=BUCKETS, slo_ms=200.0, top_k=5),
-    )
-    return Suite(
-        name="tiny",
-        description="two variants of a tiny SASRec",
-        cases=(Case(experiment=experiment, variants=(chain(), FULL_CHAIN)),),
-        measurement=Measurement(rounds=2, window_s=0.01, min_queries=5, probe_s=0.01, search_steps=1, seed=0),
-    )
-
-
-@pytest.fixture(scope="module")
-def small_ceilings() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ceilings.MATRIX_SIZE, "cpu", 64)
-        patch.setitem(ceilings.COPY_BYTES, "cpu", 1 << 16)
-        patch.setattr("benchmarks.scenarios.MIN_SERVER_QUERIES", 100)
-        yield
-
-
-@pytest.fixture(scope="module")
-def run_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    assert run_suite(tiny_suite, jax.devices("cpu")[0], folder) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(run_folder: Path) -> list[Row]:
-    return read_rows(run_folder / "results.jsonl")
-
-
-def of_variant(rows: list[Row], variant: str) -> list[Row]:
-    return [row for row in rows if row.variant == variant]
-
-
-def test_every_variant_and_the_null_model_have_every_scenario(rows: list[Row]) -> None:
-    for variant in ("fp32", FULL_CHAIN.label, "null"):
-        assert [(row.scenario, row.batch_size) for row in of_variant(rows, variant)] == SCENARIOS
-    assert len(rows) == 3 * len(SCENARIOS)
-
-
-def test_every_row_is_complete_and_of_one_run(rows: list[Row]) -> None:
-    for row in rows:
-        check_row(row)
-        assert row.device["platform"] == "cpu"
-        assert (row.suite, row.case) == ("tiny", f"tiny_sasrec/{row.variant}")
-        assert row.estimated is False
-    assert len({row.run_id for row in rows}) == 1
-
-
-def test_nothing_was_compiled_inside_a_window(rows: list[Row]) -> None:
-    assert {row.recompiles_in_window for row in rows} == {0}
-    assert min(row.compile_s for row in rows) > 0
-
-
-def test_rows_of_closed_loops_count_what_was_answered(rows: list[Row]) -> None:
-    for row in rows:
-        if row.scenario == "server":
-            continue
-        assert row.latency_ms["n"] >= 2 * 5  # rounds x min_queries
-        assert row.padding_waste == 0  # each query fills a bucket
-        ratio = row.throughput_samples_per_s / row.throughput_queries_per_s
-        assert ratio == pytest.approx(row.batch_size)
-        assert row.valid
-        assert row.reasons["target_qps"] == "only the server scenario has a latency limit"
-
-
-def test_server_rows_hold_the_limit_or_say_that_they_do_not(rows: list[Row]) -> None:
-    for row in (row for row in rows if row.scenario == "server"):
-        assert row.slo_ms == 200.0
-        assert row.target_qps is not None
-        assert row.target_qps > 0
-        assert row.latency_ms["n"] >= 100 or not row.valid
-        assert row.valid == (row.latency_ms["p99"] is not None and row.latency_ms["p99"] <= 200)
-        assert (row.search is None) == (row.variant == "null")
-
-
-def test_speedups_are_over_fp32_in_the_same_rounds(rows: list[Row]) -> None:
-    for row in rows:
-        if row.scenario == "server" or row.variant == "null":
-            assert row.speedup is None
-        elif row.variant == "fp32":
-            assert row.speedup == {"median": 1.0, "range": [1.0, 1.0], "rounds": 2}
-        else:
-            assert row.speedup is not None
-            assert row.speedup["rounds"] == 2
-            assert row.speedup["range"][0] <= row.speedup["median"] <= row.speedup["range"][1]
-
-
-def test_the_full_chain_says_what_it_did(rows: list[Row]) -> None:
-    fp32, transformed = of_variant(rows, "fp32"), of_variant(rows, FULL_CHAIN.label)
-    for before, after in zip(fp32, transformed, strict=True):
-        assert after.support == before.support == "native"
-        assert [transform["transform"] for transform in after.transforms] == ["prune", "shrink", "quantize"]
-        assert before.transforms == []
-        report = after.transform_report
-        assert set(report) == {"prune(0.5)", "shrink", "int8"}
-        assert report["int8"]["int8_kernels"]
-        for wide, narrow in report["shrink"]["widths"].values():
-            assert narrow == wide // 2
-        assert after.parameter_bytes < before.parameter_bytes
-        assert after.dense_layer_bytes is not None
-        assert before.dense_layer_bytes is not None
-        assert after.dense_layer_bytes < before.dense_layer_bytes / 2
-        assert after.model_config["mlp_dims"] == [width // 2 for width in before.model_config["mlp_dims"]]
-
-
-def test_rows_of_the_null_model_have_figures_of_the_harness_alone(rows: list[Row]) -> None:
-    for row in of_variant(rows, "null"):
-        assert (row.model, row.parameter_bytes, row.quality, row.speedup) == ("null", 0, None, None)
-        assert row.reasons["quality"] == "the null model has none: it is the floor of the harness"
-        assert row.throughput_samples_per_s > 0
-
-
-def test_quality_stands_beside_its_protocol_and_references(rows: list[Row]) -> None:
-    for row in (row for row in rows if row.variant != "null"):
-        assert row.protocol is not None
-        assert row.protocol.endswith("/test")
-        assert row.quality is not None
-        assert row.quality_metric == "ndcg@10"
-        assert set(row.quality_reference or {}) == {"random", "popularity"}
-        fp32 = of_variant(rows, "fp32")[0].quality
-        assert fp32 is not None
-        assert row.quality_retained == pytest.approx(row.quality["ndcg@10"] / fp32["ndcg@10"])
-
-
-def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
-    for row in rows:
-        if row.variant == "null" or row.scenario == "server":
-            assert row.bound_by is None
-            assert "bound_by" in row.reasons
-            continue
-        limits = row.environment["ceilings"]
-        dtype = "int8" if row.variant == FULL_CHAIN.label else "float32"
-        assert row.flops_per_sample is not None
-        assert row.bytes_per_sample is not None
-        compute_s = row.flops_per_sample / limits["flops_per_s"][dtype]
-        memory_s = row.bytes_per_sample / limits["bytes_per_s"]
-        assert row.bound_by == ("compute" if compute_s >= memory_s else "memory")
-        share = max(compute_s, memory_s) * row.throughput_samples_per_s
-        assert row.achieved_fraction_of_roofline == pytest.approx(share)
-
-
-def test_every_latency_sample_is_kept(rows: list[Row], run_folder: Path) -> None:
-    with np.load(run_folder / "samples.npz") as samples:
-        assert set(samples) == {f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows}
-        for row in rows:
-            latency_ms = samples[f"{row.case}/{row.scenario}/{row.batch_size}"]
-            assert len(latency_ms) == row.latency_ms["n"]
-            assert latency_ms.max() == pytest.approx(row.latency_ms["max"], rel=1e-6)
-
-
-def test_the_run_leaves_a_report_and_the_models(rows: list[Row], run_folder: Path) -> None:
-    assert FULL_CHAIN.label in (run_folder / "report.md").read_text()
-    assert FULL_CHAIN.label in (run_folder / "report.html").read_text()
-    models = sorted(path.name for path in (run_folder / "models" / "tiny_sasrec").iterdir())
-    assert models == sorted(["fp32", FULL_CHAIN.label.replace(" ", "")])
-    for row in (row for row in rows if row.variant != "null"):
-        files = (run_folder / "models" / "tiny_sasrec" / row.variant.replace(" ", "")).rglob("*")
-        assert row.checkpoint_bytes == sum(path.stat().st_size for path in files if path.is_file())
-
-
-def test_the_environment_says_what_the_figures_depend_on(rows: list[Row]) -> None:
-    environment = rows[0].environment
-    assert environment["versions"]["jax"] == jax.__version__
-    assert environment["seed"] == 0
-    assert set(environment["ceilings"]["flops_per_s"]) == {"float32", "bfloat16", "int8"}
-    json.dumps(environment, allow_nan=False)
-
-
-@pytest.fixture(scope="module")
-def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the folder of an fp32 run under an impossible floor, interrupted in its first server window."""
-
-    def interrupt(*arguments: object) -> Window:
-        raise KeyboardInterrupt
-
-    folder = tmp_path_factory.mktemp("interrupted")
-    cases = tuple(dataclasses.replace(case, variants=(chain(),), validation_floor=1.0) for case in tiny_suite.cases)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "server", interrupt)
-        assert run_suite(dataclasses.replace(tiny_suite, cases=cases), jax.devices("cpu")[0], folder) == 130
-    return folder
-
-
-def test_an_interrupted_run_keeps_its_finished_rows_and_its_report(interrupted_folder: Path) -> None:
-    kept = read_rows(interrupted_folder / "results.jsonl")
-    assert [row.scenario for row in kept] == [scenario for scenario, _ in SCENARIOS[:3] for _ in range(2)]
-    for row in kept:
-        check_row(row)
-    assert "ndcg@10" in (interrupted_folder / "report.md").read_text()
-    assert (interrupted_folder / "report.html").is_file()
-    with np.load(interrupted_folder / "samples.npz") as samples:
-        assert len(samples.files) == len(kept)
-
-
-def test_rows_below_the_floor_are_invalid_and_say_so(interrupted_folder: Path) -> None:
-    for row in read_rows(interrupted_folder / "results.jsonl"):
-        if row.variant == "null":
-            assert row.valid
-            continue
-        assert not row.valid
-        reached = f"{row.validation_quality:.4f}"
-        assert row.invalid_reason == f"validation ndcg@10 {reached} is below the case's floor, 1"
-
-
-QUALITY = ("quality", "quality_reference", "validation_quality", "quality_retained", "transform_report")
-
-
-def test_the_same_seed_gives_the_same_quality_bit_for_bit(rows: list[Row], interrupted_folder: Path) -> None:
-    first, again = of_variant(rows, "fp32"), of_variant(read_rows(interrupted_folder / "results.jsonl"), "fp32")
-    for name in QUALITY:
-        assert getattr(again[0], name) == getattr(first[0], name), name
-
-
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_full_chain_bit_for_bit(
-    tiny_suite: Suite, rows: list[Row], small_ceilings: None, tmp_path: Path
-) -> None:
-    assert run_suite(tiny_suite, jax.devices("cpu")[0], tmp_path) == 0
-    for first, again in zip(rows, read_rows(tmp_path / "results.jsonl"), strict=True):
-        for name in (*QUALITY, "parameter_bytes", "model_config", "flops_per_sample"):
-            assert getattr(again, name) == getattr(first, name), f"{first.case}: {name}"
-
-
-def test_an_interruption_before_the_first_row_leaves_no_report(
-    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "measure_ceilings", interrupt)
-    assert run_suite(tiny_suite, jax.devices("cpu")[0], tmp_path) == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.jsonl"]
-    assert read_rows(tmp_path / "results.jsonl") == []

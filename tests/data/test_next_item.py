@@ -134,6 +134,14 @@ def test_users_without_a_training_item_are_not_evaluated():
     assert [b["user"].tolist() for b in data.eval_batches("test", 1)] == []
 
 
+@pytest.mark.parametrize("column", ["user", "timestamp"])
+def test_interactions_in_another_order_are_refused(column: str):
+    whole = histories([4, 4])
+    reversed_column = Interactions(**{**vars(whole), column: getattr(whole, column)[::-1].copy()})
+    with pytest.raises(ValueError, match="toy must be sorted by user, then timestamp"):
+        next_item_data(reversed_column, Dataset(max_history=3))
+
+
 def test_random_split_is_refused():
     with pytest.raises(UserError, match=r"Dataset.split='random'; allowed: leave_last_one_out, temporal"):
         data_of([5], max_history=3, split="random")

@@ -1,10 +1,10 @@
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_variables import random_variables
 
 from recjax.data.batches import PADDING_ID
 from recjax.data.features import Field, LabelledSchema
@@ -48,10 +48,7 @@ def batch() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def variables(model: DLRMDCNv2, batch: dict[str, np.ndarray]) -> Any:
-    init = functools.partial(model.init, train=False, method="loss")
-    shapes = jax.eval_shape(init, jax.random.key(0), batch)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda shape: jnp.asarray(rng.standard_normal(shape.shape), jnp.float32) / 3, shapes)
+    return random_variables(model, batch)
 
 
 @pytest.fixture(scope="module")

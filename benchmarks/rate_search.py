@@ -1,0 +1,48 @@
+"""The search for the highest rate at which a server's p99 holds its latency limit."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.scenarios import Window
+
+MIN_SERVER_QUERIES = 700  # MLPerf's early stopping needs 662 for a p99 with one miss (99% confidence)
+MAX_LOWERED = 8  # times that an unconfirmed rate is lowered by 10% before the row is given up as invalid
+
+
+def highest_rate_within_limit(
+    probe: Callable[[float, int], Window], capacity_qps: float, slo_ms: float, probe_s: float, steps: int
+) -> tuple[Window, dict[str, float | int | None]]:
+    """Returns the window at the highest rate whose p99 held the limit, and how it was searched.
+
+    The bracket is halved (geometrically) `steps` times with short probes, where a rate fails only if two
+    probes in a row fail: one stall of a shared machine must not cut the bracket. The rate found must then
+    hold the limit in a window twice as long; each time it does not, it is lowered by 10%.
+
+    Args:
+      probe: runs a server window at (rate_qps, n_queries).
+      capacity_qps: what the model answers at most, such as its offline rate: the search starts at 0.6 and
+        never goes above 1.2 times this.
+      slo_ms: limit of p99.
+      probe_s: length of a probe; a probe has at least MIN_SERVER_QUERIES.
+      steps: halvings of the bracket.
+    """
+
+    def run(rate_qps: float, length_s: float) -> tuple[Window, bool]:
+        window = probe(rate_qps, max(MIN_SERVER_QUERIES, round(rate_qps * length_s)))
+        held = not window.overloaded and np.percentile(window.latency_ms, 99, method="inverted_cdf") <= slo_ms
+        return window, bool(held)
+
+    low, high = 0.0, 1.2 * capacity_qps
+    rate = 0.6 * capacity_qps
+    for _ in range(steps):
+        held = run(rate, probe_s)[1] or run(rate, probe_s)[1]
+        low, high = (rate, high) if held else (low, rate)
+        rate = (low * high) ** 0.5 if low else high / 2
+    rate = low or rate
+    window, held = run(rate, 2 * probe_s)
+    lowered = 0
+    while not held and lowered < MAX_LOWERED:
+        rate, lowered = 0.9 * rate, lowered + 1
+        window, held = run(rate, 2 * probe_s)
+    return window, {"steps": steps, "lowered": lowered, "failed_at_qps": high if high < 1.2 * capacity_qps else None}
