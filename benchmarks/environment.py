@@ -19,7 +19,12 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
-    """Returns versions, flags, processor, driver, measured ceilings, system and git state, as plain JSON values."""
+    """Returns `describe_software` with the driver and the measured ceilings."""
+    return describe_software() | {"driver": device.client.platform_version, "ceilings": dataclasses.asdict(ceilings)}
+
+
+def describe_software() -> dict[str, Any]:
+    """Returns versions, flags, precision, processor, system and git state, as plain JSON values."""
     status = _git("status", "--porcelain")
     jax_settings: Any = jax.config  # its attributes are made at run time; not every version declares them
     versions = {"python": platform.python_version()}
@@ -30,8 +35,6 @@ def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, An
         "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)},
         "matmul_precision": jax_settings.jax_default_matmul_precision or "default of the platform",
         "cpu": cpu_model(),
-        "driver": device.client.platform_version,
-        "ceilings": dataclasses.asdict(ceilings),
         "os": platform.platform(),
         "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
     }

@@ -27,7 +27,14 @@ from benchmarks.summary import (
     summary_lines,
 )
 
+LOG_WIDTH = 120  # columns of a printed table in a log
 STYLES = {"variant": "", "reference": "dim", "null": "dim"}
+
+
+def wide_console() -> Console:
+    """Returns standard output, at least wide enough for the tables where it is not a terminal."""
+    output = Console(highlight=False)
+    return output if output.is_terminal else Console(highlight=False, width=LOG_WIDTH)
 
 
 def write_report(rows: Sequence[Row], folder: Path, samples: Mapping[str, NDArray]) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.markdown import bullets, escape, table
 from benchmarks.report_contents import (
     HOW_TO_READ,
     full_table,
@@ -27,19 +28,19 @@ def render_markdown(rows: Sequence[Row]) -> str:
     facts = heading_facts(rows)
     limits = [f"{', '.join(names)}: p99 within {limit:g} ms" for limit, names in server_limits(rows).items()]
     parts = [
-        f"# recjax benchmark: suite {_text(facts['Suite'])}",
-        _bullets(f"{name}: {_text(value)}" for name, value in facts.items()),
+        f"# recjax benchmark: suite {escape(facts['Suite'])}",
+        bullets(f"{name}: {escape(value)}" for name, value in facts.items()),
         "## Summary",
         _summary(rows),
-        _bullets(f"! {_text(name)}: {_text(reason)}" for name, reason in invalid_rows(rows)),
-        f"Server limits: {_text('; '.join(limits))}." if limits else "",
+        bullets(f"! {escape(name)}: {escape(reason)}" for name, reason in invalid_rows(rows)),
+        f"Server limits: {escape('; '.join(limits))}." if limits else "",
         *(_quality(rows)),
         "## All rows",
-        _table(*full_table(rows)),
+        table(*full_table(rows)),
         "## What could not be measured",
-        _table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
+        table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
         "## How to read this",
-        _bullets(f"**{title}.** {_text(text)}" for title, text in HOW_TO_READ),
+        bullets(f"**{title}.** {escape(text)}" for title, text in HOW_TO_READ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -52,30 +53,13 @@ def _summary(rows: Sequence[Row]) -> str:
     for line in summary_lines(rows):
         quality = f"{metrics[line.experiment]} {line.cells[0]}" if line.experiment in metrics else ""
         lines.append([line.experiment, line.label, quality, *line.cells[1:]])
-    return _table(header, lines, n_left=2)
+    return table(header, lines, n_left=2)
 
 
 def _quality(rows: Sequence[Row]) -> Iterable[str]:
     yield "## Quality"
     for name, variants in group_experiments(rows).items():
-        yield f"### {_text(name)}"
-        yield f"Protocol: {_text(protocols(rows)[name])}"
-        yield _table(*quality_table(variants))
-        yield _text(recommendation(variants) or "")
-
-
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]], n_left: int = 1) -> str:
-    aligned = ["---" if index < n_left else "---:" for index in range(len(header))]
-    cells = [header, aligned, *([_text(cell) for cell in line] for line in lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _bullets(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
-
-
-def _text(value: str) -> str:
-    """Returns the value with what Markdown or HTML would take for markup escaped, on one line."""
-    for character in "\\`*_[]~|#":
-        value = value.replace(character, "\\" + character)
-    return " ".join(value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+        yield f"### {escape(name)}"
+        yield f"Protocol: {escape(protocols(rows)[name])}"
+        yield table(*quality_table(variants))
+        yield escape(recommendation(variants) or "")

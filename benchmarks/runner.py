@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks.environment import describe_environment
 from benchmarks.measure import measure_case
 from benchmarks.prepare import prepare_case
-from benchmarks.report import print_table, write_report
+from benchmarks.report import print_table, wide_console, write_report
 from benchmarks.results import ResultWriter
 from benchmarks.rows import RunFacts
 from benchmarks.suite import Suite
@@ -23,8 +22,6 @@ from recjax.data.sources import check_source
 from recjax.hardware.ceilings import measure_ceilings
 from recjax.hardware.device import describe_device
 from recjax.progress import console, stage
-
-LOG_WIDTH = 120  # columns of the printed table in a log
 
 
 def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
@@ -63,14 +60,8 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
             arrays: dict[str, Any] = {key: latency_ms.astype(np.float32) for key, latency_ms in samples.items()}
             np.savez_compressed(folder / "samples.npz", **arrays)
             report = write_report(writer.rows, folder, samples)
-            print_table(writer.rows, _table_console())
+            print_table(writer.rows, wide_console())
             console.print(
                 f"{len(writer.rows)} rows in {time.perf_counter() - started:.0f} s; open {report}", markup=False
             )
     return code
-
-
-def _table_console() -> Console:
-    """Returns standard output, at least wide enough for the table where it is not a terminal."""
-    output = Console(highlight=False)
-    return output if output.is_terminal else Console(highlight=False, width=LOG_WIDTH)

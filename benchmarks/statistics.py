@@ -4,6 +4,7 @@ Shapes: N samples.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -94,6 +95,11 @@ def retained_interval(quality: Quality, reference: Quality, metric: str, seed: i
     ratios = np.divide(values, of, out=np.full(len(of), np.nan), where=of > 0)  # a resample without a hit has none
     tail = 50 * (1 - CONFIDENCE)
     return [float(bound) for bound in np.percentile(ratios[np.isfinite(ratios)], [tail, 100 - tail])]
+
+
+def mean_interval(values: Sequence[float]) -> float:
+    """Returns half the width of Student's 95% interval of the mean of two or more values."""
+    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * scipy.stats.sem(values))
 
 
 def _auc(scores: NDArray, labels: NDArray, picks: NDArray) -> float:

@@ -1,0 +1,22 @@
+"""Markdown from plain values."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]], n_left: int = 1) -> str:
+    """Returns a table whose first `n_left` columns are left-aligned and the others right-aligned."""
+    aligned = ["---" if index < n_left else "---:" for index in range(len(header))]
+    cells = [header, aligned, *([escape(cell) for cell in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def bullets(items: Iterable[str]) -> str:
+    """Returns a list of items, which may hold markup."""
+    return "\n".join(f"- {item}" for item in items)
+
+
+def escape(value: str) -> str:
+    """Returns the value with what Markdown or HTML would take for markup escaped, on one line."""
+    for character in "\\`*_[]~|#":
+        value = value.replace(character, "\\" + character)
+    return " ".join(value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
