@@ -4,7 +4,7 @@ Paper: Naumov et al., DLRM (arXiv 1906.00091); Wang et al., DCN V2 (WWW 2021).
 Command: recjax train configs/dlrm_dcnv2_movielens_small.py --out runs/dlrm
 Hardware and time: 2 cores of a server CPU, about 1 minute.
 Protocol: all interactions, random 8:1:1, label = rating >= 4.
-Scores: benchmarks/results/quick-cpu/report.md has the measured AUC on the test part beside logistic regression's.
+Scores: benchmarks/results/quick-amd-epyc/report.md has the measured AUC on the test part beside logistic regression's.
 """
 
 from recjax.config import Dataset, Experiment, Serving, Training

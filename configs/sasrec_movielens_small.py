@@ -4,7 +4,7 @@ Paper: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018).
 Command: recjax train configs/sasrec_movielens_small.py --out runs/sasrec
 Hardware and time: 2 cores of a server CPU, about 1 minute.
 Protocol: 5-core, leave-last-one-out by time, full catalogue, seen items removed.
-Scores: benchmarks/results/quick-cpu/report.md has the measured NDCG@10 on the test part beside popularity's.
+Scores: benchmarks/results/quick-amd-epyc/report.md has the measured NDCG@10 on the test part beside popularity's.
 """
 
 from recjax.config import Dataset, Experiment, Serving, Training
