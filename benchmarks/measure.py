@@ -110,7 +110,7 @@ def _measure_closed_loop(
     windows: list[list[Window]] = [[] for _ in contestants]
     recompiles = [0 for _ in contestants]
     started_at = [_now() for _ in contestants]
-    with stage(title, settings.rounds * len(contestants)) as advance:
+    with stage(title, settings.rounds * len(contestants) + 1) as advance:
         for number in range(settings.rounds):
             # A rotating order: nobody is always the first after the pause between rounds.
             for index in np.roll(np.arange(len(contestants)), -number):
@@ -122,10 +122,14 @@ def _measure_closed_loop(
                 recompiles[index] += COMPILATIONS.count - before
                 windows[index].append(window)
                 advance(f"{contestant.label} {window.samples / window.duration_s:,.0f} samples/s")
-    return [
-        Measured(scenario, size, _pool(pooled), np.array([w.samples / w.duration_s for w in pooled]), compiled, start)
-        for pooled, compiled, start in zip(windows, recompiles, started_at, strict=True)
-    ]
+        measured = [
+            Measured(
+                scenario, size, _pool(pooled), np.array([w.samples / w.duration_s for w in pooled]), compiled, start
+            )
+            for pooled, compiled, start in zip(windows, recompiles, started_at, strict=True)
+        ]
+        advance(_best(contestants, measured, "samples/s"))
+    return measured
 
 
 def _measure_server(
@@ -133,7 +137,7 @@ def _measure_server(
 ) -> list[Measured]:
     """Returns each contestant at the highest rate that holds its limit; the null model at fp32's rate."""
     measured: list[Measured] = []
-    with stage(title, len(contestants)) as advance:
+    with stage(title, len(contestants) + 1) as advance:
         for contestant, capacity in zip(contestants, capacity_qps, strict=True):
             started_at, before = _now(), COMPILATIONS.count
             slo_ms = contestant.experiment.serving.slo_ms
@@ -158,7 +162,15 @@ def _measure_server(
             recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
             measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
             advance(f"{contestant.label} {window.offered_qps:,.0f} queries/s")
+        advance(_best(contestants, measured, "queries/s"))
     return measured
+
+
+def _best(contestants: list[Contestant], measured: list[Measured], unit: str) -> str:
+    """Returns fp32's rate and the highest, in words; the null model does not compete."""
+    rates = [float(np.median(m.samples_per_s)) for c, m in zip(contestants, measured, strict=True) if c.trained]
+    best = int(np.argmax(rates))
+    return f"fp32 {rates[0]:,.0f} {unit}" + (f", {contestants[best].label} {rates[best]:,.0f}" if best else "")
 
 
 def _rows(

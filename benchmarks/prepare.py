@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from benchmarks.measure import Contestant, TrainedVariant
 from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
-from recjax.config import Experiment
+from recjax.config import Experiment, check
+from recjax.data.next_item import NextItemData
 from recjax.evaluation import Data, make_evaluator, sanity_rows
 from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
@@ -43,11 +44,15 @@ def prepare_case(case: Case, folder: Path) -> list[Contestant]:
       folder: of the run; final models go to models/EXPERIMENT/VARIANT below it.
 
     Raises:
+      UserError: more items to return than there are.
       CheckpointError: a final model cannot be written.
     """
     experiment = case.experiment
     with stage(f"{experiment.name}: data and sanity models", 1) as advance:
         data = load_data(experiment)
+        if isinstance(data, NextItemData):
+            allowed = f"at most the {data.schema.n_items:,} items of {data.name}"
+            check(experiment.serving.top_k <= data.schema.n_items, "serving.top_k", experiment.serving.top_k, allowed)
         references = {name: dict(quality.metrics) for name, quality in sanity_rows(data, "test").items()}
         advance(data.protocol)
     for reference in case.references:

@@ -27,14 +27,13 @@ from benchmarks.summary import (
     summary_lines,
 )
 
-LOG_WIDTH = 120  # columns of a printed table in a log
+TABLE_WIDTH = 120  # characters that the widest table needs
 STYLES = {"variant": "", "reference": "dim", "null": "dim"}
 
 
 def wide_console() -> Console:
-    """Returns standard output, at least wide enough for the tables where it is not a terminal."""
-    output = Console(highlight=False)
-    return output if output.is_terminal else Console(highlight=False, width=LOG_WIDTH)
+    """Returns standard output, wide enough for the tables: a narrow terminal wraps lines, but no column is cut."""
+    return Console(highlight=False, width=max(TABLE_WIDTH, Console().width))
 
 
 def write_report(rows: Sequence[Row], folder: Path, samples: Mapping[str, NDArray]) -> Path:

@@ -193,6 +193,8 @@ def _add_point(
     quality = f"{metric_name(metric)} {format_quality((variant.first('quality') or {}).get(metric))}"
     kept = variant.first("quality_retained")
     quality += f", {format_percent(kept)}% of fp32" if kept is not None else ""
+    low, high = _quality_interval(variant) or (point[1], point[1])
+    bars = {"array": [high - point[1]], "arrayminus": [point[1] - low], "thickness": 1, "width": 3}
     invalid = [] if row.valid else [f"invalid: {row.invalid_reason}"]
     figure.add_scatter(
         x=[point[0]],
@@ -203,6 +205,7 @@ def _add_point(
         marker={"color": style.colour, "symbol": style.symbol if row.valid else f"{style.symbol}-open", "size": 12},
         hovertext="<br>".join(html.escape(line) for line in (quality, *lines, *invalid)),
         hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>",
+        error_y=bars,
         **options,
     )
 
@@ -238,6 +241,12 @@ def _quality(variant: Variant) -> float | None:
     return (variant.first("quality") or {}).get(variant.first("quality_metric"))
 
 
+def _quality_interval(variant: Variant) -> tuple[float, float] | None:
+    """Returns the 95% interval of the percent of fp32's quality, None if there is none."""
+    interval = variant.first("quality_retained_ci95")
+    return None if interval is None else (100 * interval[0], 100 * interval[1])
+
+
 def _quality_axis(variants: Sequence[Variant]) -> str:
     metric = metric_name(variants[0].first("quality_metric"))
     return f"{metric}, % of fp32" if variants[0].first("quality_retained") is not None else metric
@@ -245,6 +254,7 @@ def _quality_axis(variants: Sequence[Variant]) -> str:
 
 def _frame_quality(figure: go.Figure, variants: Sequence[Variant]) -> None:
     values = [value for variant in variants if (value := _quality(variant)) is not None]
+    values += [bound for variant in variants for bound in _quality_interval(variant) or ()]
     if values:
         padding = max(0.12 * (max(values) - min(values)), 0.005 * max(values))
         figure.update_yaxes(range=[min(values) - padding, max(values) + padding])

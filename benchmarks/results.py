@@ -14,6 +14,7 @@ from typing import Any
 
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
+from recjax.progress import console
 
 SCHEMA_VERSION = 1
 
@@ -102,10 +103,9 @@ class ResultWriter:
     """Appends rows to `results.jsonl`; a row is on disk when `write` returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder and an empty file, replacing an earlier run's; raises UserError if it cannot be made."""
+        """Makes the folder and an empty file; raises UserError if it cannot be made."""
         make_output_folder(folder)
-        for stale in ("report.md", "report.html", "samples.npz"):
-            (folder / stale).unlink(missing_ok=True)
+        keep_earlier_run(folder, "results.jsonl", "report.md", "report.html", "samples.npz")
         self.path = folder / "results.jsonl"
         self.path.write_text("")
         self.rows: list[Row] = []
@@ -119,6 +119,19 @@ class ResultWriter:
                 self.rows.append(row)
             file.flush()
             os.fsync(file.fileno())
+
+
+def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
+    """Moves an earlier run's files to `previous/` in its folder, in place of those there, if it has any rows."""
+    if not (folder / rows).exists() or not (folder / rows).stat().st_size:
+        return
+    previous = folder / "previous"
+    previous.mkdir(exist_ok=True)
+    for name in (rows, *others):
+        (previous / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            (folder / name).rename(previous / name)
+    console.print(f"the earlier run's rows and reports are kept in {previous}", markup=False)
 
 
 def read_rows(path: Path) -> list[Row]:

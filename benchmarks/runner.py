@@ -35,6 +35,7 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
         check_source(case.experiment.dataset)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     console.print(f"suite {suite.name} on {describe_device([device])['kind']}; results go to {folder}", markup=False)
+    console.print(suite.description, markup=False)
     writer, code = ResultWriter(folder), 0
     samples: dict[str, NDArray] = {}
     try:

@@ -23,6 +23,7 @@ from benchmarks import markdown
 from benchmarks.environment import describe_software
 from benchmarks.prepare import prepare_case
 from benchmarks.report import wide_console
+from benchmarks.results import keep_earlier_run
 from benchmarks.statistics import mean_interval
 from benchmarks.suite import Case, Suite
 from benchmarks.summary import format_percent, format_quality, metric_name
@@ -73,6 +74,7 @@ def run_seeds(suite: Suite, seeds: Sequence[int], device: jax.Device, folder: Pa
     started, rows, code = time.perf_counter(), list[SeedRow](), 0
     environment = {"device": kind} | describe_software()
     path = folder / "seeds.jsonl"
+    keep_earlier_run(folder, path.name, "seeds.md")
     path.write_text("")
     try:
         for done, seed in enumerate(seeds):

@@ -55,6 +55,12 @@ def run_command(command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return UNUSABLE
+    except (MemoryError, RuntimeError) as error:  # JAX's own is a RuntimeError, and is not imported here
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what = " ".join(str(error).split())[:160]
+        print(f"error: out of memory ({what}); lower training.batch_size or the model's sizes", file=sys.stderr)
+        return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

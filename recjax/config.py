@@ -85,6 +85,8 @@ class Training:
     def __post_init__(self) -> None:
         check(self.epochs >= 1, "Training.epochs", self.epochs, ">= 1")
         check(self.batch_size >= 1, "Training.batch_size", self.batch_size, ">= 1")
+        check(self.warmup_steps >= 0, "Training.warmup_steps", self.warmup_steps, ">= 0")
+        check(self.weight_decay >= 0, "Training.weight_decay", self.weight_decay, ">= 0")
         check(self.learning_rate > 0, "Training.learning_rate", self.learning_rate, "> 0")
         check(self.validation_every >= 1, "Training.validation_every", self.validation_every, ">= 1")
         check(self.patience >= 0, "Training.patience", self.patience, ">= 0")

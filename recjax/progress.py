@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
+LOG_EVERY_S = 30.0  # a log hears of a long stage this often
+
 Advance = Callable[[str], None]
 
 
@@ -17,11 +19,11 @@ Advance = Callable[[str], None]
 def stage(description: str, total: int) -> Iterator[Advance]:
     """Yields `advance(note)`, to be called after each of `total` steps; the last note stays on the final line.
 
-    On a terminal a bar with elapsed and remaining time shows while the stage runs; elsewhere (a log) only
-    the final line is printed.
+    On a terminal a bar with elapsed and remaining time shows while the stage runs; elsewhere (a log) there is the
+    final line, and before it one every LOG_EVERY_S.
     """
-    started = time.perf_counter()
-    last_note = ""
+    started = logged = time.perf_counter()
+    last_note, done = "", 0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -35,9 +37,13 @@ def stage(description: str, total: int) -> Iterator[Advance]:
         task = progress.add_task(description, total=total, note="")
 
         def advance(note: str = "") -> None:
-            nonlocal last_note
-            last_note = note
+            nonlocal last_note, done, logged
+            last_note, done, now = note, done + 1, time.perf_counter()
             progress.update(task, advance=1, note=note)
+            if not console.is_terminal and now - logged > LOG_EVERY_S and done < total:
+                left_s = (now - started) / done * (total - done)
+                console.print(f"{description:<58} {done} of {total}, about {left_s:.0f} s left  {note}", markup=False)
+                logged = now
 
         yield advance
     console.print(f"{description:<58} {time.perf_counter() - started:6.1f} s  {last_note}".rstrip(), markup=False)

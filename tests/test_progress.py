@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -29,6 +30,18 @@ def test_nothing_is_printed_before_the_stage_ends(monkeypatch: pytest.MonkeyPatc
     with stage("sasrec: training", 2) as advance:
         advance("epoch 1")
         assert written.getvalue() == ""
+
+
+def test_a_log_hears_of_a_long_stage_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = capture(monkeypatch, terminal=False)
+    seconds = iter([0.0, 20.0, 40.0, 60.0, 80.0, 80.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    with stage("sasrec: training", 4) as advance:
+        for epoch in (1, 2, 3, 4):
+            advance(f"epoch {epoch}")
+    halfway, final = written.getvalue().splitlines()
+    assert re.fullmatch(r"sasrec: training +2 of 4, about 40 s left  epoch 2", halfway)
+    assert re.fullmatch(r"sasrec: training +80\.0 s  epoch 4", final)
 
 
 def test_a_stage_without_notes_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

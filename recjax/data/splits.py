@@ -103,7 +103,7 @@ def _timestamps(interactions: Interactions, method: str) -> Int64[np.ndarray, "E
     if interactions.timestamp is None:
         raise UserError(
             f"the {method} split needs timestamps and {interactions.name} has none; "
-            "add a timestamp column or set Dataset.split=random"
+            "add a timestamp column, or set Dataset.split=random (not for next-item models)"
         )
     return interactions.timestamp
 

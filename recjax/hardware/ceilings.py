@@ -1,9 +1,10 @@
-"""What this device can do at most, measured here: matrix products by type, and a copy through memory.
+"""What this device can do at most, measured here: matrix products by type, and a pass through memory.
 
 Shapes: M rows and columns of a square matrix.
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ class Ceilings:
 
     Attributes:
       flops_per_s: by "float32", "bfloat16" and "int8": the rate of a large square matrix product.
-      bytes_per_s: read plus written, of a copy too large for any cache.
+      bytes_per_s: read plus written, of an update in place of an array too large for any cache. In place, because
+        writing to newly allocated memory measures the operating system's page faults.
     """
 
     flops_per_s: dict[str, float]
@@ -38,16 +40,27 @@ def measure_ceilings(device: jax.Device) -> Ceilings:
         keys = jax.random.split(jax.random.key(0))
         left, right = ((jax.random.normal(key, (size, size)) * 30).astype(dtype) for key in keys)
         product = jax.jit(lambda a, b, result=result: jnp.dot(a, b, preferred_element_type=result))
-        rates[dtype] = 2 * size**3 / _median_s(product, left, right)
-    values = jnp.ones(COPY_BYTES[device.platform] // 4)
-    return Ceilings(rates, 2 * values.nbytes / _median_s(jax.jit(lambda x: x + 1), values))
+        rates[dtype] = 2 * size**3 / _median_s(functools.partial(product, left, right))
+    return Ceilings(rates, _bytes_per_s(COPY_BYTES[device.platform]))
 
 
-def _median_s(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
-    jax.block_until_ready(function(*arguments))
+def _bytes_per_s(n_bytes: int) -> float:
+    values = jnp.ones(n_bytes // 4)
+    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def update_in_place() -> jax.Array:
+        nonlocal values
+        values = add_one(values)
+        return values
+
+    return 2 * n_bytes / _median_s(update_in_place)
+
+
+def _median_s(run: Callable[[], jax.Array]) -> float:
+    jax.block_until_ready(run())
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
+        jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
     return statistics.median(times)

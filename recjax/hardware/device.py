@@ -12,8 +12,8 @@ from recjax.errors import DeviceError, unknown_name
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 REMEDIES = {
-    "gpu": "install the extra with pip install 'recjax[gpu]' and see that nvidia-smi lists a GPU",
-    "tpu": "run on a TPU VM with the extra installed: pip install 'recjax[tpu]'",
+    "gpu": "pip install -e '.[bench,gpu]' in the repository, and see that nvidia-smi lists a GPU",
+    "tpu": "run on a TPU VM, after pip install -e '.[bench,tpu]' in the repository",
 }
 
 

@@ -38,6 +38,7 @@ class DLRMDCNv2Config(ModelConfig):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
 
     def __post_init__(self) -> None:
+        check(self.embedding_dim >= 1, "DLRMDCNv2Config.embedding_dim", self.embedding_dim, ">= 1")
         for name in ("bottom_mlp", "cross_ranks", "top_mlp"):
             widths = getattr(self, name)
             check(min(widths, default=0) >= 1, f"DLRMDCNv2Config.{name}", widths, "one or more widths >= 1")

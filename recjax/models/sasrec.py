@@ -37,6 +37,8 @@ class SASRecConfig(ModelConfig):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
 
     def __post_init__(self) -> None:
+        check(self.embedding_dim >= 1, "SASRecConfig.embedding_dim", self.embedding_dim, ">= 1")
+        check(self.heads >= 1, "SASRecConfig.heads", self.heads, ">= 1")
         check(self.embedding_dim % self.heads == 0, "SASRecConfig.heads", self.heads, "a divisor of embedding_dim")
         check(min(self.mlp_dims, default=0) >= 1, "SASRecConfig.mlp_dims", self.mlp_dims, "one width >= 1 a block")
         check(0 <= self.dropout_rate < 1, "SASRecConfig.dropout_rate", self.dropout_rate, "[0, 1)")

@@ -13,7 +13,8 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from benchmarks.plot_style import log_ticks, variant_styles
-from benchmarks.report import print_table, write_report
+from benchmarks.report import print_table, wide_console, write_report
+from benchmarks.report_plots import quality_against_p99
 from benchmarks.results import Row, check_row
 from benchmarks.statistics import summarize_latency
 from benchmarks.summary import format_number, group_variants, samples_key, summary_lines
@@ -214,6 +215,30 @@ def test_terminal_table_fits(rows: list[Row], width: int):
     assert not any("…" in line for line in lines)
     table = [line for line in lines if line.startswith(("  ", "null"))]
     assert table[-1].startswith("null, null's requests")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_narrow_terminal_loses_no_column(
+    rows: list[Row], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_table(rows, wide_console())
+    output = capsys.readouterr().out
+    assert "…" not in output
+    for variant in SPEED:
+        assert variant in output
+
+
+def test_quality_is_drawn_with_its_interval(rows: list[Row]):
+    variants = group_variants(rows)
+    figure = quality_against_p99(variants, variant_styles(variant.name for variant in variants))
+    points = [trace for trace in figure.data if trace.mode == "markers" and trace.y[0] == pytest.approx(98.7)]
+    assert points
+    for point in points:
+        assert point.error_y.array[0] == pytest.approx(101.2 - 98.7)
+        assert point.error_y.arrayminus[0] == pytest.approx(98.7 - 96.1)
+    assert figure.layout.yaxis.range[0] < 96.1
+    assert figure.layout.yaxis.range[1] > 101.2
 
 
 def test_an_interrupted_run_still_has_a_report(tmp_path: Path, rows: list[Row]):

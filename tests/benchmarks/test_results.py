@@ -149,6 +149,21 @@ def test_an_incomplete_row_is_refused_and_finished_ones_stay(tmp_path: Path) -> 
     assert read_rows(writer.path) == writer.rows == [good, good]
 
 
+def test_an_earlier_runs_files_are_kept_aside_and_an_empty_runs_replace_nothing(tmp_path: Path) -> None:
+    for number in (1, 2):
+        ResultWriter(tmp_path).write([make_row(case=f"run {number}")])
+        (tmp_path / "report.md").write_text(f"report {number}")
+    (tmp_path / "report.html").write_text("only of run 2")
+    previous = tmp_path / "previous"
+    assert [row.case for row in read_rows(previous / "results.jsonl")] == ["run 1"]
+    ResultWriter(tmp_path)
+    ResultWriter(tmp_path)  # the run before this one left no rows
+    assert [row.case for row in read_rows(previous / "results.jsonl")] == ["run 2"]
+    assert (previous / "report.md").read_text() == "report 2"
+    assert (previous / "report.html").read_text() == "only of run 2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous", "results.jsonl"]
+
+
 def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
     ResultWriter(tmp_path).write([make_row()])
     assert read_rows(ResultWriter(tmp_path).path) == []

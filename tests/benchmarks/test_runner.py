@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import measure, runner
+from benchmarks.prepare import prepare_case
 from benchmarks.results import Row, check_row, read_rows
 from benchmarks.runner import run_suite
 from benchmarks.scenarios import Window
 from benchmarks.suite import Case, Measurement, Suite
 from recjax.config import Experiment, Serving
+from recjax.errors import UserError
 from recjax.hardware import ceilings
 from recjax.transforms.protocol import chain
 from recjax.transforms.prune import prune
@@ -62,6 +64,14 @@ def run_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory: pytest
 @pytest.fixture(scope="module")
 def rows(run_folder: Path) -> list[Row]:
     return read_rows(run_folder / "results.jsonl")
+
+
+def test_more_items_to_return_than_there_are_is_refused_before_training(
+    sasrec_experiment: Experiment, tmp_path: Path
+) -> None:
+    case = Case(experiment=dataclasses.replace(sasrec_experiment, serving=Serving(top_k=100)))
+    with pytest.raises(UserError, match=r"serving.top_k is 100; allowed: at most the 24 items of tiny"):
+        prepare_case(case, tmp_path)
 
 
 def of_variant(rows: list[Row], variant: str) -> list[Row]:

@@ -92,7 +92,7 @@ def test_temporal_keeps_equal_timestamps_together():
 
 @pytest.mark.parametrize("method", [leave_last_one_out, lambda whole: temporal(whole, (0.8, 0.1, 0.1))])
 def test_timestamps_are_needed(method: Callable[[Interactions], Split]):
-    with pytest.raises(UserError, match="split needs timestamps and toy has none; add a timestamp column or set"):
+    with pytest.raises(UserError, match="split needs timestamps and toy has none; add a timestamp column, or set"):
         method(interactions([0, 0, 0], None))
 
 

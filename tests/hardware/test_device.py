@@ -16,7 +16,7 @@ def test_cpu_is_selected_and_becomes_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("gpu", "pip install 'recjax[gpu]'"), ("tpu", "pip install 'recjax[tpu]'")]
+    ("name", "remedy"), [("gpu", "pip install -e '.[bench,gpu]'"), ("tpu", "pip install -e '.[bench,tpu]'")]
 )
 def test_an_absent_device_is_an_error_that_names_what_was_found(name: str, remedy: str) -> None:
     with pytest.raises(DeviceError) as caught:

@@ -1,0 +1,28 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from assertions import assert_one_line
+
+from recjax.command_line import UNUSABLE, run_command
+
+
+def test_exhausted_device_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def allocate() -> int:
+        return int(jax.jit(lambda: jnp.ones((1 << 21, 1 << 21)) * 2)().size)
+
+    assert run_command(allocate) == UNUSABLE
+    assert_one_line(capsys.readouterr().err, "out of memory", "training.batch_size")
+
+
+def test_exhausted_host_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: int(np.ones((1 << 24, 1 << 24)).size)) == UNUSABLE
+    assert_one_line(capsys.readouterr().err, "out of memory", "PiB")
+
+
+def test_another_runtime_error_is_not_hidden() -> None:
+    def fail() -> int:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(fail)
