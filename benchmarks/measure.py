@@ -128,7 +128,7 @@ def _measure_closed_loop(
             )
             for pooled, compiled, start in zip(windows, recompiles, started_at, strict=True)
         ]
-        advance(_best(contestants, measured, "samples/s"))
+        advance(_fp32_and_best(contestants, measured))
     return measured
 
 
@@ -162,15 +162,15 @@ def _measure_server(
             recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
             measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
             advance(f"{contestant.label} {window.offered_qps:,.0f} queries/s")
-        advance(_best(contestants, measured, "queries/s"))
+        advance(f"fp32 {measured[0].window.offered_qps:,.0f} queries/s")
     return measured
 
 
-def _best(contestants: list[Contestant], measured: list[Measured], unit: str) -> str:
+def _fp32_and_best(contestants: list[Contestant], measured: list[Measured]) -> str:
     """Returns fp32's rate and the highest, in words; the null model does not compete."""
     rates = [float(np.median(m.samples_per_s)) for c, m in zip(contestants, measured, strict=True) if c.trained]
     best = int(np.argmax(rates))
-    return f"fp32 {rates[0]:,.0f} {unit}" + (f", {contestants[best].label} {rates[best]:,.0f}" if best else "")
+    return f"fp32 {rates[0]:,.0f} samples/s" + (f", {contestants[best].label} {rates[best]:,.0f}" if best else "")
 
 
 def _rows(

@@ -122,11 +122,16 @@ class ResultWriter:
 
 
 def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
-    """Moves an earlier run's files to `previous/` in its folder, in place of those there, if it has any rows."""
+    """Moves an earlier run's rows and reports to `previous/` in its folder, in place of those there.
+
+    A run that left no rows is not worth that: what it left is removed.
+    """
     if not (folder / rows).exists() or not (folder / rows).stat().st_size:
+        for name in (rows, *others):
+            (folder / name).unlink(missing_ok=True)
         return
     previous = folder / "previous"
-    previous.mkdir(exist_ok=True)
+    make_output_folder(previous)
     for name in (rows, *others):
         (previous / name).unlink(missing_ok=True)
         if (folder / name).exists():

@@ -24,7 +24,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
     description = "Train, transform, serve and measure recommenders on one device: one row for each."
     parser = OneLineParser(prog="python -m benchmarks.run", description=description, epilog=EXAMPLES)
-    parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run; there is no fallback")
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run (default: cpu); there is no fallback"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="quick", metavar="NAME", help="a suite of configs/suites/ (default: quick)")
     what.add_argument("--config", metavar="FILE", help="one experiment: a Python file that defines get_config()")

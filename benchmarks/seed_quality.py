@@ -40,7 +40,7 @@ NOTES = (
     "mean, deviation: of the metric on the test part, over the seeds.",
     "kept: the mean of each seed's share of its own fp32, with Student's 95% interval over the seeds. It says what the "
     "randomness of training does, on the same test part each time; it does not say how other users would differ.",
-    "lowest, highest: of the shares kept.",
+    "lowest, highest: of the shares kept. A dash: does not depend on the seed, or is no variant.",
 )
 
 
@@ -57,6 +57,7 @@ class SeedRow:
     quality: dict[str, float]  # every metric, on the test part
     quality_retained: float | None  # of the same seed's fp32; None for a reference, or where fp32's is 0
     validation_quality: float | None  # of quality_metric; None for a reference
+    below_floor: str | None = None  # why `benchmarks.run` would call its rows invalid, if training fell short
     environment: dict[str, Any]
 
 
@@ -90,11 +91,12 @@ def run_seeds(suite: Suite, seeds: Sequence[int], device: jax.Device, folder: Pa
     except KeyboardInterrupt:
         code = INTERRUPTED
         console.print(f"interrupted; {len(rows)} finished rows are kept in {path}", markup=False)
-    if rows:
-        report = folder / "seeds.md"
-        report.write_text(render(rows))
-        wide_console().print(_terminal_table(summary_lines(rows)))
-        console.print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s; see {report}", markup=False)
+    finally:
+        if rows:
+            report = folder / "seeds.md"
+            report.write_text(render(rows))
+            wide_console().print(_terminal_table(summary_lines(rows)))
+            console.print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s; see {report}", markup=False)
     return code
 
 
@@ -111,20 +113,25 @@ def render(rows: Sequence[SeedRow]) -> str:
     environment = rows[0].environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     protocols = {row.experiment: row.protocol for row in rows}
+    below = [
+        f"! {row.experiment} / {row.variant}, seed {row.seed}: {row.below_floor}" for row in rows if row.below_floor
+    ]
     parts = [
         f"# Quality over seeds: suite {markdown.escape(rows[0].suite)}",
         markdown.bullets(
             [
                 f"Device: {markdown.escape(environment['device'])}",
                 f"Versions: {markdown.escape(versions)}",
-                f"Commit: {environment['git']['commit']}{' and changes' if environment['git']['modified'] else ''}",
+                f"Commit: {environment['git']['commit'] or 'unknown'}"
+                f"{' and changes' if environment['git']['modified'] else ''}",
                 *(f"Protocol of {markdown.escape(name)}: {markdown.escape(text)}" for name, text in protocols.items()),
             ]
         ),
         markdown.table(HEADER, summary_lines(rows), N_LEFT),
+        markdown.bullets(markdown.escape(text) for text in below),
         markdown.bullets(NOTES),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: dict[str, Any]) -> list[SeedRow]:
@@ -133,7 +140,8 @@ def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: 
     trained = {c.label: c.trained for c in prepare_case(case, folder) if c.trained}
     fp32 = next(iter(trained.values()))
 
-    def row(variant: str, quality: Mapping[str, float], retained: float | None, validation: float | None) -> SeedRow:
+    def row(variant: str, quality: Mapping[str, float], **known: Any) -> SeedRow:
+        values = {"quality_retained": None, "validation_quality": None} | known
         return SeedRow(
             suite=suite,
             experiment=case.experiment.name,
@@ -142,13 +150,21 @@ def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: 
             protocol=fp32.quality.protocol,
             quality_metric=fp32.quality_metric,
             quality=dict(quality),
-            quality_retained=retained,
-            validation_quality=validation,
             environment=environment,
+            **values,
         )
 
-    rows = [row(label, t.quality.metrics, t.quality_retained, t.validation_quality) for label, t in trained.items()]
-    return rows + [row(name, metrics, None, None) for name, metrics in fp32.references.items()]
+    rows = [
+        row(
+            label,
+            variant.quality.metrics,
+            quality_retained=variant.quality_retained,
+            validation_quality=variant.validation_quality,
+            below_floor=variant.below_floor,
+        )
+        for label, variant in trained.items()
+    ]
+    return rows + [row(name, metrics) for name, metrics in fp32.references.items()]
 
 
 def _reseeded(experiment: Experiment, seed: int) -> Experiment:
@@ -165,8 +181,8 @@ def _line(rows: Sequence[SeedRow]) -> tuple[str, ...]:
     metric = rows[0].quality_metric
     values = [row.quality[metric] for row in rows]
     kept = [row.quality_retained for row in rows if row.quality_retained is not None]
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    interval = f" ±{format_percent(mean_interval(kept))}" if len(kept) > 1 else ""
+    deviation = float(np.std(values, ddof=1)) if len(set(values)) > 1 else None
+    interval = f" ±{format_percent(mean_interval(kept))}" if len(set(kept)) > 1 else ""
     mean, lowest, highest = (float(np.mean(kept)), min(kept), max(kept)) if kept else (None, None, None)
     return (
         rows[0].experiment,

@@ -21,7 +21,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
     description = "Train a suite's models under several seeds; report each variant's quality, and how sure it is."
     parser = OneLineParser(prog="python -m benchmarks.seeds", description=description, epilog=EXAMPLES)
-    parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run; there is no fallback")
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run (default: cpu); there is no fallback"
+    )
     parser.add_argument("--suite", default="quick", metavar="NAME", help="a suite of configs/suites/ (default: quick)")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 0; at least 2 (default: 5)")
     parser.add_argument(

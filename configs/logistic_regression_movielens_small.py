@@ -3,7 +3,7 @@
 Command: recjax train configs/logistic_regression_movielens_small.py --out runs/lr
 Hardware and time: 2 cores of a server CPU, 10 seconds.
 Protocol: all interactions, random 8:1:1, label = rating >= 4.
-Scores: benchmarks/results/quick-amd-epyc/report.md; learning rate and weight decay were chosen on the validation part.
+Scores: benchmarks/results/quick-seeds/seeds.md. Learning rate and weight decay were chosen on the validation part.
 """
 
 from recjax.config import Dataset, Experiment, Training

@@ -59,7 +59,8 @@ def run_command(command: Callable[[], int]) -> int:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         what = " ".join(str(error).split())[:160]
-        print(f"error: out of memory ({what}); lower training.batch_size or the model's sizes", file=sys.stderr)
+        remedy = "lower training.batch_size, serving.buckets or the model's sizes"
+        print(f"error: out of memory ({what}); {remedy}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -34,7 +34,12 @@ def train_command(experiment: Experiment, folder: Path) -> None:
             values = f"valid {metric} {record.validation[metric]:.4f}" if record.validation else ""
             advance(f"epoch {record.epoch} loss {record.train_loss:.4f} {values}{' best' if record.is_best else ''}")
 
-        result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
+        try:
+            result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
+        except KeyboardInterrupt:
+            if any((folder / "checkpoints").glob("[0-9]*")):
+                console.print("the same command goes on from the last validated epoch", markup=False)
+            raise
     model = finalize(experiment, data, result.params)
     quality = make_evaluator(model.score, data, "test")(model.variables)
     model.save(folder / "final", experiment, quality)

@@ -4,17 +4,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from assertions import assert_one_line
 
+from recjax import commands
 from recjax.cli import main
 from recjax.commands import print_quality
 from recjax.config import Experiment
 from recjax.data.next_item import NextItemData
 from recjax.evaluation import make_evaluator
-from recjax.training.fit import FitResult
-from recjax.training.pipeline import finalize
+from recjax.training.fit import EpochRecord, FitResult
+from recjax.training.pipeline import OnEpoch, finalize
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -80,6 +82,28 @@ def test_training_again_trains_no_further_and_reports_the_same(
     assert json.loads((copy / "final" / "metadata.json").read_text()) == stored
     expected = [f"{value:.4f}" for value in stored["quality"]["metrics"].values()]
     assert figures(captured.out, "tiny (fp32)") == expected
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = commands.train
+
+    def interrupted_after_an_epoch(*arguments: Any, on_epoch: OnEpoch, **options: Any) -> None:
+        def then_interrupt(record: EpochRecord, epochs: int) -> None:
+            on_epoch(record, epochs)
+            raise KeyboardInterrupt
+
+        real(*arguments, on_epoch=then_interrupt, **options)
+
+    monkeypatch.setattr(commands, "train", interrupted_after_an_epoch)
+    assert main(["train", config, "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on from the last validated epoch" in capsys.readouterr().err
+    monkeypatch.setattr(commands, "train", real)
+    assert main(["train", config, "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "epoch 2 loss" in captured.err
+    assert "goes on" not in captured.err
 
 
 def test_evaluate_prints_the_figures_that_train_stored(

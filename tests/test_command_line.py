@@ -9,7 +9,7 @@ from recjax.command_line import UNUSABLE, run_command
 
 def test_exhausted_device_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def allocate() -> int:
-        return int(jax.jit(lambda: jnp.ones((1 << 21, 1 << 21)) * 2)().size)
+        return int(jax.jit(lambda: jnp.ones((1 << 24, 1 << 24)) * 2)().size)
 
     assert run_command(allocate) == UNUSABLE
     assert_one_line(capsys.readouterr().err, "out of memory", "training.batch_size")

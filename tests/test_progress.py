@@ -25,7 +25,7 @@ def test_a_log_gets_one_line_with_the_time_and_the_last_note(monkeypatch: pytest
     assert re.fullmatch(r"sasrec: training +\d+\.\d s  epoch 3", line)
 
 
-def test_nothing_is_printed_before_the_stage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_printed_before_a_short_stage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     written = capture(monkeypatch, terminal=False)
     with stage("sasrec: training", 2) as advance:
         advance("epoch 1")

@@ -14,6 +14,7 @@ from recjax.data.batches import NumpyBatch, row_chunks, shuffled_rows, take_batc
 from recjax.data.features import LabelledSchema, make_features
 from recjax.data.interactions import Interactions
 from recjax.data.splits import split
+from recjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,11 @@ class LabelledData:
 
 
 def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
-    """Returns the task's data under the dataset's split; a label is `rating >= positive_rating`."""
+    """Returns the task's data under the dataset's split; a label is `rating >= positive_rating`.
+
+    Raises:
+      UserError: the validation or the test part has labels of one kind only.
+    """
     parts = split(interactions, dataset)
     schema, feature_columns = make_features(interactions, parts.train)
     columns = {}
@@ -59,6 +64,11 @@ def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
         rows = getattr(parts, part)
         dense, sparse_ids = feature_columns(rows)
         labels = (rows.rating >= dataset.positive_rating).astype(np.float32)
+        if part != "train" and labels.min() == labels.max():
+            raise UserError(
+                f"every label of the {part} part of {interactions.name} is {labels[0]:g}, so that no AUC exists; "
+                f"positive is rating >= {dataset.positive_rating:g}: change Dataset.positive_rating or the split"
+            )
         columns[part] = {"dense": dense, "sparse_ids": sparse_ids, "labels": labels}
     how: str = dataset.split
     if how != "leave_last_one_out":

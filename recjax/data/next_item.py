@@ -95,13 +95,14 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
       dataset: the split and the history length L.
 
     Raises:
-      UserError: a random split, whose training part would hold the future of its test part.
+      UserError: a random split, whose training part would hold the future of its test part; or a held-out part
+        of which no user has a history.
       ValueError: interactions in another order, whose histories would be wrong.
     """
     if dataset.split == "random":
         raise UserError("a next-item model cannot use Dataset.split='random'; allowed: leave_last_one_out, temporal")
-    parts = split(interactions, dataset)
     _check_order(interactions)
+    parts = split(interactions, dataset)
     L = dataset.max_history
     item, user = parts.train.item, parts.train.user
     starts = np.searchsorted(user, np.arange(parts.train.n_users))
@@ -110,6 +111,15 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
     window_starts = np.maximum(window_ends - L - 1, starts[user[window_ends - 1]])
     history, lengths = _gather_windows(item, window_starts, window_ends - 1, L)
     labels, _ = _gather_windows(item, window_starts + 1, window_ends, L)
+    for part, known, held_out in (
+        ("validation", parts.train.user, parts.valid.user),
+        ("test", np.concatenate([parts.train.user, parts.valid.user]), parts.test.user),
+    ):
+        if not np.isin(held_out, known).any():
+            raise UserError(
+                f"the {dataset.split} split of {interactions.name} leaves no user of the {part} part with a history; "
+                "use leave_last_one_out or other Dataset.ratios"
+            )
     return NextItemData(
         name=interactions.name,
         split=parts,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}
-COPY_BYTES = {"cpu": 1 << 27, "gpu": 1 << 31, "tpu": 1 << 30}
+PASS_BYTES = {"cpu": 1 << 30, "gpu": 1 << 31, "tpu": 1 << 30}
 REPEATS = 7
 
 
@@ -41,7 +41,7 @@ def measure_ceilings(device: jax.Device) -> Ceilings:
         left, right = ((jax.random.normal(key, (size, size)) * 30).astype(dtype) for key in keys)
         product = jax.jit(lambda a, b, result=result: jnp.dot(a, b, preferred_element_type=result))
         rates[dtype] = 2 * size**3 / _median_s(functools.partial(product, left, right))
-    return Ceilings(rates, _bytes_per_s(COPY_BYTES[device.platform]))
+    return Ceilings(rates, _bytes_per_s(PASS_BYTES[device.platform]))
 
 
 def _bytes_per_s(n_bytes: int) -> float:

@@ -71,7 +71,7 @@ def finalize(
 
     Args:
       experiment: what `params` were trained under.
-      data: for fine-tuning after a shrink, and one batch for calibration.
+      data: for fine-tuning after a shrink, and one batch for its shapes.
       params: from `train`, or trained float parameters if no transform trains.
       on_epoch: called after every epoch of such a fine-tuning.
     """

@@ -87,12 +87,22 @@ def test_a_failed_rate_was_probed_twice() -> None:
         assert rates.count(rate) >= (2 if rate > 700 else 1)
 
 
+def test_one_false_failure_does_not_lower_a_rate() -> None:
+    simulated = SimulatedServer(1e9)
+    simulated.failing = {6}
+    window, search = simulated.search()
+    assert search["lowered"] == 0
+    assert window.offered_qps == simulated.probes[5][0]
+
+
 def test_an_unconfirmed_rate_is_lowered_by_a_tenth() -> None:
     simulated = SimulatedServer(1e9)
-    simulated.failing = {6, 7}  # of six probes that hold, the seventh confirms
+    simulated.failing = {6, 7, 8, 9}  # six probes hold; the next two do not confirm, nor do two at a lower rate
     window, search = simulated.search()
     found = simulated.probes[5][0]
-    assert [rate for rate, _ in simulated.probes[6:]] == pytest.approx([found, 0.9 * found, 0.81 * found])
+    assert [rate for rate, _ in simulated.probes[6:]] == pytest.approx(
+        [found, found, 0.9 * found, 0.9 * found, 0.81 * found]
+    )
     assert window.offered_qps == pytest.approx(0.81 * found)
     assert search["lowered"] == 2
 
@@ -102,7 +112,7 @@ def test_a_search_gives_up_and_returns_a_window_that_did_not_hold() -> None:
     window, search = simulated.search(steps=3)
     assert search["lowered"] == MAX_LOWERED
     assert np.percentile(window.latency_ms, 99) == 30.0
-    assert len(simulated.probes) == 2 * 3 + 1 + MAX_LOWERED
+    assert len(simulated.probes) == 2 * (3 + 1 + MAX_LOWERED)
 
 
 def test_an_overloaded_probe_fails_even_if_its_latencies_held() -> None:

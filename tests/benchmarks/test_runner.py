@@ -49,7 +49,7 @@ def tiny_suite(sasrec_experiment: Experiment) -> Suite:
 def small_ceilings() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ceilings.MATRIX_SIZE, "cpu", 64)
-        patch.setitem(ceilings.COPY_BYTES, "cpu", 1 << 16)
+        patch.setitem(ceilings.PASS_BYTES, "cpu", 1 << 16)
         patch.setattr("benchmarks.rate_search.MIN_SERVER_QUERIES", 100)
         yield
 

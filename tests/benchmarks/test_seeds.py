@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
-import scipy.stats
 from assertions import assert_one_line
 
 from benchmarks import seed_quality
 from benchmarks.seed_quality import SeedRow, render, run_seeds, summary_lines
 from benchmarks.seeds import main
-from benchmarks.statistics import mean_interval
 from benchmarks.suite import Case, Suite
 from recjax.config import Experiment, Serving
+from recjax.errors import TrainingDivergedError
 from recjax.transforms.precision import bf16
 from recjax.transforms.protocol import chain
 
@@ -111,7 +109,7 @@ def test_the_share_kept_is_of_the_same_seeds_fp32(rows: list[SeedRow]) -> None:
 
 
 def test_seed_zero_is_the_suite_as_it_stands(
-    tiny_suite: Suite, rows: list[SeedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[Case] = []
 
@@ -141,6 +139,31 @@ def test_an_interruption_keeps_finished_cases_and_writes_the_table(
     assert "bf16" in (tmp_path / "seeds.md").read_text()
 
 
+def test_a_failing_seed_leaves_the_finished_ones_and_the_table(
+    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = seed_quality.prepare_case, []
+
+    def second_diverges(case: Case, folder: Path) -> Any:
+        calls.append(case)
+        if len(calls) == 2:
+            raise TrainingDivergedError("the training loss is nan")
+        return real(case, folder)
+
+    monkeypatch.setattr(seed_quality, "prepare_case", second_diverges)
+    with pytest.raises(TrainingDivergedError):
+        run_seeds(tiny_suite, range(2), CPU, tmp_path)
+    assert len((tmp_path / "seeds.jsonl").read_text().splitlines()) == len(VARIANTS + REFERENCES)
+    assert "bf16" in (tmp_path / "seeds.md").read_text()
+
+
+def test_a_seed_below_the_floor_is_named() -> None:
+    text = render([row(0, 0.05), row(1, 0.01, below_floor="validation ndcg@10 0.01 is below 0.04")])
+    assert "model\\_a / int8, seed 1: validation ndcg@10 0.01 is below 0.04" in text
+    assert "floor" not in render([row(0, 0.05)])
+    assert "below" not in render([row(0, 0.05)])
+
+
 def test_the_table_by_hand() -> None:
     qualities = [0.049, 0.050, 0.054]
     (line,) = summary_lines([row(seed, quality) for seed, quality in enumerate(qualities)])
@@ -160,9 +183,3 @@ def test_the_report_says_under_what_its_figures_were_had(rows: list[SeedRow], fo
     assert text == render(rows)
     for part in ("tiny", f"jax {jax.__version__}", "bf16", "popularity", "full\\_catalogue"):
         assert part in text
-
-
-def test_the_interval_of_a_mean_is_students() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 9)
-    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(values.tolist()) == pytest.approx((high - low) / 2)

@@ -3,9 +3,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from benchmarks.statistics import (
     MIN_SAMPLES,
+    mean_interval,
     percentile_interval,
     ratio_summary,
     retained_interval,
@@ -195,3 +197,9 @@ def test_rare_hits_make_no_nan() -> None:
     # Of five queries one is a hit: a third of all resamples have none, and no ratio.
     one_hit = ranking(np.array([1.0, 0.0, 0.0, 0.0, 0.0]))
     assert not np.isnan(retained_interval(one_hit, one_hit, "ndcg@10", 0)).any()
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 9)
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values.tolist()) == pytest.approx((high - low) / 2)

@@ -8,6 +8,7 @@ from recjax.data.interactions import Interactions
 from recjax.data.labelled import LabelledData, labelled_data
 from recjax.data.sources import load_interactions
 from recjax.data.splits import split
+from recjax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +29,29 @@ def test_parts_are_the_splits_rows_with_their_labels(
     assert labelled.n_train == len(parts.train)
 
 
-@pytest.mark.parametrize(("threshold", "expected"), [(2.0, [1, 1, 1]), (3.0, [0, 1, 1]), (4.5, [0, 0, 0])])
-def test_label_is_rating_at_least_the_threshold(threshold: float, expected: list[int]):
-    three = Interactions(
+def two_users_of_three_ratings() -> Interactions:
+    return Interactions(
         name="toy",
-        user=np.zeros(3, np.int32),
-        item=np.arange(3, dtype=np.int32),
-        rating=np.array([2, 3, 4], np.float32),
-        timestamp=np.arange(3, dtype=np.int64),
-        user_ids=np.arange(1),
+        user=np.repeat(np.arange(2, dtype=np.int32), 3),
+        item=np.tile(np.arange(3, dtype=np.int32), 2),
+        rating=np.array([2, 3, 2, 3, 2, 3], np.float32),
+        timestamp=np.tile(np.arange(3, dtype=np.int64), 2),
+        user_ids=np.arange(2),
         item_ids=np.arange(3),
     )
-    data = labelled_data(three, Dataset(positive_rating=threshold))
-    assert [data.parts[part]["labels"].item() for part in ("train", "valid", "test")] == expected
+
+
+@pytest.mark.parametrize("threshold", [2.5, 3.0])
+def test_label_is_rating_at_least_the_threshold(threshold: float):
+    data = labelled_data(two_users_of_three_ratings(), Dataset(positive_rating=threshold))
+    labels = {part: data.parts[part]["labels"].tolist() for part in ("train", "valid", "test")}
+    assert labels == {"train": [0, 1], "valid": [1, 0], "test": [0, 1]}
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(2.0, 1), (3.5, 0)])
+def test_a_part_with_labels_of_one_kind_is_refused(threshold: float, label: int):
+    with pytest.raises(UserError, match=rf"every label of the valid part of toy is {label}, so that no AUC exists"):
+        labelled_data(two_users_of_three_ratings(), Dataset(positive_rating=threshold))
 
 
 def test_no_row_is_in_two_parts(labelled: LabelledData):

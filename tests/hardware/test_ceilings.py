@@ -11,7 +11,7 @@ from recjax.hardware.ceilings import measure_ceilings
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ceilings.MATRIX_SIZE, "cpu", 64)
-    monkeypatch.setitem(ceilings.COPY_BYTES, "cpu", 1 << 16)
+    monkeypatch.setitem(ceilings.PASS_BYTES, "cpu", 1 << 16)
 
 
 @pytest.mark.usefixtures("small")
@@ -34,6 +34,6 @@ def test_rates_of_this_machine_are_positive() -> None:
 
 
 def test_every_platform_has_sizes() -> None:
-    assert set(ceilings.MATRIX_SIZE) == set(ceilings.COPY_BYTES) == {"cpu", "gpu", "tpu"}
+    assert set(ceilings.MATRIX_SIZE) == set(ceilings.PASS_BYTES) == {"cpu", "gpu", "tpu"}
     assert min(ceilings.MATRIX_SIZE.values()) >= 1024  # too small a product measures dispatch
-    assert min(ceilings.COPY_BYTES.values()) >= 1 << 27  # beyond any last-level cache
+    assert min(ceilings.PASS_BYTES.values()) >= 1 << 30  # beyond any last-level cache
