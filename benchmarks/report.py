@@ -96,7 +96,7 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
     if any(variant.is_emulated for variant in variants):
         notes.append(Text(f"{EMULATED_MARK} emulated: masked zeros are still multiplied", style="dim"))
     words = (
-        "kept: share of fp32's quality, ± half its 95% interval; x: samples/s over fp32, median of interleaved rounds"
+        "kept: share of fp32's quality, ± half its 95% interval; x: samples/s over fp32's, each at its best batch size"
     )
     if null_variants(rows):
         words += "; null: the harness's floor, a model that does no work"

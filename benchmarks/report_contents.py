@@ -11,13 +11,14 @@ from benchmarks.summary import (
     MISSING,
     Variant,
     format_bytes,
+    format_gain,
     format_number,
     format_percent,
     format_quality,
-    format_speedup,
     group_experiments,
     group_variants,
     metric_name,
+    offline_gain,
 )
 
 HOW_TO_READ = (
@@ -31,15 +32,16 @@ HOW_TO_READ = (
         "Scenarios",
         "In single_stream, multi_stream and offline the next query is sent when the last is answered. In server, "
         "queries arrive at random (Poisson) at a fixed rate and are answered in batches of what is waiting; its "
-        "figure is the highest rate found at which p99 stays within the limit. Names and shapes follow MLPerf "
-        "inference; the runs are shorter and are not MLPerf results.",
+        "figure is the highest rate found at which p99 stays within the limit in one of two windows: one search, one "
+        "variant after another, without an interval. Names and shapes follow MLPerf inference; the runs are shorter "
+        "and are not MLPerf results.",
     ),
     (
         "Latency",
         "From sending the request on the host to having its answer on the host. Compile time is never part of it, "
-        "every program is warm, and no sample is dropped. Server latency runs from the scheduled arrival, so waiting "
-        "behind a slow batch counts. Percentiles are order statistics: p99 is the smallest sample that at least 99% "
-        "of the samples do not exceed.",
+        "every program is warm, and no sample of a window is dropped. Server latency runs from the scheduled arrival, "
+        "so waiting behind a slow batch counts. Percentiles are order statistics: p99 is the smallest sample that at "
+        "least 99% of the samples do not exceed.",
     ),
     (
         "Intervals",
@@ -48,8 +50,10 @@ HOW_TO_READ = (
     ),
     (
         "Speed ratios",
-        "Variants of a model take turns, round after round. x2.00 is the median over the rounds of this variant's "
-        "samples/s over fp32's in the same round, so a change of the machine's speed falls on both.",
+        "Variants of a model take turns, round after round, each in another order, and samples/s is the median of the "
+        "rounds. In the first table x2.00 is twice fp32's samples/s, each at the batch size that is best for it. In "
+        "the table of all rows it is at the same batch size: the median over the rounds of this variant's samples/s "
+        "over fp32's in the same round, so that a change of the machine's speed falls on both.",
     ),
     (
         "Quality",
@@ -97,10 +101,10 @@ def heading_facts(rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def recommendation(variants: Iterable[Variant], kept: float = 0.98) -> str | None:
+def recommendation(variants: Sequence[Variant], kept: float = 0.98) -> str | None:
     """Returns in a sentence which variant has the most samples/s of those that surely keep that share of the quality.
 
-    Surely: the lower end of the 95% interval is not below it.
+    Surely: the lower end of the 95% interval is not below it. The first variant is fp32.
     """
     candidates = [
         (variant, row)
@@ -110,7 +114,7 @@ def recommendation(variants: Iterable[Variant], kept: float = 0.98) -> str | Non
     if not candidates:
         return None
     variant, row = max(candidates, key=lambda pair: pair[1].throughput_samples_per_s)
-    ratio = f", {format_speedup(row.speedup)} of fp32" if row.speedup and variant.name != "fp32" else ""
+    ratio = f", {format_gain(offline_gain(variant, variants[0]))} of fp32" if variant is not variants[0] else ""
     rate = f"{format_number(row.throughput_samples_per_s)} samples/s in batches of {row.batch_size}{ratio}"
     return f"Most throughput with {kept:.0%} of fp32's quality or more, 95% sure: {variant.name} ({rate})."
 
@@ -211,7 +215,7 @@ def _full_cells(row: Row) -> list[str]:
         f"{latency['n']:,}",
         format_number(row.throughput_queries_per_s),
         format_number(row.throughput_samples_per_s),
-        format_speedup(speedup),
+        format_gain(speedup["median"] if speedup else None),
         "{:.2f} to {:.2f}".format(*speedup["range"]) if speedup else MISSING,
         format_number(row.target_qps),
         format_number(row.slo_ms),

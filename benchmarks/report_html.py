@@ -102,7 +102,7 @@ def _summary(rows: Sequence[Row], styles: plots.Styles) -> str:
     limits = [f"{', '.join(names)} {limit:g} ms" for limit, names in server_limits(rows).items()]
     notes = [
         f"Server limits of p99: {'; '.join(limits)}." if limits else "",
-        "x: samples/s over fp32, median of interleaved rounds. ~ emulated: masked zeros are still multiplied.",
+        "x: samples/s over fp32's, each at its best batch size. ~ emulated: masked zeros are still multiplied.",
     ]
     return (
         f'<div class="card scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
@@ -124,7 +124,7 @@ def _model_section(
         for index, scenario in enumerate(plots.FRONTIER_SCENARIOS)
         if any(variant.of(scenario) for variant in variants)
     )
-    up_left = "Up and left is better; the dotted line joins what nothing else beats on both."
+    up_left = "Up and left is better; bars are 95% intervals; the dotted line joins what nothing else beats on both."
     cards = [
         (
             "Quality against p99",

@@ -21,10 +21,10 @@ from benchmarks.statistics import PER_MILLE
 from benchmarks.summary import (
     Variant,
     format_bytes,
+    format_gain,
     format_number,
     format_percent,
     format_quality,
-    format_speedup,
     metric_name,
     samples_key,
 )
@@ -130,7 +130,7 @@ def throughput_against_batch(variants: Sequence[Variant], styles: Styles) -> go.
         rates += [row.throughput_samples_per_s for row in closed]
         hover = [
             f"{row.scenario}, {row.batch_size} a query<br>{format_number(row.throughput_samples_per_s)} samples/s"
-            + (f", {format_speedup(row.speedup)} of fp32" if row.speedup else "")
+            + (f", {format_gain(row.speedup['median'])} of fp32" if row.speedup else "")
             for row in closed
         ]
         figure.add_scatter(

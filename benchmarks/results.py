@@ -5,6 +5,7 @@ interrupted keeps every finished one. `docs/results.md` explains each field.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -52,7 +53,7 @@ class Row:
     latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
     throughput_queries_per_s: float
     throughput_samples_per_s: float
-    speedup: dict[str, Any] | None  # samples/s over fp32 in interleaved rounds: median, range, rounds
+    speedup: dict[str, Any] | None  # samples/s over fp32 at this batch size, round by round: median, range, rounds
     target_qps: float | None  # server: the rate that held the limit
     search: dict[str, Any] | None  # server: how that rate was found
     slo_ms: float | None  # server: limit of p99
@@ -122,7 +123,7 @@ class ResultWriter:
 
 
 def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
-    """Moves an earlier run's rows and reports to `previous/` in its folder, in place of those there.
+    """Moves an earlier run's rows and reports to a new folder of its own in `folder`: `previous-1`, `previous-2` ...
 
     A run that left no rows is not worth that: what it left is removed.
     """
@@ -130,10 +131,9 @@ def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
         for name in (rows, *others):
             (folder / name).unlink(missing_ok=True)
         return
-    previous = folder / "previous"
+    previous = next(p for n in itertools.count(1) if not (p := folder / f"previous-{n}").exists())
     make_output_folder(previous)
     for name in (rows, *others):
-        (previous / name).unlink(missing_ok=True)
         if (folder / name).exists():
             (folder / name).rename(previous / name)
     console.print(f"the earlier run's rows and reports are kept in {previous}", markup=False)

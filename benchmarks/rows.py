@@ -73,8 +73,8 @@ def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured"
         scenario=measured.scenario,
         batch_size=measured.batch_size,
         latency_ms=latency.values,
-        throughput_queries_per_s=window.queries / window.duration_s,
-        throughput_samples_per_s=window.samples / window.duration_s,
+        throughput_queries_per_s=measured.throughput * window.queries / window.samples,
+        throughput_samples_per_s=measured.throughput,
         speedup=speedup,
         target_qps=window.offered_qps,
         search=measured.search,
@@ -151,7 +151,7 @@ def _roofline_fields(
     fields["bytes_per_sample"] = bytes_accessed = program.bytes_accessed / program.batch_size
     compute_s = flops / facts.ceilings.flops_per_s[contestant.trained.model.transform.dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
-    share = max(compute_s, memory_s) * measured.window.samples / measured.window.duration_s
+    share = max(compute_s, memory_s) * measured.throughput
     if share > 1:
         reason = f"{share:.1f} by XLA's count of bytes: they come from caches, whose bandwidth was not measured"
         reasons |= dict.fromkeys(names[2:], reason)

@@ -117,7 +117,7 @@ def summary_lines(rows: Sequence[Row]) -> list[Line]:
     """Returns each experiment's variants, then its reference models; the null models stand last."""
     lines = []
     for experiment, variants in group_experiments(rows).items():
-        lines += [Line("variant", experiment, _label(variant), _cells(variant)) for variant in variants]
+        lines += [Line("variant", experiment, _label(variant), _cells(variant, variants[0])) for variant in variants]
         metric = variants[0].first("quality_metric")
         for name, values in (variants[0].first("quality_reference") or {}).items():
             quality = format_quality(values.get(metric))
@@ -181,24 +181,29 @@ def format_percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def format_speedup(speedup: dict[str, Any] | None) -> str:
-    """Returns the median speed ratio over fp32, as in "x2.31"."""
-    return MISSING if not speedup else f"x{speedup['median']:.2f}"
+def offline_gain(variant: Variant, fp32: Variant) -> float | None:
+    """Returns the variant's offline samples/s over fp32's, each at the batch size that is best for it."""
+    ours, of_fp32 = variant.best("offline"), fp32.best("offline")
+    return ours.throughput_samples_per_s / of_fp32.throughput_samples_per_s if ours and of_fp32 else None
+
+
+def format_gain(ratio: float | None) -> str:
+    """Returns a ratio of speed over fp32, as in "x2.31"."""
+    return MISSING if ratio is None else f"x{ratio:.2f}"
 
 
 def _label(variant: Variant) -> str:
     return f"{variant.name} {EMULATED_MARK}" if variant.is_emulated else variant.name
 
 
-def _cells(variant: Variant) -> tuple[str, ...]:
+def _cells(variant: Variant, fp32: Variant | None = None) -> tuple[str, ...]:
+    """Returns the cells of a line; without `fp32`, of the null model's."""
     single, multi = variant.best("single_stream"), variant.best("multi_stream")
     offline, server = variant.best("offline"), variant.best("server")
     quality = (variant.first("quality") or {}).get(variant.first("quality_metric"))
-    rate = MISSING
-    if offline and variant.is_null:
-        rate = format_number(offline.throughput_samples_per_s)
-    elif offline:
-        rate = f"{format_number(offline.throughput_samples_per_s)} {format_speedup(offline.speedup):>6}"
+    rate = format_number(offline.throughput_samples_per_s) if offline else MISSING
+    if offline and fp32:
+        rate += f" {format_gain(offline_gain(variant, fp32)):>6}"
     return (
         "" if variant.is_null else format_quality(quality),
         "" if variant.is_null else _kept(variant),

@@ -27,12 +27,12 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     ):
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:
-            del epochs
             scalars.add_scalar("train/loss", record.train_loss, record.step)
             for name, value in record.validation.items():
                 scalars.add_scalar(f"valid/{name}", value, record.step)
             values = f"valid {metric} {record.validation[metric]:.4f}" if record.validation else ""
-            advance(f"epoch {record.epoch} loss {record.train_loss:.4f} {values}{' best' if record.is_best else ''}")
+            note = f"epoch {record.epoch} loss {record.train_loss:.4f} {values}{' best' if record.is_best else ''}"
+            advance(note, remaining=epochs - record.epoch)  # fewer than all, if an earlier run had begun
 
         try:
             result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)

@@ -3,7 +3,8 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +13,12 @@ console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(
 
 LOG_EVERY_S = 30.0  # a log hears of a long stage this often
 
-Advance = Callable[[str], None]
+
+class Advance(Protocol):
+    """Counts one step of a stage as done."""
+
+    def __call__(self, note: str = "", remaining: int | None = None) -> None:
+        """Shows the note; `remaining` steps are left, if that is not what `stage` was told."""
 
 
 @contextlib.contextmanager
@@ -36,10 +42,12 @@ def stage(description: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total, note="")
 
-        def advance(note: str = "") -> None:
-            nonlocal last_note, done, logged
+        def advance(note: str = "", remaining: int | None = None) -> None:
+            nonlocal last_note, done, logged, total
             last_note, done, now = note, done + 1, time.perf_counter()
-            progress.update(task, advance=1, note=note)
+            if remaining is not None:
+                total = done + remaining
+            progress.update(task, advance=1, total=total, note=note)
             if not console.is_terminal and now - logged > LOG_EVERY_S and done < total:
                 left_s = (now - started) / done * (total - done)
                 console.print(f"{description:<58} {done} of {total}, about {left_s:.0f} s left  {note}", markup=False)

@@ -44,6 +44,17 @@ def test_a_log_hears_of_a_long_stage_now_and_then(monkeypatch: pytest.MonkeyPatc
     assert re.fullmatch(r"sasrec: training +80\.0 s  epoch 4", final)
 
 
+def test_a_stage_that_goes_on_from_an_earlier_one_counts_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = capture(monkeypatch, terminal=False)
+    seconds = iter([0.0, 20.0, 40.0, 40.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    with stage("sasrec: training", 40) as advance:  # the first 30 epochs are in a checkpoint
+        advance("epoch 31", remaining=9)
+        advance("epoch 32", remaining=8)
+    halfway, _ = written.getvalue().splitlines()
+    assert re.fullmatch(r"sasrec: training +2 of 10, about 160 s left  epoch 32", halfway)
+
+
 def test_a_stage_without_notes_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     written = capture(monkeypatch, terminal=False)
     with stage("data", 1) as advance:

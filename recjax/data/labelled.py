@@ -55,7 +55,7 @@ def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
     """Returns the task's data under the dataset's split; a label is `rating >= positive_rating`.
 
     Raises:
-      UserError: the validation or the test part has labels of one kind only.
+      UserError: a part has labels of one kind only.
     """
     parts = split(interactions, dataset)
     schema, feature_columns = make_features(interactions, parts.train)
@@ -64,10 +64,11 @@ def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
         rows = getattr(parts, part)
         dense, sparse_ids = feature_columns(rows)
         labels = (rows.rating >= dataset.positive_rating).astype(np.float32)
-        if part != "train" and labels.min() == labels.max():
+        if labels.min() == labels.max():
             raise UserError(
-                f"every label of the {part} part of {interactions.name} is {labels[0]:g}, so that no AUC exists; "
-                f"positive is rating >= {dataset.positive_rating:g}: change Dataset.positive_rating or the split"
+                f"every label of the {part} part of {interactions.name} is {labels[0]:g}, so that there is nothing to "
+                f"tell apart; positive is rating >= {dataset.positive_rating:g}: change Dataset.positive_rating or the "
+                "split"
             )
         columns[part] = {"dense": dense, "sparse_ids": sparse_ids, "labels": labels}
     how: str = dataset.split

@@ -95,8 +95,8 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
       dataset: the split and the history length L.
 
     Raises:
-      UserError: a random split, whose training part would hold the future of its test part; or a held-out part
-        of which no user has a history.
+      UserError: a random split, whose training part would hold the future of its test part; a training part in
+        which nothing follows anything; or a held-out part of which no user has a history.
       ValueError: interactions in another order, whose histories would be wrong.
     """
     if dataset.split == "random":
@@ -109,6 +109,11 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
     ends = np.searchsorted(user, np.arange(parts.train.n_users), side="right")
     window_ends = np.concatenate([np.arange(e, s + 1, -L) for s, e in zip(starts, ends, strict=True)])  # length >= 2
     window_starts = np.maximum(window_ends - L - 1, starts[user[window_ends - 1]])
+    if not len(window_ends):
+        raise UserError(
+            f"the {dataset.split} split of {interactions.name} leaves no user two training items in a row; use data "
+            "with more interactions a user, a higher Dataset.min_interactions or other Dataset.ratios"
+        )
     history, lengths = _gather_windows(item, window_starts, window_ends - 1, L)
     labels, _ = _gather_windows(item, window_starts + 1, window_ends, L)
     for part, known, held_out in (

@@ -28,7 +28,7 @@ class SimulatedServer:
         latency_ms[: n_queries // 50 + 1] = 30.0 if fails and not self.overloads else 10.0  # 2% of the queries
         return Window(latency_ms, n_queries, n_queries, n_queries, 1.0, rate_qps, fails and self.overloads)
 
-    def search(self, capacity_qps: float = 1000.0, steps: int = 6) -> tuple[Window, dict[str, float | int | None]]:
+    def search(self, capacity_qps: float = 1000.0, steps: int = 6) -> tuple[Window, dict[str, float | None]]:
         return highest_rate_within_limit(self, capacity_qps, slo_ms=20.0, probe_s=1.0, steps=steps)
 
 
@@ -59,14 +59,14 @@ def test_the_search_reports_the_lowest_rate_that_failed() -> None:
     window, search = simulated.search()
     failed = min(rate for rate, _ in simulated.probes if rate > 750)
     held = max(rate for rate, _ in simulated.probes if rate <= 750)
-    assert search == {"steps": 6, "lowered": 0, "failed_at_qps": failed}
+    assert search == {"steps": 6, "lowered": 0, "retried": False, "failed_at_qps": failed}
     assert window.offered_qps == held
 
 
 def test_a_search_that_never_failed_says_so_and_stays_within_its_bound() -> None:
     simulated = SimulatedServer(1e9)
     window, search = simulated.search()
-    assert search == {"steps": 6, "lowered": 0, "failed_at_qps": None}
+    assert search == {"steps": 6, "lowered": 0, "retried": False, "failed_at_qps": None}
     assert window.offered_qps == max(rate for rate, _ in simulated.probes) <= 1200
     assert window.offered_qps == pytest.approx(1200 / 2 ** (1 / 32))
 
@@ -91,7 +91,7 @@ def test_one_false_failure_does_not_lower_a_rate() -> None:
     simulated = SimulatedServer(1e9)
     simulated.failing = {6}
     window, search = simulated.search()
-    assert search["lowered"] == 0
+    assert (search["lowered"], search["retried"], search["failed_at_qps"]) == (0, True, None)
     assert window.offered_qps == simulated.probes[5][0]
 
 
@@ -104,13 +104,15 @@ def test_an_unconfirmed_rate_is_lowered_by_a_tenth() -> None:
         [found, found, 0.9 * found, 0.9 * found, 0.81 * found]
     )
     assert window.offered_qps == pytest.approx(0.81 * found)
-    assert search["lowered"] == 2
+    assert (search["lowered"], search["retried"]) == (2, False)
+    assert search["failed_at_qps"] == pytest.approx(0.9 * found)
 
 
 def test_a_search_gives_up_and_returns_a_window_that_did_not_hold() -> None:
     simulated = SimulatedServer(-1.0)
     window, search = simulated.search(steps=3)
     assert search["lowered"] == MAX_LOWERED
+    assert search["failed_at_qps"] == window.offered_qps == min(rate for rate, _ in simulated.probes)
     assert np.percentile(window.latency_ms, 99) == 30.0
     assert len(simulated.probes) == 2 * (3 + 1 + MAX_LOWERED)
 

@@ -187,7 +187,7 @@ def test_summary_of_a_variant(rows: list[Row]):
     line = summary_lines(rows)[0]
     assert (line.kind, line.experiment, line.label) == ("variant", "sasrec", "fp32")
     assert line.cells[:2] == ("0.0599", "98.7 ±2.6")
-    assert line.cells[5].endswith("x2.31")
+    assert line.cells[5].endswith("x1.00")
     assert line.cells[6:] == ("1,234", "640", "2.34")
     assert [line.kind for line in summary_lines(rows)[4:]] == ["reference", "reference", "null"]
 
@@ -200,6 +200,18 @@ def test_offline_is_the_best_valid_batch(rows: list[Row]):
     assert best is not None
     assert best.valid
     assert best.throughput_samples_per_s < fastest.throughput_samples_per_s
+
+
+def test_a_variants_gain_is_its_best_batch_over_that_of_fp32(rows: list[Row]):
+    def offline(variant: str, batch_size: int, rate: float, ratio: float) -> Row:
+        row = next(row for row in rows if (row.variant, row.scenario) == (variant, "offline"))
+        speedup = {"median": ratio, "range": [ratio, ratio], "rounds": 5}
+        return dataclasses.replace(row, batch_size=batch_size, throughput_samples_per_s=rate, speedup=speedup)
+
+    fp32 = [offline("fp32", 32, 1000.0, 1.0), offline("fp32", 128, 900.0, 1.0)]
+    int8 = [offline("int8", 32, 700.0, 0.7), offline("int8", 128, 1500.0, 1.67)]
+    cells = [line.cells[5].split() for line in summary_lines([*fp32, *int8]) if line.kind == "variant"]
+    assert cells == [["1,000", "x1.00"], ["1,500", "x1.50"]]
 
 
 @pytest.mark.parametrize("width", [120])

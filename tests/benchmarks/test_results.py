@@ -154,14 +154,15 @@ def test_an_earlier_runs_files_are_kept_aside_and_an_empty_runs_replace_nothing(
         ResultWriter(tmp_path).write([make_row(case=f"run {number}")])
         (tmp_path / "report.md").write_text(f"report {number}")
     (tmp_path / "report.html").write_text("only of run 2")
-    previous = tmp_path / "previous"
-    assert [row.case for row in read_rows(previous / "results.jsonl")] == ["run 1"]
+    assert [row.case for row in read_rows(tmp_path / "previous-1" / "results.jsonl")] == ["run 1"]
     ResultWriter(tmp_path)
     ResultWriter(tmp_path)  # the run before this one left no rows
+    assert [row.case for row in read_rows(tmp_path / "previous-1" / "results.jsonl")] == ["run 1"]
+    previous = tmp_path / "previous-2"
     assert [row.case for row in read_rows(previous / "results.jsonl")] == ["run 2"]
     assert (previous / "report.md").read_text() == "report 2"
     assert (previous / "report.html").read_text() == "only of run 2"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous", "results.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous-1", "previous-2", "results.jsonl"]
 
 
 def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:

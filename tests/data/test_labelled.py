@@ -48,10 +48,13 @@ def test_label_is_rating_at_least_the_threshold(threshold: float):
     assert labels == {"train": [0, 1], "valid": [1, 0], "test": [0, 1]}
 
 
-@pytest.mark.parametrize(("threshold", "label"), [(2.0, 1), (3.5, 0)])
-def test_a_part_with_labels_of_one_kind_is_refused(threshold: float, label: int):
-    with pytest.raises(UserError, match=rf"every label of the valid part of toy is {label}, so that no AUC exists"):
-        labelled_data(two_users_of_three_ratings(), Dataset(positive_rating=threshold))
+@pytest.mark.parametrize(
+    ("ratings", "part", "label"), [([5, 1, 5, 5, 5, 1], "train", 1), ([5, 1, 1, 1, 1, 5], "valid", 0)]
+)
+def test_a_part_with_labels_of_one_kind_is_refused(ratings: list[float], part: str, label: int):
+    interactions = dataclasses.replace(two_users_of_three_ratings(), rating=np.array(ratings, np.float32))
+    with pytest.raises(UserError, match=f"every label of the {part} part of toy is {label}, so that there is nothing"):
+        labelled_data(interactions, Dataset())
 
 
 def test_no_row_is_in_two_parts(labelled: LabelledData):

@@ -42,7 +42,7 @@ def test_windows_by_hand():
 
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(2, 5))
 def test_windows_hold_every_training_transition_once_and_nothing_else(lengths: list[int], max_history: int):
-    lengths = [*lengths, 3]  # so that the split has a validation and a test row
+    lengths = [*lengths, 4]  # so that the split has a validation and a test row, and one transition to train on
     data = data_of(lengths, max_history)
     seen = []
     for history, labels, length in zip(*(data.windows[n] for n in ("history", "labels", "lengths")), strict=True):
@@ -57,6 +57,11 @@ def test_windows_hold_every_training_transition_once_and_nothing_else(lengths: l
         train = range(end - n, end - 2 if n >= 3 else end)  # the two newest are held out
         expected += list(itertools.pairwise(train))
     assert sorted(seen) == expected
+
+
+def test_a_training_part_in_which_nothing_follows_anything_is_refused():
+    with pytest.raises(UserError, match="leave_last_one_out split of toy leaves no user two training items in a row"):
+        data_of([3, 3, 1], max_history=4)
 
 
 def test_newest_window_is_the_full_one():
