@@ -39,9 +39,9 @@ HOW_TO_READ = (
     (
         "Latency",
         "From sending the request on the host to having its answer on the host. Compile time is never part of it, "
-        "every program is warm, and no sample of a window is dropped. Server latency runs from the scheduled arrival, "
-        "so waiting behind a slow batch counts. Percentiles are order statistics: p99 is the smallest sample that at "
-        "least 99% of the samples do not exceed.",
+        "every program is warm (one query runs untimed before a closed-loop window), and no sample of a window is "
+        "dropped. Server latency runs from the scheduled arrival, so waiting behind a slow batch counts. Percentiles "
+        "are order statistics: p99 is the smallest sample that at least 99% of the samples do not exceed.",
     ),
     (
         "Intervals",

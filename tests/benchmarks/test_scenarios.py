@@ -45,7 +45,15 @@ def test_padding_waste_of_a_closed_loop_by_hand(fake: Callable[..., FakeModel]) 
     window = closed_loop(model, COLUMNS, 3, duration_s=0.0095, min_queries=1, seed=0)
     assert (window.queries, window.samples, window.padded_samples) == (10, 30, 40)
     assert window.padding_waste == 1 - 30 / 40
-    assert model.batch_sizes == [3] * 10
+    assert model.batch_sizes == [3] * (1 + 10)
+
+
+def test_the_first_query_of_a_closed_loop_is_not_timed(fake: Callable[..., FakeModel]) -> None:
+    model = fake(lambda call: 0.5 if call == 0 else 0.001, 1)
+    window = closed_loop(model, COLUMNS, 1, duration_s=0.0, min_queries=20, seed=0)
+    np.testing.assert_allclose(window.latency_ms, 1.0, rtol=1e-4)
+    assert (window.queries, len(model.calls)) == (20, 21)
+    assert window.duration_s == pytest.approx(0.02, rel=1e-4)
 
 
 def test_requests_are_drawn_uniformly_with_the_seed(fake: Callable[..., FakeModel]) -> None:
@@ -61,7 +69,8 @@ def test_requests_are_drawn_uniformly_with_the_seed(fake: Callable[..., FakeMode
 def test_a_window_of_more_queries_than_were_drawn_starts_them_again(fake: Callable[..., FakeModel]) -> None:
     model = fake(1e-6, 1)
     assert closed_loop(model, COLUMNS, 1, duration_s=0.0, min_queries=5000, seed=0).queries == 5000
-    np.testing.assert_array_equal(model.calls[4096:], model.calls[: 5000 - 4096])
+    timed = model.calls[1:]
+    np.testing.assert_array_equal(timed[4096:], timed[: 5000 - 4096])
 
 
 # --- server: arrivals
