@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rate_search import highest_rate_within_limit
+from benchmarks.rate_search import highest_rate_within_limit, window_at_rate
 from benchmarks.results import Row
 from benchmarks.rows import RunFacts, make_row
 from benchmarks.scenarios import (
@@ -162,7 +162,8 @@ def _measure_server(
                 )
             else:
                 of_fp32 = measured[0].window
-                window = probe(of_fp32.queries / of_fp32.duration_s, of_fp32.queries)
+                rate_qps = of_fp32.queries / of_fp32.duration_s
+                window, _, _ = window_at_rate(probe, rate_qps, of_fp32.queries, slo_ms)
             rate = np.array([window.samples / window.duration_s])
             recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
             measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
