@@ -7,8 +7,9 @@ import numpy as np
 from benchmarks.scenarios import Window
 
 MIN_SERVER_QUERIES = 700  # MLPerf's early stopping needs 662 for a p99 with one miss (99% confidence, one window)
-Probe = Callable[[float, int], Window]  # runs a server window at (rate_qps, n_queries)
 MAX_LOWERED = 8  # times that an unconfirmed rate is lowered by 10% before the row is given up as invalid
+
+Probe = Callable[[float, int], Window]
 
 
 def window_at_rate(probe: Probe, rate_qps: float, n_queries: int, slo_ms: float) -> tuple[Window, bool, bool]:
@@ -39,7 +40,7 @@ def highest_rate_within_limit(
     `window_at_rate` says, which is kinder than a single window: `retried` says where the result needed both.
 
     Args:
-      probe: measures.
+      probe: runs a server window at (rate_qps, n_queries).
       capacity_qps: what the model answers at most, such as its offline rate: the search starts at 0.6 and
         never goes above 1.2 times this.
       slo_ms: limit of p99.

@@ -5,7 +5,6 @@ interrupted keeps every finished one. `docs/results.md` explains each field.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -131,7 +130,9 @@ def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
         for name in (rows, *others):
             (folder / name).unlink(missing_ok=True)
         return
-    previous = next(p for n in itertools.count(1) if not (p := folder / f"previous-{n}").exists())
+    taken = [path.name.removeprefix("previous-") for path in folder.glob("previous-*")]
+    newest = max((int(number) for number in taken if number.isdecimal()), default=0)
+    previous = folder / f"previous-{newest + 1}"
     make_output_folder(previous)
     for name in (rows, *others):
         if (folder / name).exists():

@@ -165,6 +165,16 @@ def test_an_earlier_runs_files_are_kept_aside_and_an_empty_runs_replace_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["previous-1", "previous-2", "results.jsonl"]
 
 
+def test_the_newest_run_kept_aside_has_the_highest_number_even_if_one_was_deleted(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        ResultWriter(tmp_path).write([make_row(case=f"run {number}")])
+    (tmp_path / "previous-1" / "results.jsonl").unlink()
+    (tmp_path / "previous-1").rmdir()
+    (tmp_path / "previous-9-of-mine").mkdir()
+    ResultWriter(tmp_path)
+    assert [row.case for row in read_rows(tmp_path / "previous-3" / "results.jsonl")] == ["run 3"]
+
+
 def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
     ResultWriter(tmp_path).write([make_row()])
     assert read_rows(ResultWriter(tmp_path).path) == []
