@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.rate_search import highest_rate_within_limit, window_at_rate
 from benchmarks.results import Row
 from benchmarks.rows import RunFacts, make_row
-from benchmarks.scenarios import (
-    Window,
-    closed_loop,
-    server,
-    warm_up,
-)
+from benchmarks.scenarios import Window, closed_loop, server, warm_up
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
 from benchmarks.summary import samples_key
 from benchmarks.timing import CompileCounter, quiet_heap

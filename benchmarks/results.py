@@ -8,9 +8,13 @@ import dataclasses
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
@@ -148,7 +152,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     fields = {field.name for field in dataclasses.fields(Row)}
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
@@ -160,3 +164,18 @@ def read_rows(path: Path) -> list[Row]:
             raise UserError(f"{path}:{number}: missing or unknown fields: {wrong}")
         rows.append(Row(**values))
     return rows
+
+
+def read_samples(path: Path) -> dict[str, NDArray]:
+    """Returns the latencies in ms of a `samples.npz` by `samples_key`; none if there is no such file.
+
+    Raises:
+      UserError: not such a file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file:
+            return dict(np.load(file, allow_pickle=False))
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} holds no latency samples ({error}); remove it to go without them") from error

@@ -1,0 +1,60 @@
+"""Prints the table of earlier runs from their rows, and makes their report again.
+
+Nothing heavy is imported here, so that --help answers at once.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from recjax.command_line import OneLineParser, make_output_folder, run_command
+from recjax.errors import UserError
+
+EXAMPLES = """examples:
+  python -m benchmarks.show benchmarks/results/quick-intel-xeon-amx
+  python -m benchmarks.show runs/quick-cpu/previous-1 runs/quick-cpu
+  python -m benchmarks.show benchmarks/results/quick-amd-epyc --out=/tmp/report
+
+exit codes: 0 done, 2 unusable input (one line says why)"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
+    description = "Print the table of earlier runs, from the rows that they wrote."
+    parser = OneLineParser(prog="python -m benchmarks.show", description=description, epilog=EXAMPLES)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder, or its file of rows")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write report.md and report.html of the one RUN")
+    options = parser.parse_args(arguments)
+    if options.out and len(options.runs) > 1:
+        parser.error(f"--out={options.out} is for the report of one run, and there are {len(options.runs)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    options = parse_arguments(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from benchmarks.report import print_table, wide_console, write_report
+    from benchmarks.results import read_rows, read_samples
+
+    for run in options.runs:
+        path = run / "results.jsonl" if run.is_dir() else run
+        if not path.is_file():
+            raise UserError(f"there are no rows at {path}; give a folder with a results.jsonl, or such a file")
+        rows = read_rows(path)
+        if not rows:
+            raise UserError(f"{path} is empty: its run was stopped before the first row")
+        if len(options.runs) > 1:
+            print(f"\n{path}")
+        print_table(rows, wide_console())
+    if options.out:
+        make_output_folder(options.out)
+        print(f"open {write_report(rows, options.out, read_samples(path.with_name('samples.npz')))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
