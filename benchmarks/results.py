@@ -104,18 +104,22 @@ def check_row(row: Row) -> None:
 
 
 class ResultWriter:
-    """Appends rows to `results.jsonl`; a row is on disk when `write` returns."""
+    """Appends rows to `results.jsonl`; a row is on disk when `write` returns.
+
+    An earlier run's files stay where they are until there is a first row to take their place.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder and an empty file; raises UserError if it cannot be made."""
+        """Makes the folder and sees that it can be written to; raises UserError if it cannot be made."""
         make_output_folder(folder)
-        keep_earlier_run(folder, "results.jsonl", "report.md", "report.html", "samples.npz")
         self.path = folder / "results.jsonl"
-        self.path.write_text("")
+        self.path.open("a").close()
         self.rows: list[Row] = []
 
     def write(self, rows: Iterable[Row]) -> None:
         """Checks and appends the rows."""
+        if not self.rows:
+            keep_earlier_run(self.path.parent, self.path.name, "report.md", "report.html", "samples.npz")
         with self.path.open("a") as file:
             for row in rows:
                 check_row(row)

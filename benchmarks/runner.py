@@ -55,7 +55,8 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
                 samples |= latencies
     except KeyboardInterrupt:
         code = INTERRUPTED
-        console.print(f"interrupted; {len(writer.rows)} finished rows are kept in {writer.path}", markup=False)
+        kept = f"{len(writer.rows)} finished rows are kept in {writer.path}" if writer.rows else "no row was finished"
+        console.print(f"interrupted; {kept}", markup=False)
     finally:
         if writer.rows:
             arrays: dict[str, Any] = {key: latency_ms.astype(np.float32) for key, latency_ms in samples.items()}

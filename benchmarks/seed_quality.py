@@ -75,8 +75,6 @@ def run_seeds(suite: Suite, seeds: Sequence[int], device: jax.Device, folder: Pa
     started, rows, code = time.perf_counter(), list[SeedRow](), 0
     environment = {"device": kind} | describe_software()
     path = folder / "seeds.jsonl"
-    keep_earlier_run(folder, path.name, "seeds.md")
-    path.write_text("")
     try:
         for done, seed in enumerate(seeds):
             left_s = (time.perf_counter() - started) / done * (len(seeds) - done) if done else None
@@ -85,12 +83,15 @@ def run_seeds(suite: Suite, seeds: Sequence[int], device: jax.Device, folder: Pa
             for case in suite.cases:
                 with tempfile.TemporaryDirectory() as models:
                     new = _rows_of_seed(suite.name, case, seed, Path(models), environment)
+                if not rows:
+                    keep_earlier_run(folder, path.name, "seeds.md")
                 with path.open("a") as file:
                     file.writelines(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n" for row in new)
                 rows += new
     except KeyboardInterrupt:
         code = INTERRUPTED
-        console.print(f"interrupted; {len(rows)} finished rows are kept in {path}", markup=False)
+        kept = f"{len(rows)} finished rows are kept in {path}" if rows else "no row was finished"
+        console.print(f"interrupted; {kept}", markup=False)
     finally:
         if rows:
             report = folder / "seeds.md"

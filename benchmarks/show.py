@@ -40,10 +40,14 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.report import print_table, wide_console, write_report
     from benchmarks.results import read_rows, read_samples
 
+    if options.out:
+        make_output_folder(options.out)
     for run in options.runs:
         path = run / "results.jsonl" if run.is_dir() else run
         if not path.is_file():
-            raise UserError(f"there are no rows at {path}; give a folder with a results.jsonl, or such a file")
+            others = ", ".join(sorted(str(other) for other in run.glob("*.jsonl")))
+            remedy = f"did you mean {others}?" if others else "give a folder with a results.jsonl, or such a file"
+            raise UserError(f"there are no rows at {path}; {remedy}")
         rows = read_rows(path)
         if not rows:
             raise UserError(f"{path} is empty: its run was stopped before the first row")
@@ -51,7 +55,6 @@ def _run(options: argparse.Namespace) -> int:
             print(f"\n{path}")
         print_table(rows, wide_console())
     if options.out:
-        make_output_folder(options.out)
         print(f"open {write_report(rows, options.out, read_samples(path.with_name('samples.npz')))}")
     return 0
 

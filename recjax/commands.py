@@ -21,9 +21,13 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     make_output_folder(folder)
     data = load_data(experiment)
     metric = data.selection_metric
+    saved = max(
+        (int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal()), default=0
+    )
+    title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"
     with (
         SummaryWriter(str(folder / "tensorboard")) as scalars,
-        stage(f"{experiment.name}: training", experiment.training.epochs) as advance,
+        stage(title, experiment.training.epochs - saved) as advance,
     ):
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:
@@ -32,7 +36,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
                 scalars.add_scalar(f"valid/{name}", value, record.step)
             values = f"valid {metric} {record.validation[metric]:.4f}" if record.validation else ""
             note = f"epoch {record.epoch} loss {record.train_loss:.4f} {values}{' best' if record.is_best else ''}"
-            advance(note, remaining=epochs - record.epoch)  # fewer than all, if an earlier run had begun
+            advance(note, remaining=epochs - record.epoch)  # if a checkpoint is lost, more than was thought
 
         try:
             result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)

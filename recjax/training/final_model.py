@@ -91,7 +91,8 @@ def load_final_model(directory: Path, experiment: Experiment, data: Data) -> Fin
     if metadata["experiment"] != identity:
         different = sorted(key for key, value in identity.items() if metadata["experiment"].get(key) != value)
         raise CheckpointError(
-            f"{directory} holds another experiment: {', '.join(different)} differ; train this one, or give its folder"
+            f"{directory} holds another experiment: {', '.join(different)} differ; train this one, or give its folder "
+            "and the same --set as in its training"
         )
     return FinalModel(
         config=from_dict(type(experiment.model), metadata["model_config"]),

@@ -149,14 +149,17 @@ def test_an_incomplete_row_is_refused_and_finished_ones_stay(tmp_path: Path) -> 
     assert read_rows(writer.path) == writer.rows == [good, good]
 
 
-def test_an_earlier_runs_files_are_kept_aside_and_an_empty_runs_replace_nothing(tmp_path: Path) -> None:
+def test_an_earlier_runs_files_are_kept_aside_once_there_is_a_row_to_replace_them(tmp_path: Path) -> None:
     for number in (1, 2):
         ResultWriter(tmp_path).write([make_row(case=f"run {number}")])
         (tmp_path / "report.md").write_text(f"report {number}")
     (tmp_path / "report.html").write_text("only of run 2")
     assert [row.case for row in read_rows(tmp_path / "previous-1" / "results.jsonl")] == ["run 1"]
-    ResultWriter(tmp_path)
-    ResultWriter(tmp_path)  # the run before this one left no rows
+    ResultWriter(tmp_path)  # a run that ended before its first row
+    assert [row.case for row in read_rows(tmp_path / "results.jsonl")] == ["run 2"]
+    assert (tmp_path / "report.html").exists()
+    ResultWriter(tmp_path).write([make_row(case="run 3")])
+    assert [row.case for row in read_rows(tmp_path / "results.jsonl")] == ["run 3"]
     assert [row.case for row in read_rows(tmp_path / "previous-1" / "results.jsonl")] == ["run 1"]
     previous = tmp_path / "previous-2"
     assert [row.case for row in read_rows(previous / "results.jsonl")] == ["run 2"]
@@ -171,13 +174,14 @@ def test_the_newest_run_kept_aside_has_the_highest_number_even_if_one_was_delete
     (tmp_path / "previous-1" / "results.jsonl").unlink()
     (tmp_path / "previous-1").rmdir()
     (tmp_path / "previous-9-of-mine").mkdir()
-    ResultWriter(tmp_path)
+    ResultWriter(tmp_path).write([make_row(case="run 4")])
     assert [row.case for row in read_rows(tmp_path / "previous-3" / "results.jsonl")] == ["run 3"]
 
 
 def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
-    ResultWriter(tmp_path).write([make_row()])
-    assert read_rows(ResultWriter(tmp_path).path) == []
+    for case in ("old", "new"):
+        ResultWriter(tmp_path).write([make_row(case=case)])
+    assert [row.case for row in read_rows(tmp_path / "results.jsonl")] == ["new"]
 
 
 @pytest.mark.parametrize(
