@@ -11,6 +11,44 @@ from recjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class KnowledgeGraph:
+    """Facts about items as T triples (head entity, relation, tail entity).
+
+    Entity v < n_items is item v of the interactions; the others (people, genres, countries) follow.
+
+    Attributes:
+      head: [T] int32 codes in [0, n_entities).
+      relation: [T] int32 codes in [0, n_relations).
+      tail: [T] int32 codes in [0, n_entities).
+    """
+
+    head: Int32[np.ndarray, "T"]
+    relation: Int32[np.ndarray, "T"]
+    tail: Int32[np.ndarray, "T"]
+    n_entities: int
+    n_relations: int
+
+    def keep_items(self, n_items: int, kept: NDArray) -> "KnowledgeGraph":
+        """Returns the graph after the items, which were `n_items`, are reduced to the codes in `kept`, ascending.
+
+        Triples that touch a dropped item go; codes are renumbered as the items are, other entities after them.
+        """
+        n_others = self.n_entities - n_items
+        code_of = np.full(self.n_entities, -1, np.int32)
+        code_of[kept] = np.arange(len(kept))
+        code_of[n_items:] = len(kept) + np.arange(n_others)
+        head, tail = code_of[self.head], code_of[self.tail]
+        still = (head >= 0) & (tail >= 0)
+        return KnowledgeGraph(
+            head=head[still],
+            relation=self.relation[still],
+            tail=tail[still],
+            n_entities=len(kept) + n_others,
+            n_relations=self.n_relations,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Interactions:
     """Columns of E interactions; ids are dense codes from 0 that index `user_ids` and `item_ids`.
 
@@ -23,6 +61,9 @@ class Interactions:
       user_ids: [n_users] the source's own ids (integers or strings).
       item_ids: [n_items] likewise.
       item_features: columns of n_items rows, such as `year` (float32, NaN unknown) or `genres` (lists).
+      user_features: columns of n_users rows, such as `age` (float32, NaN unknown) or `gender` (strings).
+      trust: [2, S] int32 user codes, who trusts (row 0) whom (row 1); None where the source has no such edges.
+      knowledge: facts about the items; None where the source has none.
     """
 
     name: str
@@ -33,6 +74,9 @@ class Interactions:
     user_ids: NDArray
     item_ids: NDArray
     item_features: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
+    user_features: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
+    trust: Int32[np.ndarray, "2 S"] | None = None
+    knowledge: KnowledgeGraph | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -85,7 +129,18 @@ class Interactions:
             user_ids=self.user_ids[used_users],
             item_ids=self.item_ids[used_items],
             item_features={name: column[used_items] for name, column in self.item_features.items()},
+            user_features={name: column[used_users] for name, column in self.user_features.items()},
+            trust=None if self.trust is None else _keep_users(self.trust, self.n_users, used_users),
+            knowledge=self.knowledge and self.knowledge.keep_items(self.n_items, used_items),
         )
+
+
+def _keep_users(edges: Int32[np.ndarray, "2 S"], n_users: int, kept: NDArray) -> Int32[np.ndarray, "2 S2"]:
+    """Returns the edges whose two users are in `kept`, renumbered as the users are."""
+    code_of = np.full(n_users, -1, np.int32)
+    code_of[kept] = np.arange(len(kept))
+    renumbered = code_of[edges]
+    return renumbered[:, (renumbered >= 0).all(0)]
 
 
 def encode_ids(ids: NDArray) -> tuple[Int32[np.ndarray, "E"], Integer[np.ndarray, "V"] | NDArray]:

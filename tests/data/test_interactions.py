@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recjax.data.interactions import Interactions, encode_ids
+from recjax.data.interactions import Interactions, KnowledgeGraph, encode_ids
 from recjax.errors import UserError
 
 
@@ -54,6 +55,30 @@ def test_k_core_renumbers_in_the_old_order():
     assert core.timestamp is not None
     assert core.timestamp.tolist() == [0, 2, 3, 5]
     assert (core.user.dtype, core.item.dtype) == (np.int32, np.int32)
+
+
+def test_k_core_keeps_users_features_their_trust_and_the_facts_about_the_items_left():
+    # Users 0 and 2 and items 1 and 2 remain, as codes 0 and 1; entities 3 and 4 are no items and become 2 and 3.
+    whole = dataclasses.replace(
+        interactions([(2, 2), (1, 0), (0, 1), (2, 1), (0, 0), (0, 2)]),
+        user_features={"age": np.array([20, 30, 40], np.float32)},
+        trust=np.array([[0, 0, 1, 2], [2, 1, 2, 0]], np.int32),
+        knowledge=KnowledgeGraph(
+            head=np.array([0, 1, 2, 3], np.int32),
+            relation=np.array([0, 1, 0, 1], np.int32),
+            tail=np.array([3, 4, 3, 1], np.int32),
+            n_entities=5,
+            n_relations=2,
+        ),
+    )
+    core = whole.k_core(2)
+    assert core.user_features["age"].tolist() == [20, 40]
+    assert core.trust is not None
+    assert core.trust.tolist() == [[0, 1], [1, 0]]
+    assert core.knowledge is not None
+    triples = np.stack([core.knowledge.head, core.knowledge.relation, core.knowledge.tail], 1)
+    assert triples.tolist() == [[0, 1, 3], [1, 0, 2], [2, 1, 0]]
+    assert core.knowledge.n_entities == 4
 
 
 def reference_core(pairs: list[tuple[int, int]], k: int) -> list[int]:
