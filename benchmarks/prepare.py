@@ -14,7 +14,8 @@ from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
 from recjax.config import Experiment, check
 from recjax.data.next_item import NextItemData
-from recjax.evaluation import Data, make_evaluator, sanity_rows
+from recjax.data.top_n import TopNData
+from recjax.evaluation import LOWER_IS_BETTER, Data, is_better, make_evaluator, sanity_rows, share_kept
 from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
@@ -50,7 +51,7 @@ def prepare_case(case: Case, folder: Path) -> list[Contestant]:
     experiment = case.experiment
     with stage(f"{experiment.name}: data and sanity models", 1) as advance:
         data = load_data(experiment)
-        if isinstance(data, NextItemData):
+        if isinstance(data, NextItemData | TopNData):
             allowed = f"at most the {data.schema.n_items:,} items of {data.name}"
             check(experiment.serving.top_k <= data.schema.n_items, "serving.top_k", experiment.serving.top_k, allowed)
         references = {name: dict(quality.metrics) for name, quality in sanity_rows(data, "test").items()}
@@ -102,19 +103,22 @@ def _finish(
         compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
     fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
-    comparable = fp32.metrics[metric] > 0
-    shortfall = f"validation {metric} {validated:.4f} is below the case's floor, {case.validation_floor:g}"
+    kept = share_kept(metric, quality.metrics[metric], fp32.metrics[metric])
+    floor = case.validation_floor
+    misses_floor = floor is not None and is_better(metric, floor, validated)
+    side = "above" if metric in LOWER_IS_BETTER else "below"
+    shortfall = f"validation {metric} {validated:.4f} is {side} the case's floor, {floor:g}" if misses_floor else None
     trained = TrainedVariant(
         model=model,
         quality=quality,
         quality_metric=metric,
-        quality_retained=quality.metrics[metric] / fp32.metrics[metric] if comparable else None,
+        quality_retained=kept,
         references=references,
         quality_retained_ci95=retained_interval(quality, fp32, metric, experiment.training.seed)
-        if comparable
+        if kept is not None
         else None,
         validation_quality=validated,
-        below_floor=shortfall if validated < case.validation_floor else None,
+        below_floor=shortfall,
         checkpoint_bytes=bytes_on_disk(stored),
         train_s=train_s,
     )

@@ -78,7 +78,7 @@ def retained_interval(quality: Quality, reference: Quality, metric: str, seed: i
     Args:
       quality: of the variant.
       reference: of fp32, on the same part in the same order.
-      metric: a ranking metric (mean over queries) or "auc".
+      metric: a ranking metric (mean over queries), "auc" or "rmse".
       seed: of the resampling.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13, percentile intervals.
@@ -89,6 +89,11 @@ def retained_interval(quality: Quality, reference: Quality, metric: str, seed: i
         labels = reference.samples["labels"] > 0
         aucs = [[_auc(q.samples["logits"], labels, rows) for rows in picks] for q in (quality, reference)]
         values, of = np.array(aucs)
+    elif metric == "rmse":
+        picks = rng.integers(quality.n, size=(MEAN_RESAMPLES, quality.n))
+        of, values = (
+            np.sqrt((q.samples["errors"] ** 2)[picks].mean(1)) for q in (quality, reference)
+        )  # lower is better
     else:
         picks = rng.integers(quality.n, size=(MEAN_RESAMPLES, quality.n))
         values, of = quality.samples[metric][picks].mean(1), reference.samples[metric][picks].mean(1)

@@ -20,7 +20,7 @@ class Case:
 
     experiment: Experiment  # with no transforms of its own
     variants: tuple[Chain, ...] = (chain(),)  # the first must be chain(), fp32, what the others are compared with
-    validation_floor: float = 0.0  # of the epoch-choosing metric; rows of a model below it are invalid
+    validation_floor: float | None = None  # of the epoch-choosing metric; rows of a model that misses it are invalid
     references: tuple[Experiment, ...] = ()  # trained for their quality alone, shown beside it
 
     def __post_init__(self) -> None:

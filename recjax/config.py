@@ -48,13 +48,16 @@ def check(condition: bool, name: str, value: Any, allowed: str) -> None:
 class Dataset:
     """Which interactions, and how they are filtered and split."""
 
-    source: str = "movielens-latest-small"  # the shipped set, or a path to user,item,rating[,timestamp] text
+    source: str = "movielens-latest-small"  # a set of recjax.data.sources, or a path to user,item,rating[,time] text
     min_interactions: int = 5  # k of the k-core filter on users and items; 1 keeps everything
-    split: Literal["leave_last_one_out", "random", "temporal"] = "leave_last_one_out"
+    split: Literal["leave_last_one_out", "random", "random_by_user", "temporal", "strong_generalisation"] = (
+        "leave_last_one_out"
+    )
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, valid, test; not for leave_last_one_out
-    seed: int = 0  # of the random split
+    seed: int = 0  # of the random splits and of sampled candidates
+    sampled_candidates: int = 0  # unseen items ranked beside the held-out ones; 0 ranks the full catalogue
     positive_rating: float = 4.0  # labels of the binary task: rating >= this
-    max_history: int = 100  # items; the newest are kept
+    max_history: int = 100  # items of a sequence; the newest are kept
 
     def __post_init__(self) -> None:
         check(self.min_interactions >= 1, "Dataset.min_interactions", self.min_interactions, ">= 1")
@@ -65,6 +68,7 @@ class Dataset:
             "three positive numbers that sum to 1",
         )
         check(self.max_history >= 2, "Dataset.max_history", self.max_history, ">= 2")
+        check(self.sampled_candidates >= 0, "Dataset.sampled_candidates", self.sampled_candidates, ">= 0")
 
 
 @config
@@ -108,18 +112,40 @@ class Serving:
         check(self.top_k >= 1, "Serving.top_k", self.top_k, ">= 1")
 
 
+@config
+class Samples:
+    """What one training sample of a model is, and what its batches carry beside it."""
+
+    # An interaction; a user's or an item's whole row of them; or all of them in one batch, for a model that is solved.
+    unit: Literal["interactions", "users", "items", "everything"] = "interactions"
+    negatives: int = 0  # unseen items drawn for each interaction
+    history: bool = False  # whether batches and requests carry the user's earlier items
+    times: bool = False  # whether next-item batches carry the time of each item
+    context: tuple[Literal["interactions", "trust", "knowledge"], ...] = ()  # graphs that every batch carries whole
+
+    def __post_init__(self) -> None:
+        check(self.negatives >= 0, "Samples.negatives", self.negatives, ">= 0")
+
+
+SINGLE_INTERACTIONS = Samples()
+
+
 class ModelConfig(Protocol):
     """What a model's own Config, which stands beside the model and extends this, can do beside holding sizes."""
 
-    task: ClassVar[str]  # "next_item" or "labelled": which data it learns from
+    task: ClassVar[str]  # "next_item", "top_n", "rating" or "labelled": which data it learns from
 
     def build(self, schema: Any) -> Any:
         """Returns the module (recjax.models.contract.Model) for data of that schema."""
         ...
 
+    def samples(self) -> Samples:
+        """Returns what the model learns from."""
+        return SINGLE_INTERACTIONS
+
     def hidden_units(self) -> tuple[Any, ...]:
         """Returns the layers (recjax.models.contract.HiddenUnits) that `prune` may empty and `shrink` remove."""
-        ...
+        return ()
 
 
 @config

@@ -1,6 +1,6 @@
 """A model and a held-out part in, metrics under a named protocol out.
 
-Shapes: B batch, V catalogue, N examples.
+Shapes: B batch, V catalogue, K cut-off, N queries or examples.
 """
 
 import dataclasses
@@ -11,16 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from recjax import metrics
+from recjax import beyond_accuracy, metrics
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
+from recjax.data.protocols import ranking_metric_name
+from recjax.data.rating import RatingData
+from recjax.data.top_n import TopNData
 from recjax.models.contract import Batch
 
-CUTOFFS = (5, 10, 20)
-EVAL_BATCH = {NextItemData: 256, LabelledData: 4096}  # samples a step
+LIST_LENGTH = 10  # of the recommendations that beyond-accuracy measures look at
+LOWER_IS_BETTER = ("rmse", "mae", "logloss")
+EVAL_BATCH = {NextItemData: 256, TopNData: 256, LabelledData: 4096, RatingData: 1024}  # samples a step
 
-Data = NextItemData | LabelledData
-ScoreFunction = Callable[..., jax.Array]  # (variables, batch) -> scores [B, V] or logits [B]
+Data = NextItemData | TopNData | LabelledData | RatingData
+RankingData = NextItemData | TopNData
+ScoreFunction = Callable[..., jax.Array]  # (variables, batch) -> scores [B, V], logits [B] or ratings [B]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Quality:
     Attributes:
       protocol: data set, filter, split, candidates, treatment of seen items and ties; then the part.
       metrics: name with its cut-off -> value.
-      n: number of queries (ranking) or examples (binary) that the values are means over.
+      n: number of queries (ranking) or examples (binary, rating) that the values are means over.
       samples: what resampling needs, one entry a query or example, in a fixed order: each ranking metric's
-        [n] values; or "logits" [n] and "labels" [n].
+        [n] values; "logits" [n] and "labels" [n]; or "errors" [n].
     """
 
     protocol: str
@@ -41,55 +46,116 @@ class Quality:
     samples: Mapping[str, NDArray] = dataclasses.field(repr=False, compare=False)
 
 
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Returns whether `value` of the metric is the better one; nothing is better than an equal value."""
+    return value < than if metric.partition("@")[0] in LOWER_IS_BETTER else value > than
+
+
+def share_kept(metric: str, value: float, reference: float) -> float | None:
+    """Returns which share of the reference's quality `value` is, above 1 if better; None where there is no ratio."""
+    above, below = (reference, value) if metric.partition("@")[0] in LOWER_IS_BETTER else (value, reference)
+    return above / below if below > 0 else None
+
+
 def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[..., Quality]:
     """Returns `evaluate(variables) -> Quality`; the program is compiled once, at the first call.
 
     Args:
-      score: pure; scores of all items for next-item data, logits for labelled data.
+      score: pure; scores of all items for next-item and top-n data, logits for labelled data, ratings for rating data.
       data: the task's data.
       part: "valid" or "test".
     """
-    batch_size = EVAL_BATCH[type(data)]
-    protocol = f"{data.protocol}/{part}"
-    if isinstance(data, NextItemData):
-        ranking = jax.jit(lambda variables, batch: _ranking_metrics(score(variables, batch), batch))
+    if isinstance(data, NextItemData | TopNData):
+        return _ranking_evaluator(score, data, part)
+    return (
+        _binary_evaluator(score, data, part) if isinstance(data, LabelledData) else _rating_evaluator(score, data, part)
+    )
 
-        def evaluate(variables: object) -> Quality:
-            batches = [ranking(variables, batch) for batch in data.eval_batches(part, batch_size)]
-            columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
-            weight = columns.pop("weight")
-            samples = {name: values[weight > 0] for name, values in columns.items()}
-            means = {name: float(values.mean()) for name, values in samples.items()}
-            return Quality(protocol, means, int(weight.sum()), samples)
 
-        return evaluate
+def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Callable[..., Quality]:
+    of_batch = _next_item_metrics if isinstance(data, NextItemData) else _top_n_metrics
+    list_length = min(LIST_LENGTH, data.schema.n_items)
 
+    @jax.jit
+    def ranking(variables: object, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        scores_BV = score(variables, batch)
+        offered_BV = jnp.where(batch["candidates"], scores_BV, -jnp.inf)
+        return of_batch(scores_BV, batch, data.cutoffs), jax.lax.top_k(offered_BV, list_length)[1]
+
+    def evaluate(variables: object) -> Quality:
+        values: list[dict[str, NDArray]] = []
+        lists, users = [], []
+        for batch in data.eval_batches(part, EVAL_BATCH[type(data)]):
+            real = batch["weight"] > 0
+            of_queries, listed = ranking(variables, batch)
+            values.append({name: np.asarray(column, np.float64)[real] for name, column in of_queries.items()})
+            lists.append(np.asarray(listed)[real])
+            users.append(batch["user"][real])
+        samples = {
+            ranking_metric_name(name, data.sampled_candidates): np.concatenate([v[name] for v in values])
+            for name in values[0]
+        }
+        means = {name: float(column.mean()) for name, column in samples.items()}
+        beyond = _beyond_accuracy(np.concatenate(lists), np.concatenate(users), samples, data)
+        return Quality(f"{data.protocol}/{part}", means | beyond, sum(map(len, lists)), samples)
+
+    return evaluate
+
+
+def _binary_evaluator(score: ScoreFunction, data: LabelledData, part: str) -> Callable[..., Quality]:
     scorer, binary = jax.jit(score), jax.jit(_binary_metrics)
 
-    def evaluate_binary(variables: object) -> Quality:
-        batches = [(scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, batch_size)]
+    def evaluate(variables: object) -> Quality:
+        batches = [
+            (scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, EVAL_BATCH[LabelledData])
+        ]
         logits, labels, weight = (np.concatenate([np.asarray(b[i]) for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
         samples = {"logits": logits[weight > 0], "labels": labels[weight > 0]}
-        return Quality(protocol, {name: float(value) for name, value in values.items()}, int(weight.sum()), samples)
+        means = {name: float(value) for name, value in values.items()}
+        return Quality(f"{data.protocol}/{part}", means, int(weight.sum()), samples)
 
-    return evaluate_binary
+    return evaluate
+
+
+def _rating_evaluator(score: ScoreFunction, data: RatingData, part: str) -> Callable[..., Quality]:
+    @jax.jit
+    def errors(variables: object, batch: Batch) -> jax.Array:
+        predicted = jnp.clip(score(variables, batch), data.schema.min_rating, data.schema.max_rating)
+        return predicted - batch["rating"]
+
+    def evaluate(variables: object) -> Quality:
+        found = [
+            np.asarray(errors(variables, batch), np.float64)[batch["weight"] > 0]
+            for batch in data.eval_batches(part, EVAL_BATCH[RatingData])
+        ]
+        error = np.concatenate(found)
+        means = {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
+        return Quality(f"{data.protocol}/{part}", means, len(error), {"errors": error})
+
+    return evaluate
 
 
 def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
-    """Returns the quality of models that learn nothing about the user: what every real one must clear.
+    """Returns the quality of models that learn next to nothing: what every real one must clear.
 
-    "popularity" scores an item by its training interactions (next-item data only); "random" draws every
-    score from a seeded normal; "constant" gives every example the training share of positives (labelled
-    data only), the logloss that knowing nothing buys.
+    "random" draws every score from a seeded normal, or every rating from the training ratings. "popularity" scores
+    an item by its training interactions (ranking). "constant" gives every example the training share of positives
+    (labelled data), the logloss that knowing nothing buys. "biases" is the training mean plus the user's and the
+    item's mean deviation from it, each shrunk (rating).
     """
+    rng = np.random.default_rng(seed)
+    if isinstance(data, RatingData):
+        drawn = rng.choice(data.split.train.rating, (data.schema.n_users, data.schema.n_items))
+        tables = {"random": drawn, "biases": _rating_biases(data)}
+        predict = make_evaluator(lambda table, batch: table[batch["user"], batch["item"]], data, part)
+        return {name: predict(table.astype(np.float32)) for name, table in tables.items()}
 
     def random(key: jax.Array, batch: Batch) -> jax.Array:
-        shape = batch["candidates"].shape if isinstance(data, NextItemData) else batch["labels"].shape
-        return jax.random.normal(key, shape)
+        return jax.random.normal(key, batch["labels" if isinstance(data, LabelledData) else "candidates"].shape)
 
     rows = {"random": make_evaluator(random, data, part)(jax.random.key(seed))}
-    if isinstance(data, NextItemData):
+    if isinstance(data, NextItemData | TopNData):
         counts = np.bincount(data.split.train.item, minlength=data.schema.n_items).astype(np.float32)
 
         def popularity(counts_V: jax.Array, batch: Batch) -> jax.Array:
@@ -106,15 +172,63 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
     return rows
 
 
-def _ranking_metrics(scores_BV: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def _rating_biases(data: RatingData, damping: float = 5.0) -> NDArray:
+    """Returns mean + item bias + user bias [U, V]; damping counts as so many ratings of no deviation.
+
+    Source: Ekstrand, Riedl and Konstan, Collaborative Filtering Recommender Systems (2011), section 2.1.
+    """
+    train, schema = data.split.train, data.schema
+
+    def mean_deviation(code: NDArray, deviation: NDArray, n: int) -> NDArray:
+        return np.bincount(code, deviation, minlength=n) / (np.bincount(code, minlength=n) + damping)
+
+    item_bias = mean_deviation(train.item, train.rating - schema.mean_rating, schema.n_items)
+    left = train.rating - schema.mean_rating - item_bias[train.item]
+    user_bias = mean_deviation(train.user, left, schema.n_users)
+    return schema.mean_rating + user_bias[:, None] + item_bias[None]
+
+
+def _next_item_metrics(scores_BV: jax.Array, batch: Batch, cutoffs: tuple[int, ...]) -> dict[str, jax.Array]:
     ranked_BV = metrics.rank_single_label(scores_BV, batch["target"], batch["candidates"])
     values = {"mrr": metrics.mrr(ranked_BV)}
-    for k in CUTOFFS:
+    for k in cutoffs:
         values[f"hr@{k}"] = metrics.hit_rate(ranked_BV, k)
         values[f"recall@{k}"] = metrics.recall(ranked_BV, k)
         values[f"ndcg@{k}"] = metrics.ndcg(ranked_BV, k)
-    return values | {"weight": batch["weight"]}
+    return values
+
+
+def _top_n_metrics(scores_BV: jax.Array, batch: Batch, cutoffs: tuple[int, ...]) -> dict[str, jax.Array]:
+    ranked_BK, n_relevant_B = metrics.top_labels(scores_BV, batch["relevant"], batch["candidates"], max(cutoffs))
+    values = {}
+    for k in cutoffs:
+        values[f"hr@{k}"] = metrics.hit_rate(ranked_BK, k)
+        values[f"precision@{k}"] = metrics.precision(ranked_BK, k)
+        values[f"recall@{k}"] = metrics.recall(ranked_BK, k, n_relevant_B)
+        values[f"ndcg@{k}"] = metrics.ndcg(ranked_BK, k, n_relevant_B)
+        values[f"mrr@{k}"] = metrics.mrr(ranked_BK[:, :k])
+    return values
 
 
 def _binary_metrics(logits: jax.Array, labels: jax.Array, where: jax.Array) -> dict[str, jax.Array]:
     return {"auc": metrics.auc(logits, labels, where), "logloss": metrics.logloss(logits, labels, where)}
+
+
+def _beyond_accuracy(
+    lists: NDArray, users: NDArray, samples: Mapping[str, NDArray], data: RankingData
+) -> dict[str, float]:
+    """Returns the measures of the recommended lists, and every metric's gap between groups of users."""
+    train, k = data.split.train, lists.shape[1]
+    counts_V = np.bincount(train.item, minlength=train.n_items).astype(np.float64)
+    values = {
+        f"coverage@{k}": beyond_accuracy.catalogue_coverage(lists, train.n_items),
+        f"gini@{k}": beyond_accuracy.gini(lists, train.n_items),
+        f"average_popularity@{k}": beyond_accuracy.average_popularity(lists, counts_V),
+        f"diversity@{k}": beyond_accuracy.intra_list_diversity(lists, train.user, train.item, train.n_items),
+    }
+    for feature, group in beyond_accuracy.user_groups(train.user_features).items():
+        for name, column in samples.items():
+            gap = beyond_accuracy.group_gap(column, group[users])
+            if gap is not None:
+                values[f"{name}/gap({feature})"] = gap
+    return values

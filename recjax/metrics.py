@@ -28,6 +28,24 @@ def rank_labels(
     return jax.lax.sort((descending, kept_labels), num_keys=2)[1]  # the second key puts tied relevant items last
 
 
+def top_labels(
+    scores: Float[Array, "B C"], relevant: Bool[Array, "B C"], where: Bool[Array, "B C"], k: int
+) -> tuple[Float[Array, "B K"], Float[Array, "B"]]:
+    """Returns the first k columns of what `rank_labels` would, without sorting the rest, and how many are relevant.
+
+    Relevant candidates are lowered by the smallest step that float32 has, so that they lose every tie.
+
+    Example:
+      >>> labels, n = top_labels(jnp.array([[.5, .5, .1]]), jnp.array([[1, 0, 0]], bool), jnp.ones((1, 3), bool), 2)
+      >>> labels.tolist(), n.tolist()
+      ([[0.0, 1.0]], [1.0])
+    """
+    kept = relevant & where
+    lowered = jnp.where(kept, jnp.nextafter(scores.astype(jnp.float32), -jnp.inf), scores)
+    _, first = jax.lax.top_k(jnp.where(where, lowered, -jnp.inf), min(k, scores.shape[1]))
+    return jnp.take_along_axis(kept, first, 1).astype(jnp.float32), kept.sum(1).astype(jnp.float32)
+
+
 def rank_single_label(
     scores: Float[Array, "B C"], target: Int[Array, "B"], where: Bool[Array, "B C"]
 ) -> Float[Array, "B C"]:
@@ -52,23 +70,41 @@ def hit_rate(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
     return ranked_labels[:, :k].max(1)
 
 
-def recall(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+def precision(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+    """Returns the share of the first k that is relevant; k counts whole, even if there are fewer candidates."""
+    return ranked_labels[:, :k].sum(1) / k
+
+
+def recall(
+    ranked_labels: Float[Array, "B C"], k: int, n_relevant: Float[Array, "B"] | None = None
+) -> Float[Array, "B"]:
     """Returns the share of the relevant items that is among the first k; 0 for a query that has none.
 
     Formula: |relevant in top k| / |relevant|.
+
+    Args:
+      ranked_labels: from `rank_labels` or `top_labels`.
+      k: cut-off.
+      n_relevant: how many there are in all, where `ranked_labels` is cut short; None counts them.
     """
-    return ranked_labels[:, :k].sum(1) / jnp.maximum(ranked_labels.sum(1), 1)
+    n_relevant = ranked_labels.sum(1) if n_relevant is None else n_relevant
+    return ranked_labels[:, :k].sum(1) / jnp.maximum(n_relevant, 1)
 
 
-def ndcg(ranked_labels: Float[Array, "B C"], k: int) -> Float[Array, "B"]:
+def ndcg(ranked_labels: Float[Array, "B C"], k: int, n_relevant: Float[Array, "B"] | None = None) -> Float[Array, "B"]:
     """Returns the normalised discounted cumulative gain of the first k with binary gains.
 
     Formula: sum_{i<=k} y_i / log2(i + 1), over the same sum for the best order.
+
+    Args:
+      ranked_labels: from `rank_labels` or `top_labels`.
+      k: cut-off.
+      n_relevant: how many there are in all, where `ranked_labels` is cut short; None counts them.
     Source: Jarvelin and Kekalainen, Cumulated gain-based evaluation (TOIS 2002).
     """
     k = min(k, ranked_labels.shape[1])
     discounts = 1 / jnp.log2(jnp.arange(2, k + 2))
-    n_relevant = jnp.minimum(ranked_labels.sum(1), k).astype(int)
+    n_relevant = jnp.minimum(ranked_labels.sum(1) if n_relevant is None else n_relevant, k).astype(int)
     best = jnp.concatenate([jnp.zeros(1), jnp.cumsum(discounts)])[n_relevant]
     return (ranked_labels[:, :k] * discounts[None]).sum(1) / jnp.maximum(best, discounts[0])
 

@@ -6,10 +6,11 @@ the padding that fills the last batch, so every epoch compiles once.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int32
 from numpy.typing import NDArray
 
 PADDING_ID = -1  # marks the unused tail of a bag of ids
@@ -36,6 +37,30 @@ def row_chunks(rows: NDArray, batch_size: int) -> Iterator[NDArray]:
 def shuffled_rows(n_rows: int, seed: int, epoch: int) -> NDArray:
     """Returns a permutation that depends on (seed, epoch) alone, so a resumed run sees the same batches."""
     return np.random.default_rng((seed, epoch)).permutation(n_rows)
+
+
+def gather_windows(
+    values: NDArray, starts: NDArray, ends: NDArray, width: int, padding: int = 0
+) -> tuple[NDArray, Int32[np.ndarray, "W"]]:
+    """Returns values[start:end] of each of W windows as [W, width], padded at the end, and the windows' lengths."""
+    lengths = (ends - starts).astype(np.int32)
+    positions = np.arange(width)
+    used = positions[None] < lengths[:, None]
+    if not len(values):
+        return np.full(used.shape, padding, values.dtype), lengths
+    return np.where(used, values[np.where(used, starts[:, None] + positions, 0)], padding).astype(values.dtype), lengths
+
+
+def sample_candidates(
+    allowed: Bool[np.ndarray, "B V"], targets: Bool[np.ndarray, "B V"], n: int, seed: Sequence[int]
+) -> Bool[np.ndarray, "B V"]:
+    """Returns a mask that keeps every row's targets and `n` of its other allowed candidates, drawn uniformly.
+
+    Fewer are kept where a row has fewer.
+    """
+    drawn = np.where(allowed & ~targets, np.random.default_rng(seed).random(allowed.shape), 2.0)
+    limit = np.partition(drawn, min(n, drawn.shape[1] - 1), axis=1)[:, min(n, drawn.shape[1] - 1), None]
+    return targets | ((drawn < np.minimum(limit, 1.5)) & allowed)
 
 
 def prefetch_to_device(batches: Iterable[NumpyBatch], depth: int = 2) -> Iterator[Mapping[str, jax.Array]]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Int, Int32, Int64
 from numpy.typing import NDArray
 
 from recjax.data.batches import PADDING_ID
+from recjax.data.histories import RatingsByOwner
 from recjax.data.interactions import Interactions
 
 SECONDS_A_DAY = 86_400
@@ -46,14 +47,24 @@ class LabelledSchema:
             start += field.length
 
 
-def make_features(interactions: Interactions, train: Interactions) -> tuple[LabelledSchema, FeatureColumns]:
+def make_features(
+    interactions: Interactions, train: Interactions, liked: Interactions | None = None, max_history: int = 0
+) -> tuple[LabelledSchema, FeatureColumns]:
     """Returns the schema, and the function that makes `dense` [E, N] and `sparse_ids` [E, T] of any interactions.
 
     Categorical: user and item; hour, weekday and quarter where there are times; the item's year, and its
-    genres as a bag, where the source has them. Dense: year, number of genres, time, the item's age at that
-    time. Dense features are standardised, and quarters are counted, by `train` alone.
+    genres as a bag, and the user's gender, age and occupation, where the source has them; and, asked for, `history`,
+    the newest items in `liked` that the user had before the interaction, as a bag. Dense: year, number of genres,
+    time, the item's age at that time. Dense features are standardised, and quarters are counted, by `train` alone.
+
+    Args:
+      interactions: the whole set, for its item and user features.
+      train: the part that statistics come from.
+      liked: the training interactions that make histories; None leaves `history` out.
+      max_history: length of `history`.
     """
-    item_fields = _item_fields(interactions)
+    item_fields, user_fields = _item_fields(interactions), _user_fields(interactions)
+    histories = None if liked is None else RatingsByOwner(liked, "user")
     quarters = None if train.timestamp is None else _quarters(train.timestamp)
     time_fields = () if quarters is None else (Field("hour", 24), Field("weekday", 7), Field("quarter", quarters[1]))
     year = _filled_year(interactions)
@@ -79,11 +90,16 @@ def make_features(interactions: Interactions, train: Interactions) -> tuple[Labe
         if quarters is not None and rows.timestamp is not None:
             ids.append(_time_ids(rows.timestamp, *quarters))
         ids += [table[rows.item] for _, table in item_fields.values()]
+        ids += [codes[rows.user, None] for _, codes in user_fields]
+        if histories is not None:
+            ids.append(histories.before(rows.user, rows.timestamp, max_history)[0])
         dense = (raw_dense(rows) - mean) / deviation
         return dense.astype(np.float32), np.concatenate(ids, 1).astype(np.int32)
 
     fields = (Field("user", interactions.n_users), Field("item", interactions.n_items), *time_fields)
-    fields += tuple(field for field, _ in item_fields.values())
+    fields += tuple(field for field, _ in item_fields.values()) + tuple(field for field, _ in user_fields)
+    if histories is not None:
+        fields += (Field("history", interactions.n_items, max_history),)
     return LabelledSchema(train_dense.shape[1], fields), columns_of
 
 
@@ -104,6 +120,16 @@ def _item_fields(interactions: Interactions) -> dict[str, tuple[Field, Int32[np.
         for row, bag in enumerate(bags):
             ids[row, : len(bag)] = [names.index(genre) for genre in bag]
         fields["genres"] = Field("genres", len(names), ids.shape[1]), ids
+    return fields
+
+
+def _user_fields(interactions: Interactions) -> list[tuple[Field, Int[np.ndarray, "U"]]]:
+    """Returns the user's categorical fields with every user's code; unknown values share one."""
+    fields = []
+    for name in ("gender", "age", "occupation"):
+        if name in interactions.user_features:
+            table, codes = np.unique(interactions.user_features[name].astype(str), return_inverse=True)
+            fields.append((Field(name, len(table)), codes))
     return fields
 
 

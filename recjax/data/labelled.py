@@ -4,15 +4,16 @@ Shapes: B batch, N dense features, T the fields' bag lengths summed, E interacti
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recjax.config import Dataset
+from recjax.config import SINGLE_INTERACTIONS, Dataset, Samples
 from recjax.data.batches import NumpyBatch, row_chunks, shuffled_rows, take_batch
 from recjax.data.features import LabelledSchema, make_features
 from recjax.data.interactions import Interactions
+from recjax.data.protocols import split_in_words
 from recjax.data.splits import split
 from recjax.errors import UserError
 
@@ -25,6 +26,7 @@ class LabelledData:
     schema: LabelledSchema
     parts: dict[str, dict[str, NDArray]]
     protocol: str
+    context: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
 
     @property
     def selection_metric(self) -> str:
@@ -51,14 +53,24 @@ class LabelledData:
         return {name: self.parts["test"][name] for name in ("dense", "sparse_ids")}
 
 
-def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
+def labelled_data(interactions: Interactions, dataset: Dataset, samples: Samples = SINGLE_INTERACTIONS) -> LabelledData:
     """Returns the task's data under the dataset's split; a label is `rating >= positive_rating`.
+
+    Args:
+      interactions: of any order.
+      dataset: the split, the labels, and the length of a history.
+      samples: whether each sample has the user's history.
 
     Raises:
       UserError: a part has labels of one kind only.
     """
     parts = split(interactions, dataset)
-    schema, feature_columns = make_features(interactions, parts.train)
+    liked = None
+    if samples.history:
+        if interactions.timestamp is None:
+            raise UserError(f"the model reads histories and {interactions.name} has no times; add a timestamp column")
+        liked = parts.train.select(parts.train.rating >= dataset.positive_rating)
+    schema, feature_columns = make_features(interactions, parts.train, liked, dataset.max_history)
     columns = {}
     for part in ("train", "valid", "test"):
         rows = getattr(parts, part)
@@ -71,16 +83,11 @@ def labelled_data(interactions: Interactions, dataset: Dataset) -> LabelledData:
                 "split"
             )
         columns[part] = {"dense": dense, "sparse_ids": sparse_ids, "labels": labels}
-    how: str = dataset.split
-    if how != "leave_last_one_out":
-        how += "_" + ":".join(f"{10 * ratio:g}" for ratio in dataset.ratios)
-    if how.startswith("random"):
-        how += f"/seed={dataset.seed}"
     return LabelledData(
         name=interactions.name,
         schema=schema,
         parts=columns,
         protocol=(
-            f"{interactions.name}/{dataset.min_interactions}-core/{how}/label=rating>={dataset.positive_rating:g}"
+            f"{interactions.name}/{dataset.min_interactions}-core/{split_in_words(dataset)}/label=rating>={dataset.positive_rating:g}"
         ),
     )

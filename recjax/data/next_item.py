@@ -4,18 +4,28 @@ Shapes: B batch, L history length, V catalogue, U users.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int32
 from numpy.typing import NDArray
 
-from recjax.config import Dataset
-from recjax.data.batches import NumpyBatch, row_chunks, shuffled_rows, take_batch
+from recjax.config import SINGLE_INTERACTIONS, Dataset, Samples
+from recjax.data.batches import (
+    NumpyBatch,
+    gather_windows,
+    row_chunks,
+    sample_candidates,
+    shuffled_rows,
+    take_batch,
+)
 from recjax.data.interactions import Interactions
+from recjax.data.protocols import candidates_in_words, ranking_metric_name
 from recjax.data.splits import Split, split
 from recjax.errors import UserError
+
+ORDERED_SPLITS = ("leave_last_one_out", "temporal")
+PARTS = ("valid", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +49,16 @@ class NextItemData:
     schema: NextItemSchema
     windows: dict[str, NDArray]
     protocol: str
+    with_times: bool = False
+    sampled_candidates: int = 0
+    seed: int = 0
+    context: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
+    cutoffs: tuple[int, ...] = (5, 10, 20)
 
     @property
     def selection_metric(self) -> str:
         """Returns the validation metric that chooses the epoch; higher is better."""
-        return "ndcg@10"
+        return ranking_metric_name("ndcg@10", self.sampled_candidates)
 
     @property
     def n_train(self) -> int:
@@ -51,15 +66,18 @@ class NextItemData:
         return len(self.windows["lengths"])
 
     def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[NumpyBatch]:
-        """Yields `history` and `labels` [B, L] int32, `lengths` [B] int32, `weight` [B], shuffled."""
+        """Yields `history` and `labels` [B, L] int32, `lengths` [B] int32, `weight` [B], shuffled.
+
+        With times, `times` and `label_times` [B, L] int32 too: Unix seconds of `history` and of `labels`.
+        """
         for rows in row_chunks(shuffled_rows(self.n_train, seed, epoch), batch_size):
             yield take_batch(self.windows, rows, batch_size)
 
     def eval_batches(self, part: str, batch_size: int) -> Iterator[NumpyBatch]:
         """Yields one sample a held-out user of `part` ("valid" or "test").
 
-        Adds `target` [B] int32 and `candidates` [B, V] bool: every item that the user has not already
-        interacted with before the held-out one.
+        Adds `user` and `target` [B] int32 and `candidates` [B, V] bool: every item that the user has not already
+        interacted with before the held-out one, or a sample of them.
         """
         samples, known = self._samples(part)
         by_user = np.split(known.item, np.searchsorted(known.user, np.arange(1, known.n_users)))
@@ -68,39 +86,59 @@ class NextItemData:
             candidates_BV = np.ones((batch_size, self.schema.n_items), bool)
             for row, user in enumerate(samples["user"][rows]):
                 candidates_BV[row, by_user[user]] = False
+            if self.sampled_candidates:
+                target_BV = np.arange(self.schema.n_items)[None] == batch["target"][:, None]
+                seed = (self.seed, PARTS.index(part), int(rows[0]))
+                candidates_BV = sample_candidates(candidates_BV, target_BV, self.sampled_candidates, seed)
             yield batch | {"candidates": candidates_BV}
 
     def serving_samples(self) -> dict[str, NDArray]:
-        """Returns the test users' histories as request columns: `history` [U, L], `lengths` [U]."""
+        """Returns the test users' histories as requests: `history` [U, L], `lengths` [U] and, asked for, times."""
         samples, _ = self._samples("test")
-        return {name: samples[name] for name in ("history", "lengths")}
+        names = ("history", "lengths", "times", "target_time") if self.with_times else ("history", "lengths")
+        return {name: samples[name] for name in names}
 
     def _samples(self, part: str) -> tuple[dict[str, NDArray], Interactions]:
-        known = self.split.train if part == "valid" else _join(self.split.train, self.split.valid)
+        known = self.split.known(part)
         held_out = self.split.valid if part == "valid" else self.split.test
         user, first = np.unique(held_out.user, return_index=True)
         has_history = np.isin(user, known.user)
         user, target = user[has_history], held_out.item[first[has_history]]
         starts, ends = np.searchsorted(known.user, user), np.searchsorted(known.user, user, side="right")
         L = self.schema.max_history
-        history, lengths = _gather_windows(known.item, np.maximum(starts, ends - L), ends, L)
-        return {"history": history, "lengths": lengths, "target": target, "user": user}, known
+        history, lengths = gather_windows(known.item, np.maximum(starts, ends - L), ends, L)
+        samples = {"history": history, "lengths": lengths, "target": target, "user": user}
+        if self.with_times:
+            samples["times"] = gather_windows(_seconds(known), np.maximum(starts, ends - L), ends, L)[0]
+            samples["target_time"] = _seconds(held_out)[first[has_history]]
+        return samples, known
 
 
-def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData:
+def _seconds(interactions: Interactions) -> Int32[np.ndarray, "E"]:
+    if interactions.timestamp is None:
+        raise UserError(f"the model reads times and {interactions.name} has none; add a timestamp column")
+    return interactions.timestamp.astype(np.int32)
+
+
+def next_item_data(
+    interactions: Interactions, dataset: Dataset, samples: Samples = SINGLE_INTERACTIONS
+) -> NextItemData:
     """Returns the task's data under the dataset's split.
 
     Args:
       interactions: sorted by user, then timestamp, as `load_interactions` gives them.
       dataset: the split and the history length L.
+      samples: whether batches carry times.
 
     Raises:
       UserError: a random split, whose training part would hold the future of its test part; a training part in
         which nothing follows anything; or a held-out part of which no user has a history.
       ValueError: interactions in another order, whose histories would be wrong.
     """
-    if dataset.split == "random":
-        raise UserError("a next-item model cannot use Dataset.split='random'; allowed: leave_last_one_out, temporal")
+    if dataset.split not in ORDERED_SPLITS:
+        raise UserError(
+            f"a next-item model cannot use Dataset.split={dataset.split!r}; allowed: {', '.join(ORDERED_SPLITS)}"
+        )
     _check_order(interactions)
     parts = split(interactions, dataset)
     L = dataset.max_history
@@ -114,8 +152,8 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
             f"the {dataset.split} split of {interactions.name} leaves no user two training items in a row; use data "
             "with more interactions a user, a higher Dataset.min_interactions or other Dataset.ratios"
         )
-    history, lengths = _gather_windows(item, window_starts, window_ends - 1, L)
-    labels, _ = _gather_windows(item, window_starts + 1, window_ends, L)
+    history, lengths = gather_windows(item, window_starts, window_ends - 1, L)
+    labels, _ = gather_windows(item, window_starts + 1, window_ends, L)
     for part, known, held_out in (
         ("validation", parts.train.user, parts.valid.user),
         ("test", np.concatenate([parts.train.user, parts.valid.user]), parts.test.user),
@@ -125,15 +163,23 @@ def next_item_data(interactions: Interactions, dataset: Dataset) -> NextItemData
                 f"the {dataset.split} split of {interactions.name} leaves no user of the {part} part with a history; "
                 "use leave_last_one_out or other Dataset.ratios"
             )
+    windows = {"history": history, "labels": labels, "lengths": lengths}
+    if samples.times:
+        seconds = _seconds(parts.train)
+        windows["times"], _ = gather_windows(seconds, window_starts, window_ends - 1, L)
+        windows["label_times"], _ = gather_windows(seconds, window_starts + 1, window_ends, L)
     return NextItemData(
         name=interactions.name,
         split=parts,
         schema=NextItemSchema(interactions.n_items, L),
-        windows={"history": history, "labels": labels, "lengths": lengths},
+        windows=windows,
         protocol=(
-            f"{interactions.name}/{dataset.min_interactions}-core/{dataset.split}/full_catalogue/"
+            f"{interactions.name}/{dataset.min_interactions}-core/{dataset.split}/{candidates_in_words(dataset)}/"
             f"seen_items_removed/ties_against_the_target/max_history={L}"
         ),
+        with_times=samples.times,
+        sampled_candidates=dataset.sampled_candidates,
+        seed=dataset.seed,
     )
 
 
@@ -144,24 +190,3 @@ def _check_order(interactions: Interactions) -> None:
         out_of_order |= (user[1:] == user[:-1]) & (timestamp[1:] < timestamp[:-1])
     if out_of_order.any():
         raise ValueError(f"interactions of {interactions.name} must be sorted by user, then timestamp")
-
-
-def _gather_windows(
-    item: Int32[np.ndarray, "E"], starts: NDArray, ends: NDArray, width: int
-) -> tuple[Int32[np.ndarray, "W L"], Int32[np.ndarray, "W"]]:
-    """Returns item[start:end] of each window, padded at the end with 0 to `width`, and the lengths."""
-    lengths = (ends - starts).astype(np.int32)
-    positions = np.arange(width)
-    used = positions[None] < lengths[:, None]
-    return np.where(used, item[np.where(used, starts[:, None] + positions, 0)], 0).astype(np.int32), lengths
-
-
-def _join(first: Interactions, second: Interactions) -> Interactions:
-    """Returns both sets of interactions, by user, `second` after `first`."""
-    order = np.argsort(np.concatenate([first.user, second.user]), kind="stable")
-
-    def joined(name: str) -> Any:
-        return np.concatenate([getattr(first, name), getattr(second, name)])[order]
-
-    columns: dict[str, Any] = {name: joined(name) for name in ("user", "item", "rating", "timestamp")}
-    return dataclasses.replace(first, **columns)

@@ -1,6 +1,8 @@
 """Train, validation and test parts of a data set; a row is in exactly one of them and keeps its order."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -11,16 +13,40 @@ from recjax.data.interactions import Interactions
 from recjax.errors import UserError, unknown_name
 
 _TRAIN, _VALID, _TEST = range(3)
-METHODS = ("leave_last_one_out", "random", "temporal")
+METHODS = ("leave_last_one_out", "random", "random_by_user", "temporal", "strong_generalisation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """Three disjoint, non-empty parts of one data set; they share its codes and id tables."""
+    """Three disjoint, non-empty parts of one data set; they share its codes and id tables.
+
+    Attributes:
+      folded_in: of strong generalisation alone, what is known of the held-out users of "valid" and of "test".
+    """
 
     train: Interactions
     valid: Interactions
     test: Interactions
+    folded_in: Mapping[str, Interactions] | None = None
+
+    def known(self, part: str) -> Interactions:
+        """Returns what is known, and so not recommended again, when `part` ("valid" or "test") is ranked."""
+        if self.folded_in is not None:
+            return self.folded_in[part]
+        return self.train if part == "valid" else join(self.train, self.valid)
+
+
+def join(first: Interactions, second: Interactions) -> Interactions:
+    """Returns both sets of interactions, by user, `second` after `first`."""
+    order = np.argsort(np.concatenate([first.user, second.user]), kind="stable")
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(first, name), getattr(second, name)])[order]
+
+    columns: dict[str, Any] = {name: joined(name) for name in ("user", "item", "rating")}
+    if first.timestamp is not None:
+        columns["timestamp"] = joined("timestamp")
+    return dataclasses.replace(first, **columns)
 
 
 def split(interactions: Interactions, dataset: Dataset) -> Split:
@@ -33,6 +59,10 @@ def split(interactions: Interactions, dataset: Dataset) -> Split:
         return leave_last_one_out(interactions)
     if dataset.split == "random":
         return random_ratio(interactions, dataset.ratios, dataset.seed)
+    if dataset.split == "random_by_user":
+        return random_by_user(interactions, dataset.ratios, dataset.seed)
+    if dataset.split == "strong_generalisation":
+        return strong_generalisation(interactions, dataset.ratios, dataset.seed)
     if dataset.split == "temporal":
         return temporal(interactions, dataset.ratios)
     raise unknown_name("Dataset.split", dataset.split, METHODS)
@@ -74,6 +104,82 @@ def random_ratio(interactions: Interactions, ratios: tuple[float, float, float],
     part[shuffled[:valid_end]] = _VALID
     part[shuffled[:train_end]] = _TRAIN
     return _split_by(part, interactions, "random", f"use more interactions or other ratios than {ratios}")
+
+
+def random_by_user(interactions: Interactions, ratios: tuple[float, float, float], seed: int) -> Split:
+    """Returns each user's interactions dealt at random to three parts.
+
+    Validation and test get their shares of the user's n interactions, rounded down but at least one where n >= 3;
+    train gets the rest.
+
+    Args:
+      interactions: timestamps are not needed.
+      ratios: of train, validation and test; positive, sum 1.
+      seed: the same seed gives the same parts.
+
+    Raises:
+      UserError: a part would be empty.
+    """
+    counts = np.bincount(interactions.user, minlength=interactions.n_users)
+    n_valid, n_test = (
+        np.where(counts >= 3, np.maximum(np.floor(ratio * counts + 1e-9), 1), 0).astype(int) for ratio in ratios[1:]
+    )
+    order = _shuffled_by_user(interactions, seed)
+    user = interactions.user[order]
+    place = np.arange(len(interactions)) - (np.cumsum(counts) - counts)[user]  # among the user's own, from 0
+    part = np.full(len(interactions), _TRAIN)
+    part[order[place < (n_valid + n_test)[user]]] = _VALID
+    part[order[place < n_test[user]]] = _TEST
+    return _split_by(part, interactions, "random_by_user", "at least one user needs 3 interactions")
+
+
+def strong_generalisation(interactions: Interactions, ratios: tuple[float, float, float], seed: int) -> Split:
+    """Returns users dealt at random to three parts; of a held-out user, a fifth of the interactions is to be ranked.
+
+    The other four fifths are folded in: the model sees them as that user's history, but never learns from them.
+    Interactions with items that no training user has are dropped, as no model can know them.
+
+    Args:
+      interactions: timestamps are not needed.
+      ratios: of training, validation and test users; positive, sum 1.
+      seed: the same seed gives the same parts.
+
+    Raises:
+      UserError: a part would be empty.
+    Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018), section 4.1.
+    """
+    users = np.random.default_rng((seed, 1)).permutation(interactions.n_users)
+    train_end, valid_end = _part_ends(len(users), ratios)
+    part_of_user = np.full(len(users), _TEST)
+    part_of_user[users[:valid_end]] = _VALID
+    part_of_user[users[:train_end]] = _TRAIN
+    in_train = part_of_user[interactions.user] == _TRAIN
+    known_item = np.bincount(interactions.item[in_train], minlength=interactions.n_items) > 0
+    interactions = interactions.select(known_item[interactions.item])
+    counts = np.bincount(interactions.user, minlength=interactions.n_users)
+    order = _shuffled_by_user(interactions, seed)
+    user = interactions.user[order]
+    place = np.arange(len(interactions)) - (np.cumsum(counts) - counts)[user]
+    ranked = np.zeros(len(interactions), bool)
+    ranked[order[place < (counts // 5)[user]]] = True
+    part = part_of_user[interactions.user]
+    kept = (part == _TRAIN) | ranked
+    parts = _split_by(
+        part[kept],
+        interactions.select(kept),
+        "strong_generalisation",
+        "more users, each with 5 interactions, are needed",
+    )
+    folded_in = {
+        name: interactions.select((part == code) & ~ranked) for name, code in (("valid", _VALID), ("test", _TEST))
+    }
+    return dataclasses.replace(parts, folded_in=folded_in)
+
+
+def _shuffled_by_user(interactions: Interactions, seed: int) -> NDArray:
+    """Returns row numbers, by user, in random order within each user."""
+    shuffled = np.random.default_rng(seed).permutation(len(interactions))
+    return shuffled[np.argsort(interactions.user[shuffled], kind="stable")]
 
 
 def temporal(interactions: Interactions, ratios: tuple[float, float, float]) -> Split:

@@ -38,19 +38,47 @@ class HiddenUnits:
 
 
 class Model(Protocol):
-    """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter."""
+    """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter.
+
+    In training, `batch["context"]` holds the data's graphs and item counts. Outside it, `batch["precomputed"]` holds
+    what `precompute` returned, if the model has that method.
+    """
 
     config: ModelConfig
     dot_general_cls: Callable | None
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"] | Float[Array, "B"]:
-        """Returns float32 scores of all items (next-item models) or logits (binary models)."""
+        """Returns float32 scores of all items (next-item and top-n models), logits (binary) or ratings."""
         ...
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
-        """Returns the mean training loss of the batch; `train` turns dropout on."""
+        """Returns the mean training loss of the batch; `train` turns dropout on.
+
+        A model whose samples are "everything" has `update` instead.
+        """
+        ...
+
+    def update(self, batch: Batch) -> tuple[Mapping[str, Any], Float[Array, ""]]:
+        """Returns new parameters, solved from all interactions and the present ones, and their training loss.
+
+        Only of models whose samples are "everything".
+        """
+        ...
+
+    def precompute(self, context: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Returns what all requests share, once parameters are final: propagated vectors, an item tower's output.
+
+        Optional: a model without it needs nothing beside its parameters.
+        """
         ...
 
     def serve(self, batch: Batch, *, top_k: int) -> Mapping[str, Array]:
         """Returns what a service would answer: top-k item ids and scores, or probabilities."""
         ...
+
+
+def precomputed(module: Any, variables: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"precomputed": ...} as batches carry it outside training; {} for a module without `precompute`."""
+    if not hasattr(module, "precompute"):
+        return {}
+    return {"precomputed": module.apply(variables, context, method="precompute")}

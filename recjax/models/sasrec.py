@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -21,6 +20,7 @@ from recjax.losses import chunked_softmax_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits
 from recjax.nn.attention import TransformerBlock
 from recjax.nn.embedding import Embedding
+from recjax.nn.retrieval import top_unseen
 
 
 @config
@@ -120,10 +120,6 @@ class SASRec(nn.Module):
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
-        scores_BV = self(batch)
         history_BL = batch["history"]
         used_BL = jnp.arange(history_BL.shape[1])[None] < batch["lengths"][:, None]
-        seen_BL = jnp.where(used_BL, history_BL, scores_BV.shape[1])  # out of range, and dropped, where unused
-        rows_B1 = jnp.arange(history_BL.shape[0])[:, None]
-        scores_BK, items_BK = jax.lax.top_k(scores_BV.at[rows_B1, seen_BL].set(-jnp.inf, mode="drop"), top_k)
-        return {"items": items_BK, "scores": scores_BK}
+        return top_unseen(self(batch), jnp.where(used_BL, history_BL, -1), top_k)

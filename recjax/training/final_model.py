@@ -1,6 +1,7 @@
 """A trained, transformed model: what is evaluated, served and measured."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 from recjax.config import Experiment, from_dict, to_dict
 from recjax.errors import CheckpointError
 from recjax.evaluation import Data, Quality
-from recjax.models.contract import Batch
+from recjax.models.contract import Batch, precomputed
 from recjax.training.checkpoint import experiment_identity, load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
@@ -25,7 +26,8 @@ class FinalModel:
       config: the model's Config after every transform; smaller than the experiment's after `shrink`.
       schema: of the data it was trained on.
       transform: the chain that made it.
-      variables: what is stored and served; int8 where quantized, with no float copy.
+      variables: what is stored and served; int8 where quantized, with no float copy; `precomputed` where the model
+        computes something for all requests.
       report: what each transform did.
     """
 
@@ -41,18 +43,37 @@ class FinalModel:
         return self.transform.intercept(self.config.build(self.schema), Mode.SERVE)
 
     def score(self, variables: Variables, batch: Batch) -> jax.Array:
-        """Returns scores [B, V] or logits [B]; pure, to be compiled by the caller."""
-        return self.module.apply(self._whole(variables, batch), batch)
+        """Returns scores [B, V], logits [B] or ratings [B]; pure, to be compiled by the caller."""
+        variables, batch = self._whole(variables, batch)
+        return self.module.apply(variables, batch)
 
     def serve(self, variables: Variables, batch: Batch, *, top_k: int) -> Mapping[str, jax.Array]:
         """Returns what a service answers; pure, to be compiled by the caller."""
-        return self.module.apply(self._whole(variables, batch), batch, top_k=top_k, method="serve")
+        variables, batch = self._whole(variables, batch)
+        return self.module.apply(variables, batch, top_k=top_k, method="serve")
 
-    def _whole(self, variables: Variables, batch: Batch) -> Variables:
-        if "int8" not in variables:
-            return variables
+    def with_precomputed(self, context: Mapping[str, Any]) -> "FinalModel":
+        """Returns the model with what all requests share computed from its final variables and stored with them."""
+        if not hasattr(self.module, "precompute"):
+            return self
+
+        def compute(variables: Variables) -> Mapping[str, Any]:
+            if "int8" in variables:
+                init = functools.partial(self.config.build(self.schema).init, method="precompute")
+                variables = thaw(variables, jax.eval_shape(init, jax.random.key(0), context)["params"])
+            return precomputed(self.module, variables, context)
+
+        return dataclasses.replace(self, variables={**self.variables, **jax.jit(compute)(self.variables)})
+
+    def _whole(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
+        """Returns the variables that the module reads, and the batch with what all requests share."""
+        stored = {name: tree for name, tree in variables.items() if name != "precomputed"}
+        if "precomputed" in variables:
+            batch = {**batch, "precomputed": variables["precomputed"]}
+        if "int8" not in stored:
+            return stored, batch
         float_module = self.config.build(self.schema)
-        return thaw(variables, jax.eval_shape(float_module.init, jax.random.key(0), batch)["params"])
+        return thaw(stored, jax.eval_shape(float_module.init, jax.random.key(0), batch)["params"]), batch
 
     def dense_layer_bytes(self) -> int:
         """Returns the stored bytes of all dense layers: kernels or int8 values and scales, and biases."""

@@ -12,7 +12,8 @@ import numpy as np
 from recjax.config import Training
 from recjax.data.batches import prefetch_to_device
 from recjax.errors import TrainingDivergedError, UserError
-from recjax.evaluation import Data, make_evaluator
+from recjax.evaluation import Data, is_better, make_evaluator
+from recjax.models.contract import Batch, precomputed
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.optimizer import make_optimizer
 from recjax.training.step import init_state, make_train_step
@@ -80,7 +81,10 @@ def fit(
     optimizer = make_optimizer(training, transform, model_config, total_steps)
     train_step = make_train_step(transform.intercept(module, Mode.TRAIN), optimizer, training.seed)
     scorer = transform.intercept(module, Mode.EVALUATE)
-    validate = make_evaluator(lambda params, batch: scorer.apply({"params": params}, batch), data, "valid")
+    context = jax.device_put(dict(data.context))
+    evaluate = make_evaluator(_score_with(scorer), data, "valid")
+    complete = jax.jit(lambda params: {"params": params} | precomputed(scorer, {"params": params}, context))
+    metric, worst = data.selection_metric, math.inf if is_better(data.selection_metric, 0.0, 1.0) else -math.inf
 
     state, best_params = init_state(params, optimizer), jax.tree.map(jnp.copy, params)
     history: list[EpochRecord] = []
@@ -92,13 +96,11 @@ def fit(
     def finish_epoch(epoch: int, train_loss: float | None) -> None:
         nonlocal best_params
         validated = epoch % training.validation_every == 0 or epoch == training.epochs
-        values = dict(validate(state.params).metrics) if validated else {}
-        if validated and math.isnan(values[data.selection_metric]):
-            raise UserError(
-                f"validation {data.selection_metric} is NaN: the validation part needs positive and negative labels"
-            )
-        so_far = max((r.validation[data.selection_metric] for r in history if r.is_best), default=-math.inf)
-        is_best = validated and int(state.step) >= settled and values[data.selection_metric] > so_far
+        values = dict(evaluate(complete(state.params)).metrics) if validated else {}
+        if validated and math.isnan(values[metric]):
+            raise UserError(f"validation {metric} is NaN: the validation part needs positive and negative labels")
+        so_far = next((r.validation[metric] for r in reversed(history) if r.is_best), worst)
+        is_best = validated and int(state.step) >= settled and is_better(metric, values[metric], so_far)
         if is_best:
             best_params = jax.tree.map(jnp.copy, state.params)
         history.append(EpochRecord(epoch, int(state.step), train_loss, values, is_best))
@@ -114,7 +116,7 @@ def fit(
             break
         losses = []
         for batch in prefetch_to_device(data.train_batches(training.batch_size, training.seed, epoch)):
-            state, loss = train_step(state, batch)
+            state, loss = train_step(state, {**batch, "context": context} if context else batch)
             losses.append(loss)
         train_loss = float(np.mean(jax.device_get(losses)))
         if not math.isfinite(train_loss):
@@ -123,6 +125,16 @@ def fit(
             )
         finish_epoch(epoch, train_loss)
     return FitResult(best_params, tuple(history))
+
+
+def _score_with(scorer: Any) -> Callable[..., jax.Array]:
+    """Returns the module as a function of {"params"} and, where it has them, {"precomputed"}."""
+
+    def score(variables: Any, batch: Batch) -> jax.Array:
+        shared = {"precomputed": variables["precomputed"]} if "precomputed" in variables else {}
+        return scorer.apply({"params": variables["params"]}, {**batch, **shared})
+
+    return score
 
 
 def _patience_is_over(history: list[EpochRecord], training: Training) -> bool:

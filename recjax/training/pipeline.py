@@ -8,7 +8,9 @@ from typing import Any
 from recjax.config import Experiment
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
+from recjax.data.rating import rating_data
 from recjax.data.sources import load_interactions
+from recjax.data.top_n import top_n_data
 from recjax.evaluation import Data
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.final_model import FinalModel
@@ -22,9 +24,15 @@ OnEpoch = Callable[[EpochRecord, int], None]
 def load_data(experiment: Experiment) -> Data:
     """Returns the experiment's data set, filtered and split for its model's task."""
     interactions = load_interactions(experiment.dataset)
-    if experiment.model.task == "next_item":
-        return next_item_data(interactions, experiment.dataset)
-    return labelled_data(interactions, experiment.dataset)
+    dataset, samples = experiment.dataset, experiment.model.samples()
+    match experiment.model.task:
+        case "next_item":
+            return next_item_data(interactions, dataset, samples)
+        case "top_n":
+            return top_n_data(interactions, dataset, samples)
+        case "rating":
+            return rating_data(interactions, dataset, samples)
+    return labelled_data(interactions, dataset, samples)
 
 
 def train(
@@ -50,7 +58,7 @@ def train(
     settings = experiment.training if start is None else experiment.finetuning
     fine_tuning = start is not None
     if start is None:
-        start = init_params(model_config.build(data.schema), next(data.train_batches(1, 0, 1)), settings.seed)
+        start = init_params(model_config.build(data.schema), _one_batch(data, 1), settings.seed)
     checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
     return fit(
         model_config,
@@ -84,8 +92,15 @@ def finalize(
 
     context = Finalization(
         build=lambda model_config: model_config.build(data.schema),
-        batch=next(data.train_batches(min(data.n_train, 32), 0, 1)),
+        batch=_one_batch(data, min(data.n_train, 32)),
         retrain=retrain,
     )
     config, variables, report = transform.finalize(transform.rewrite(experiment.model), {"params": params}, context)
-    return FinalModel(config=config, schema=data.schema, transform=transform, variables=variables, report=report)
+    model = FinalModel(config=config, schema=data.schema, transform=transform, variables=variables, report=report)
+    return model.with_precomputed(dict(data.context))
+
+
+def _one_batch(data: Data, batch_size: int) -> dict[str, Any]:
+    """Returns the first training batch, with its context where there is one."""
+    batch = next(iter(data.train_batches(batch_size, 0, 1)))
+    return batch | {"context": dict(data.context)} if data.context else batch

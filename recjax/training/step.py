@@ -22,8 +22,15 @@ class TrainState(NamedTuple):
 
 def init_params(module: Any, batch: Batch, seed: int) -> Params:
     """Returns freshly drawn float32 parameters for the module; the batch gives the input shapes."""
-    initialise = jax.jit(functools.partial(module.init, train=False, method="loss"))
-    return initialise(jax.random.key(seed), batch)["params"]
+    key = jax.random.key(seed)
+    if is_solved(module):
+        return jax.jit(functools.partial(module.init, method="update"))(key, batch)["params"]
+    return jax.jit(functools.partial(module.init, train=False, method="loss"))(key, batch)["params"]
+
+
+def is_solved(module: Any) -> bool:
+    """Returns whether the module computes new parameters from all the data, without gradients."""
+    return module.config.samples().unit == "everything"
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -37,7 +44,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """Returns the compiled `(state, batch) -> (state, loss)`; the state passed in is donated.
 
-    Dropout keys use the `unsafe_rbg` generator: threefry's bits cost a fifth of a SASRec step on a CPU.
+    A model that is solved takes its own new parameters; any other takes one step of the optimizer. Dropout keys use
+    the `unsafe_rbg` generator: threefry's bits cost a fifth of a SASRec step on a CPU.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
@@ -50,4 +58,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), loss
 
-    return jax.jit(train_step, donate_argnums=0)
+    def solve(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        params, loss = module.apply({"params": state.params}, batch, method="update")
+        return TrainState(state.step + 1, params, state.opt_state), loss
+
+    return jax.jit(solve if is_solved(module) else train_step, donate_argnums=0)
