@@ -101,6 +101,16 @@ class TextColumn:
         value_codes, table = encode_ids(table)
         return value_codes[codes], table
 
+    def keys(self, *, integers: bool = True) -> tuple[Shaped[np.ndarray, "E"], Int64[np.ndarray, "E"]]:
+        """Returns the sorted ids of a column in which none may stand twice, and the row of each.
+
+        Args:
+          integers: refuse ids that are not non-negative integers.
+        """
+        codes, table = self.ids(integers=integers)
+        reject_repeats([self], codes.astype(np.int64))
+        return table, np.argsort(codes)
+
     def lookup(self, ids: Shaped[np.ndarray, "W"], expected: str) -> Int32[np.ndarray, "E"]:
         """Returns the index in `ids` (integers or strings) of every row; a value that is not there is refused."""
         values, codes = self.distinct
@@ -123,10 +133,10 @@ class TextColumn:
 
     def floats(
         self,
-        minimum: float | None = None,
-        maximum: float | None = None,
+        minimum: int | float | None = None,
+        maximum: int | float | None = None,
         *,
-        step: float | None = None,
+        step: int | float | None = None,
         unknown: Collection[str] = (),
     ) -> Float32[np.ndarray, "E"]:
         """Returns finite numbers in [minimum, maximum].
@@ -201,7 +211,9 @@ def _objects(values: pa.StringArray) -> NDArray:
     return values.to_numpy(zero_copy_only=False)
 
 
-def _number_expected(minimum: float | None, maximum: float | None, step: float | None, unknown: Collection[str]) -> str:
+def _number_expected(
+    minimum: int | float | None, maximum: int | float | None, step: int | float | None, unknown: Collection[str]
+) -> str:
     text = "a finite number"
     if minimum is not None:
         text += f" from {minimum:g}"
