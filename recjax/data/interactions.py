@@ -101,6 +101,15 @@ class Interactions:
             timestamp=None if self.timestamp is None else self.timestamp[rows],
         )
 
+    def in_order(self) -> "Interactions":
+        """Returns the interactions sorted by user, then timestamp, then item.
+
+        Without timestamps, they are sorted by user and keep their order within each.
+        """
+        if self.timestamp is None:
+            return self.select(np.argsort(self.user, kind="stable"))
+        return self.select(np.lexsort((self.item, self.timestamp, self.user)))
+
     def k_core(self, k: int) -> "Interactions":
         """Returns the largest subset in which every user and every item has at least `k` interactions.
 
