@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Integer
@@ -101,14 +102,18 @@ class Interactions:
             timestamp=None if self.timestamp is None else self.timestamp[rows],
         )
 
-    def in_order(self) -> "Interactions":
+    def in_order(self, ties: Literal["item", "row"] = "item") -> "Interactions":
         """Returns the interactions sorted by user, then timestamp, then item.
 
         Without timestamps, they are sorted by user and keep their order within each.
+
+        Args:
+          ties: whether a user's interactions of one moment are sorted by item, or keep the order of their rows.
         """
         if self.timestamp is None:
             return self.select(np.argsort(self.user, kind="stable"))
-        return self.select(np.lexsort((self.item, self.timestamp, self.user)))
+        last = self.item if ties == "item" else np.arange(len(self))
+        return self.select(np.lexsort((last, self.timestamp, self.user)))
 
     def k_core(self, k: int) -> "Interactions":
         """Returns the largest subset in which every user and every item has at least `k` interactions.
