@@ -33,7 +33,9 @@ def load(folder: Path) -> Interactions:
     """Returns 100,000 ratings by 943 users of 1,682 movies, sorted by user, then timestamp.
 
     Many of a user's ratings have the same second. They keep the order of the file, which GroupLens shuffled: sorted by
-    item they would end with the newest and least known movies, and every sequence model would score lower. Movies have `title`, `year` and `genres`; users have `age`, `gender` and `occupation`.
+    item they would end with the newest and least known movies, and every sequence model would score lower.
+
+    Movies have `title`, `year` and `genres`; users have `age`, `gender` and `occupation`.
 
     Either `folder` holds RecBole's `ml-100k.inter`, `.user` and `.item`; with `.kg` and `.link` beside them, there is
     a knowledge graph of 91,631 triples and 24 relations. Or it holds GroupLens' `u.data`, `u.user` and `u.item`, and
