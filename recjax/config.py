@@ -179,20 +179,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     return override(experiment, overrides)
 
 
-def run_config_file(path: str | Path, function: str) -> Any:
-    """Returns what `function()` of the Python file at `path` returns.
+def run_config_file(path: str | Path, name: str) -> Any:
+    """Returns what the Python file at `path` defines as `name`, called if it is a function.
 
     Raises:
-      UserError: no such file, no such function, or any error inside the file (with its line).
+      UserError: no such file, no such name, or any error inside the file (with its line).
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no config file {str(path)!r}; give the path of a Python file that defines {function}()")
+        raise UserError(f"no config file {str(path)!r}; give the path of a Python file that defines {name}")
     try:
         namespace = runpy.run_path(str(path))
-        if function not in namespace:
-            raise UserError(f"it does not define {function}()")
-        return namespace[function]()
+        if name not in namespace:
+            raise UserError(f"it does not define {name}")
+        value = namespace[name]
+        return value() if callable(value) else value
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
         line = f":{frames[-1].lineno}" if frames else ""

@@ -199,7 +199,7 @@ def test_load_config_without_the_file_says_so(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("x = 1\n", "{path}: it does not define get_config()"),
+        ("x = 1\n", "{path}: it does not define get_config"),
         ("def get_config():\n    return 3\n", "{path}: get_config() returned int; it must return"),
         ("x = 1\n\ny = 1 / 0\n", "{path}:3: ZeroDivisionError: division by zero"),
         ("def get_config():\n    x = 1\n    return x.y\n", "{path}:3: AttributeError: "),
