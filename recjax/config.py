@@ -57,6 +57,7 @@ class Dataset:
     seed: int = 0  # of the random splits and of sampled candidates
     sampled_candidates: int = 0  # unseen items ranked beside the held-out ones; 0 ranks the full catalogue
     positive_rating: float = 4.0  # labels of the binary task: rating >= this
+    time_features: bool = True  # of the binary task: hour, weekday and quarter of an interaction, the item's age then
     max_history: int = 100  # items of a sequence; the newest are kept
 
     def __post_init__(self) -> None:

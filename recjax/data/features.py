@@ -48,7 +48,12 @@ class LabelledSchema:
 
 
 def make_features(
-    interactions: Interactions, train: Interactions, liked: Interactions | None = None, max_history: int = 0
+    interactions: Interactions,
+    train: Interactions,
+    liked: Interactions | None = None,
+    max_history: int = 0,
+    *,
+    time_features: bool = True,
 ) -> tuple[LabelledSchema, FeatureColumns]:
     """Returns the schema, and the function that makes `dense` [E, N] and `sparse_ids` [E, T] of any interactions.
 
@@ -62,10 +67,11 @@ def make_features(
       train: the part that statistics come from.
       liked: the training interactions that make histories; None leaves `history` out.
       max_history: length of `history`.
+      time_features: whether the moment of the interaction makes features, where there are times.
     """
     item_fields, user_fields = _item_fields(interactions), _user_fields(interactions)
     histories = None if liked is None else RatingsByOwner(liked, "user")
-    quarters = None if train.timestamp is None else _quarters(train.timestamp)
+    quarters = _quarters(train.timestamp) if time_features and train.timestamp is not None else None
     time_fields = () if quarters is None else (Field("hour", 24), Field("weekday", 7), Field("quarter", quarters[1]))
     year = _filled_year(interactions)
     n_genres = (item_fields["genres"][1] != PADDING_ID).sum(1) if "genres" in item_fields else None
@@ -76,7 +82,7 @@ def make_features(
             columns.append(year[rows.item])
         if n_genres is not None:
             columns.append(n_genres[rows.item])
-        if rows.timestamp is not None:
+        if time_features and rows.timestamp is not None:
             columns.append(1970 + rows.timestamp / SECONDS_A_YEAR)
             if year is not None:
                 columns.append(columns[-1] - year[rows.item])

@@ -70,7 +70,9 @@ def labelled_data(interactions: Interactions, dataset: Dataset, samples: Samples
         if interactions.timestamp is None:
             raise UserError(f"the model reads histories and {interactions.name} has no times; add a timestamp column")
         liked = parts.train.select(parts.train.rating >= dataset.positive_rating)
-    schema, feature_columns = make_features(interactions, parts.train, liked, dataset.max_history)
+    schema, feature_columns = make_features(
+        interactions, parts.train, liked, dataset.max_history, time_features=dataset.time_features
+    )
     columns = {}
     for part in ("train", "valid", "test"):
         rows = getattr(parts, part)
@@ -89,5 +91,6 @@ def labelled_data(interactions: Interactions, dataset: Dataset, samples: Samples
         parts=columns,
         protocol=(
             f"{interactions.name}/{dataset.min_interactions}-core/{split_in_words(dataset)}/label=rating>={dataset.positive_rating:g}"
+            + ("" if dataset.time_features else "/no_time_features")
         ),
     )

@@ -23,8 +23,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "strong_generalisation": {"split": "strong_generalisation", "ratios": (0.8, 0.1, 0.1)},
     # AutoRec's: a tenth of the ratings is the test, a twentieth of the rest chooses the epoch.
     "rating_90_10": {"split": "random", "ratios": (0.855, 0.045, 0.1)},
-    # RecBole's default for click-through models.
-    "labelled_8_1_1": {"split": "random", "ratios": (0.8, 0.1, 0.1)},
+    # RecBole's default for click-through models, whose features are the user's and the item's alone.
+    "labelled_8_1_1": {"split": "random", "ratios": (0.8, 0.1, 0.1), "time_features": False},
 }
 
 

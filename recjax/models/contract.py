@@ -4,7 +4,7 @@ Shapes: B batch, V catalogue, K items returned.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float
@@ -35,6 +35,30 @@ class HiddenUnits:
     def name(self) -> str:
         """Returns the layer's name in reports, as in `top_mlp[1]`."""
         return f"{self.field}[{self.index}]"
+
+
+def mlp_hidden_units(widths: Sequence[int], field: str, module: str, following: str) -> tuple[HiddenUnits, ...]:
+    """Returns the hidden layers of an MLP, for `prune` and `shrink`.
+
+    Args:
+      widths: of the hidden layers.
+      field: Config field that holds them.
+      module: path of the MLP in the parameters.
+      following: path of the dense layer that reads the last of them, and nothing beside them.
+    """
+    consumers = [f"{module}/dense_{index + 1}" for index in range(len(widths) - 1)] + [following]
+    return tuple(
+        HiddenUnits(
+            field=field,
+            index=index,
+            slices=(
+                (f"{module}/dense_{index}/kernel", 1),
+                (f"{module}/dense_{index}/bias", 0),
+                (f"{consumer}/kernel", 0),
+            ),
+        )
+        for index, consumer in enumerate(consumers)
+    )
 
 
 class Model(Protocol):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
-from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
 from recjax.nn.embedding import Embedding
 from recjax.nn.interaction import LowRankCrossNetwork
 from recjax.nn.mlp import MLP
@@ -51,23 +51,6 @@ class DLRMDCNv2Config(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers of both MLPs and the ranks of the cross network."""
-
-        def mlp_layers(field: str, module: str, following: str) -> list[HiddenUnits]:
-            widths = getattr(self, field)
-            consumers = [f"{module}/dense_{i + 1}" for i in range(len(widths) - 1)] + [following]
-            return [
-                HiddenUnits(
-                    field=field,
-                    index=i,
-                    slices=(
-                        (f"{module}/dense_{i}/kernel", 1),
-                        (f"{module}/dense_{i}/bias", 0),
-                        (f"{consumer}/kernel", 0),
-                    ),
-                )
-                for i, consumer in enumerate(consumers)
-            ]
-
         ranks = [
             HiddenUnits(
                 field="cross_ranks", index=i, slices=((f"cross/down_{i}/kernel", 1), (f"cross/up_{i}/kernel", 0))
@@ -75,7 +58,11 @@ class DLRMDCNv2Config(ModelConfig):
             for i in range(len(self.cross_ranks))
         ]
         bottom_end = f"bottom_mlp/dense_{len(self.bottom_mlp)}"
-        return (*mlp_layers("bottom_mlp", "bottom_mlp", bottom_end), *ranks, *mlp_layers("top_mlp", "top_mlp", "logit"))
+        return (
+            *mlp_hidden_units(self.bottom_mlp, "bottom_mlp", "bottom_mlp", bottom_end),
+            *ranks,
+            *mlp_hidden_units(self.top_mlp, "top_mlp", "top_mlp", "logit"),
+        )
 
 
 class DLRMDCNv2(nn.Module):

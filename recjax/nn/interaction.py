@@ -1,6 +1,6 @@
-"""Feature interaction: the low-rank cross network of DCN-V2.
+"""Feature interaction: dot products of pairs, their sum, and the low-rank cross network of DCN-V2.
 
-Shapes: B batch, D input width.
+Shapes: B batch, V vectors, D their width (of the cross network: input width), P pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,7 +8,27 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+
+def pairwise_dots(vectors_BVD: Float[Array, "B V D"]) -> Float[Array, "B P"]:
+    """Returns v_i . v_j for all pairs i > j, P = V (V - 1) / 2 of them, by rows of the lower triangle.
+
+    Source: Naumov et al., DLRM (arXiv 1906.00091), section 2.1.3.
+    """
+    dots_BVV = jnp.einsum("bvd,bwd->bvw", vectors_BVD, vectors_BVD)
+    rows, columns = np.tril_indices(vectors_BVD.shape[1], k=-1)
+    return dots_BVV[:, rows, columns]
+
+
+def pairwise_sum(vectors_BVD: Float[Array, "B V D"]) -> Float[Array, "B"]:
+    """Returns the sum of v_i . v_j over all pairs i > j, in time linear in V.
+
+    Formula: (|sum_i v_i|^2 - sum_i |v_i|^2) / 2.
+    Source: Rendle, Factorization Machines (ICDM 2010), lemma 3.1.
+    """
+    return (jnp.sum(vectors_BVD.sum(1) ** 2, 1) - jnp.sum(vectors_BVD**2, (1, 2))) / 2
 
 
 class LowRankCrossNetwork(nn.Module):
