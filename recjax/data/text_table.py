@@ -191,15 +191,14 @@ def _find_columns(
     for column in columns:
         if plain.count(column) > 1:
             raise UserError(
-                f"{path}:1: the header {shown(', '.join(fields))} names column {column!r} {plain.count(column)} times; "
+                f"{path}:1: the header {shown(', '.join(plain))} names column {column!r} {plain.count(column)} times; "
                 "expected once"
             )
         if column in plain:
             position[column] = plain.index(column)
         elif column not in optional:
             raise UserError(
-                f"{path}:1: no column {column!r} in the header {shown(', '.join(fields))}; "
-                f"expected {', '.join(columns)}"
+                f"{path}:1: no column {column!r} in the header {shown(', '.join(plain))}; expected {', '.join(columns)}"
             )
     return position
 
