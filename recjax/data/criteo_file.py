@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from recjax.data.criteo_format import TSV, X1, Format, UnreadableBlockError, decode, find_error, shown
+from recjax.data.hashing import unit_hash
 from recjax.errors import UserError
 
 _BLOCK_BYTES = 1 << 24  # of text, taken at a time; no line may be longer
@@ -192,15 +193,3 @@ def _chunks(path: Path) -> Iterator[bytes]:
         raise UserError(f"{path}: no such file; expected Criteo click logs, TSV or x1 CSV, plain or gzip") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def unit_hash(numbers: Int64[np.ndarray, "E"], seed: int) -> Float64[np.ndarray, "E"]:
-    """Returns a pseudo-random fraction in [0, 1) for each number, the same on every machine.
-
-    Source: Steele, Lea and Flood, Fast splittable pseudorandom number generators (2014): SplitMix64's output step.
-    """
-    mixed = numbers.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)) / float(1 << 53)

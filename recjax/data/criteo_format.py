@@ -21,6 +21,8 @@ import pyarrow.csv
 from jaxtyping import Float32, Int32, UInt8, UInt32
 from numpy.typing import NDArray
 
+from recjax.data.hashing import hash_tokens
+
 N_DENSE = 13
 N_SPARSE = 26
 N_COLUMNS = 1 + N_DENSE + N_SPARSE
@@ -82,23 +84,6 @@ def hex_to_uint32(digits: UInt8[np.ndarray, "E 8"]) -> UInt32[np.ndarray, "E"]:
     pairs = ((nibbles << np.uint64(4)) + (nibbles >> np.uint64(8))) & np.uint64(0x00FF00FF00FF00FF)
     fours = ((pairs << np.uint64(8)) + (pairs >> np.uint64(16))) & np.uint64(0x0000FFFF0000FFFF)
     return ((fours << np.uint64(16)) + (fours >> np.uint64(32))).astype(np.uint32)
-
-
-def hash_tokens(tokens: UInt32[np.ndarray, "E"], vocab_size: int) -> Int32[np.ndarray, "E"]:
-    """Returns ids in [1, vocab_size): each token's bucket, the same on every machine; 0 is left to missing ones.
-
-    The token is mixed by a bijection of 32-bit numbers, so only the last step makes collisions, and the mixed number
-    is scaled into the range by its upper bits.
-
-    Source: Appleby, MurmurHash3 (fmix32); Lemire, Fast random integer generation in an interval (2019), for the scale.
-    """
-    mixed = tokens ^ (tokens >> np.uint32(16))
-    mixed *= np.uint32(0x85EBCA6B)
-    mixed ^= mixed >> np.uint32(13)
-    mixed *= np.uint32(0xC2B2AE35)
-    mixed ^= mixed >> np.uint32(16)
-    scaled = (mixed.astype(np.uint64) * np.uint64(vocab_size - 1)) >> np.uint64(32)
-    return scaled.astype(np.int32) + 1
 
 
 def decode(block: bytes, layout: Format, vocab_sizes: Sequence[int]) -> Int32[np.ndarray, "E 40"]:

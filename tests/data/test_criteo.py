@@ -18,7 +18,8 @@ from recjax.data.criteo import (
     load_criteo,
     shuffle_rows,
 )
-from recjax.data.criteo_format import COLUMN_NAMES, hash_tokens
+from recjax.data.criteo_format import COLUMN_NAMES
+from recjax.data.hashing import hash_tokens
 from recjax.errors import UserError
 
 SIZES = (1 << 30,) + (50,) * 25

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recjax.data import criteo_file
 from recjax.data.criteo_file import (
@@ -15,7 +13,6 @@ from recjax.data.criteo_file import (
     detect_format,
     positive_lines,
     read_blocks,
-    unit_hash,
 )
 from recjax.data.criteo_format import TSV, X1, ids_of, labels_of
 from recjax.errors import UserError
@@ -224,21 +221,6 @@ def test_parts_by_hash_are_disjoint_complete_and_seeded(tmp_path: Path, monkeypa
     assert 20 <= len(parts[0]) <= 44
     assert row_numbers(Part(files=(path,), chosen_by="hash", high=0.5, seed=1)) != parts[0]
     assert Part(files=(path,), chosen_by="hash", high=0.5).counts == (len(parts[0]), sum(n % 3 == 0 for n in parts[0]))
-
-
-@given(st.integers(0, 2**40), st.integers(0, 2**31))
-def test_the_hash_of_a_number_agrees_with_plain_python(number: int, seed: int):
-    mask = 2**64 - 1
-    mixed = (number + (seed + 1) * 0x9E3779B97F4A7C15) & mask
-    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & mask
-    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & mask
-    mixed ^= mixed >> 31
-    assert unit_hash(np.array([number], np.int64), seed)[0] == (mixed >> 11) / 2**53
-
-
-def test_hashes_are_uniform():
-    counts = np.histogram(unit_hash(np.arange(100_000), 0), bins=10, range=(0, 1))[0]
-    assert 9_600 < counts.min() <= counts.max() < 10_400
 
 
 def test_a_decoded_block_keeps_its_labels(tmp_path: Path):

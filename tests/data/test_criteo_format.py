@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from plain_hashes import bucket
 
 from recjax.data.criteo_format import (
     COLUMN_NAMES,
@@ -16,26 +17,13 @@ from recjax.data.criteo_format import (
     decode,
     dense_of,
     find_error,
-    hash_tokens,
     hex_to_uint32,
     ids_of,
     labels_of,
 )
+from recjax.data.hashing import hash_tokens
 
 SIZES = tuple(range(2, 28))
-
-
-def fmix32(number: int) -> int:
-    """Returns MurmurHash3's final mix in plain Python."""
-    number ^= number >> 16
-    number = number * 0x85EBCA6B & 0xFFFFFFFF
-    number ^= number >> 13
-    number = number * 0xC2B2AE35 & 0xFFFFFFFF
-    return number ^ number >> 16
-
-
-def bucket(token: int, size: int) -> int:
-    return 1 + (fmix32(token) * (size - 1) >> 32)
 
 
 def tsv_line(label: str = "0", dense: dict[int, str] | None = None, tokens: dict[int, str] | None = None) -> str:
@@ -60,26 +48,6 @@ def test_hexadecimal_digits_become_their_number(numbers: list[int]):
 def test_a_dash_is_no_digit():
     with pytest.raises(UnreadableBlockError):
         hex_to_uint32(np.frombuffer(b"0000-000", np.uint8).reshape(1, 8))
-
-
-def test_mixing_has_the_published_value():
-    # The value that the reference implementation of MurmurHash3 gives for fmix32(1).
-    assert fmix32(1) == 0x514E28B7
-    assert hash_tokens(np.array([1], np.uint32), 2**31 - 1).tolist() == [1 + (0x514E28B7 * (2**31 - 2) >> 32)]
-
-
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20), st.integers(2, 2**31 - 1))
-def test_hashing_agrees_with_plain_python(tokens: list[int], size: int):
-    ids = hash_tokens(np.array(tokens, np.uint32), size)
-    assert ids.tolist() == [bucket(token, size) for token in tokens]
-    assert ids.min() >= 1
-    assert ids.max() < size
-
-
-def test_buckets_fill_evenly():
-    counts = np.bincount(hash_tokens(np.arange(200_000, dtype=np.uint32), 101), minlength=101)
-    assert counts[0] == 0
-    assert 1_800 < counts[1:].min() <= counts[1:].max() < 2_200  # 2,000 each, deviation 44
 
 
 ROWS = st.lists(
