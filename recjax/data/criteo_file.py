@@ -175,15 +175,15 @@ def _chunks(path: Path) -> Iterator[bytes]:
                 return
             with gzip.open(raw) as stream:
                 # read1 hands over what precedes a defect, which tells the line; its pieces are small.
-                pieces: list[bytes] = []
+                text = bytearray()
                 while piece := stream.read1(_BLOCK_BYTES):
                     n_lines += piece.count(b"\n")
-                    pieces.append(piece)
-                    if sum(map(len, pieces)) >= _GZIP_BLOCK_BYTES:
-                        yield b"".join(pieces)
-                        pieces = []
-                if pieces:
-                    yield b"".join(pieces)
+                    text += piece
+                    if len(text) >= _GZIP_BLOCK_BYTES:
+                        yield bytes(text)
+                        text.clear()
+                if text:
+                    yield bytes(text)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = "truncated" if isinstance(error, EOFError) else "corrupt"
         raise UserError(
