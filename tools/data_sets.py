@@ -48,6 +48,9 @@ class Placed:
 DataSet = Packaged | Placed
 
 _GROUPLENS = "research use; no redistribution and no commercial use without GroupLens' permission; cite it"
+_MIND_TERMS = "Microsoft's research licence, accepted at download; cite Wu et al. (2020)"
+_MIND_FILES = ("behaviors.tsv", "news.tsv")
+_RATINGS_AND_MOVIES = ("ratings.csv", "movies.csv")
 _CRITEO_TERMS = "Criteo's terms, accepted at download; the terabyte set is CC BY-NC-SA 4.0"
 
 DATA_SETS: dict[str, DataSet] = {
@@ -72,6 +75,16 @@ DATA_SETS: dict[str, DataSet] = {
         sha256={
             "ratings.tab": "b1b375f0fd74198a1469eefb29bb940093a7a923131673b143e62bfb903376ae",
             "trust.tab": "343cfb87af3fe76af9e7061a69f885a60e750e983d220a8e8069579a78fc5b8e",
+        },
+    ),
+    "epinions-trustees": Packaged(
+        about="Epinions: whom 4,718 users trust, 346,035 pairs, as implicit feedback",
+        terms="none stated with the data; a setting of Shi et al. (RecSys 2012); cite it",
+        package="blauwal3-recommendation==0.1.4",
+        inside="orangecontrib/recommendation/datasets",
+        sha256={
+            "epinions_train.tab": "42f0500d793bf2d1ef3189fe58ac03d78cade03f40d16cc3b40bc7f95a0103fb",
+            "epinions_test.tab": "79272ea162d065baf2cac25e5ad9e03561a53a628a2b550e8cc564ad4ddc558e",
         },
     ),
     "completejourney": Packaged(
@@ -100,7 +113,31 @@ DATA_SETS: dict[str, DataSet] = {
         about="MovieLens 20M: 20,000,263 ratings of 26,744 movies by 138,493 users",
         terms=_GROUPLENS,
         source="ml-20m.zip of grouplens.org/datasets/movielens/20m",
-        files=("ratings.csv", "movies.csv"),
+        files=_RATINGS_AND_MOVIES,
+    ),
+    "ml-25m": Placed(
+        about="MovieLens 25M: 25,000,095 ratings of 59,047 movies by 162,541 users",
+        terms=_GROUPLENS,
+        source="ml-25m.zip of grouplens.org/datasets/movielens/25m",
+        files=_RATINGS_AND_MOVIES,
+    ),
+    "ml-32m": Placed(
+        about="MovieLens 32M: 32 million ratings of 84,000 movies by 201,000 users",
+        terms=_GROUPLENS,
+        source="ml-32m.zip of grouplens.org/datasets/movielens/32m",
+        files=_RATINGS_AND_MOVIES,
+    ),
+    "ml-latest": Placed(
+        about="MovieLens latest: grows; a development set, not for published results",
+        terms=_GROUPLENS,
+        source="ml-latest.zip of grouplens.org/datasets/movielens/latest",
+        files=_RATINGS_AND_MOVIES,
+    ),
+    "ml-latest-small": Placed(
+        about="MovieLens latest-small: grows; recjax ships an older one as movielens-latest-small",
+        terms=_GROUPLENS,
+        source="ml-latest-small.zip of grouplens.org/datasets/movielens/latest",
+        files=_RATINGS_AND_MOVIES,
     ),
     "criteo-kaggle": Placed(
         about="Criteo display advertising challenge: 45,840,617 impressions of seven days, in order",
@@ -120,35 +157,59 @@ DATA_SETS: dict[str, DataSet] = {
         source="Criteo_x1.zip of github.com/reczoo/Datasets",
         files=("train.csv", "valid.csv", "test.csv"),
     ),
-    "mind": Placed(
-        about="MIND: a million users' clicks on Microsoft News, with titles and abstracts (or MIND-small)",
-        terms="Microsoft research licence: research use only",
-        source="msnews.github.io: unpack the train and the dev archive into folders train and dev",
-        files=("train/behaviors.tsv", "train/news.tsv", "dev/behaviors.tsv", "dev/news.tsv"),
+    "mind-small": Placed(
+        about="MIND-small: news that 50,000 users of Microsoft News saw and clicked, with titles and abstracts",
+        terms=_MIND_TERMS,
+        source="MINDsmall_train.zip (or _dev) of msnews.github.io",
+        files=_MIND_FILES,
     ),
-    "yambda": Placed(
-        about="Yambda: up to 5 billion listens and likes of Yandex Music; 50m is the small one",
+    "mind-large": Placed(
+        about="MIND: news that a million users of Microsoft News saw and clicked, with titles and abstracts",
+        terms=_MIND_TERMS,
+        source="MINDlarge_train.zip (or _dev) of msnews.github.io",
+        files=_MIND_FILES,
+    ),
+    "yambda-50m": Placed(
+        about="Yambda-50M: about 50 million listens, likes and dislikes of Yandex Music",
         terms="Apache-2.0",
-        source="data set yandex/yambda of Hugging Face, flat/50m",
-        files=("listens.parquet", "likes.parquet"),
+        source="flat/50m of the data set yandex/yambda of Hugging Face",
+        files=("listens.parquet",),
     ),
-    "amazon-reviews": Placed(
-        about="Amazon reviews: ratings of one product category, user,item,rating,timestamp",
-        terms="research use, as its authors ask; cite Hou et al. (2024) or Ni et al. (2019)",
-        source="amazon-reviews-2023.github.io, a ratings-only file of one category",
-        files=("*.csv*",),
+    "yambda-500m": Placed(
+        about="Yambda-500M: about 500 million listens, likes and dislikes of Yandex Music",
+        terms="Apache-2.0",
+        source="flat/500m of the data set yandex/yambda of Hugging Face",
+        files=("listens.parquet",),
     ),
-    "lastfm": Placed(
+    "amazon-reviews-2023": Placed(
+        about="Amazon reviews of 2023: ratings of one product category, and what the products are",
+        terms="research use, as its authors ask; cite Hou et al. (2024)",
+        source="amazon-reviews-2023.github.io, reviews and meta file of one category",
+        files=("*.jsonl*",),
+    ),
+    "amazon-reviews-2018": Placed(
+        about="Amazon reviews of 2018: ratings of one product category, and what the products are",
+        terms="research use, as its authors ask; cite Ni, Li and McAuley (2019)",
+        source="nijianmo.github.io/amazon, reviews and meta file of one category",
+        files=("*.json*",),
+    ),
+    "lastfm-360k": Placed(
+        about="Last.fm 360K: 17.6 million artist plays of 359,000 users, with profiles",
+        terms="non-commercial use, by Last.fm's terms; cite Celma (2010)",
+        source="lastfm-dataset-360K.tar.gz of Oscar Celma's pages, ocelma.net",
+        files=("usersha1-artmbid-artname-plays.tsv", "usersha1-profile.tsv"),
+    ),
+    "hetrec2011-lastfm-2k": Placed(
         about="Last.fm 2K (HetRec 2011): artists heard by 1,892 users, and their friends",
-        terms="non-commercial use, by Last.fm's terms; cite Cantador et al. (2011)",
+        terms="non-commercial use, by Last.fm's terms; cite Cantador, Brusilovsky and Kuflik (2011)",
         source="hetrec2011-lastfm-2k.zip of grouplens.org/datasets/hetrec-2011",
-        files=("user_artists.dat", "user_friends.dat"),
+        files=("user_artists.dat", "user_friends.dat", "artists.dat"),
     ),
     "kuairec": Placed(
         about="KuaiRec: a fully observed matrix of 1,411 users and 3,327 videos, and the sparse one around it",
         terms="CC BY-SA 4.0; cite Gao et al. (2022)",
-        source="KuaiRec.zip of kuairec.com, its folder data",
-        files=("big_matrix.csv", "small_matrix.csv"),
+        source="the folder data of KuaiRec.zip, kuairec.com",
+        files=("big_matrix.csv", "small_matrix.csv", "item_categories.csv", "social_network.csv"),
     ),
     "epinions": Placed(
         about="Epinions: 664,824 product ratings by 49,290 users, and who trusts whom",

@@ -147,8 +147,8 @@ def _listing() -> str:
         folder = data_folder(name)
         how = "fetched" if isinstance(data_set, Packaged) else "by hand"
         state = "there" if all(any(folder.glob(file)) for file in data_set.files) else "-"
-        lines.append(f"{name:<16} {how:<8} {state:<6} {data_set.about}")
-    return "\n".join([f"{'name':<16} {'how':<8} {'state':<6} what", *lines])
+        lines.append(f"{name:<21} {how:<8} {state:<6} {data_set.about}")
+    return "\n".join([f"{'name':<21} {'how':<8} {'state':<6} what", *lines])
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -256,7 +256,7 @@ def test_the_list_says_how_each_comes_and_whether_it_is_there(data_root: Path, c
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", *sorted(DATA_SETS)]
-    states = {line.split()[0]: line[17:31].split() for line in lines[1:]}
+    states = {line.split()[0]: line[22:36].split() for line in lines[1:]}
     assert states["tinyset"] == ["fetched", "-"]
     assert states["ml-1m"] == ["by", "hand", "-"]
     assert states["epinions"] == ["by", "hand", "there"]
