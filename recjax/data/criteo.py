@@ -60,6 +60,7 @@ class CriteoData:
     parts_of: Mapping[str, Part]
     how: str
     options: CriteoOptions
+    context: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)  # nothing
 
     @property
     def schema(self) -> LabelledSchema:

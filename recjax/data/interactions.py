@@ -149,7 +149,7 @@ class Interactions:
 
 
 def _order_in_time(user: NDArray, timestamp: NDArray, item: NDArray | None) -> Integer[np.ndarray, "E"]:
-    """Returns what `np.lexsort((item, timestamp, user))` does, in a third of the time; without item, ties keep order."""
+    """Returns what `np.lexsort((item, timestamp, user))` does, in a third of the time; or, without item, keeps ties."""
     first, last = (int(timestamp.min()), int(timestamp.max())) if len(timestamp) else (0, 0)
     if (int(user.max(initial=0)) + 1) * (last - first + 1) > np.iinfo(np.int64).max:
         return np.lexsort((timestamp, user) if item is None else (item, timestamp, user))

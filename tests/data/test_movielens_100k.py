@@ -41,8 +41,9 @@ def test_reads_ratings_users_and_movies(tmp_path: Path, files: dict[str, bytes])
     np.testing.assert_array_equal(read.user_ids, np.array([2, 7], np.int64), strict=True)
     np.testing.assert_array_equal(read.item_ids, np.array([10, 20, 30], np.int64), strict=True)
     np.testing.assert_array_equal(read.user, np.array([0, 0, 1, 1], np.int32), strict=True)
-    np.testing.assert_array_equal(read.item, np.array([2, 0, 1, 2], np.int32), strict=True)
-    np.testing.assert_array_equal(read.rating, np.array([1, 5, 4, 3], np.float32), strict=True)
+    # The second user's two ratings have the same time and keep the order of their lines: movie 30, then 20.
+    np.testing.assert_array_equal(read.item, np.array([2, 0, 2, 1], np.int32), strict=True)
+    np.testing.assert_array_equal(read.rating, np.array([1, 5, 3, 4], np.float32), strict=True)
     np.testing.assert_array_equal(read.timestamp, np.array([100, 900, 500, 500], np.int64), strict=True)
     np.testing.assert_array_equal(read.item_features["year"], np.array([1995, 1995, np.nan], np.float32), strict=True)
     assert read.item_features["genres"].tolist() == [
