@@ -90,9 +90,17 @@ class TypedColumn:
         """Returns codes and the sorted table of ids: non-negative integers (int64), or strings that are not empty."""
         if pa.types.is_integer(self.values.type):
             return encode_integers(self.integers(0, 2**63 - 1))
+        self.check_ids()
+        return encode_strings(self.values)
+
+    def check_ids(self) -> None:
+        """Raises UserError at the first string that is null or empty."""
         self._check_present("an id")
         self.check(pc.not_equal(self.values, "").to_numpy(), "an id")
-        return encode_strings(self.values)
+
+    def are_in(self, table: pa.Array) -> Bool[np.ndarray, "E"]:
+        """Returns which values stand in `table`."""
+        return pc.is_in(self.values, value_set=table).to_numpy()
 
     def _check_present(self, expected: str) -> None:
         if self.values.null_count:
