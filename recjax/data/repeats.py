@@ -1,18 +1,14 @@
 """What becomes of a user who meets an item more than once.
 
-recjax ranks items that a user does not have yet, so that a set of listens or purchases keeps one row a pair.
-Shapes: E interactions.
+recjax ranks items that a user does not have yet, so that a set of plays or purchases keeps one row a pair.
 """
 
+import dataclasses
+
 import numpy as np
-from jaxtyping import Int64
 
+from recjax.data.delimited import rows_without_duplicates
 from recjax.data.interactions import Interactions
-
-
-def pair_keys(interactions: Interactions) -> Int64[np.ndarray, "E"]:
-    """Returns one number for each (user, item)."""
-    return interactions.user.astype(np.int64) * interactions.n_items + interactions.item
 
 
 def keep_first(interactions: Interactions) -> Interactions:
@@ -21,9 +17,18 @@ def keep_first(interactions: Interactions) -> Interactions:
     The first, not the last: whether a row stays in a training part must not depend on what happens after it.
     Of equal timestamps, and without timestamps, the earlier row counts as first.
     """
-    ordered = interactions.in_order()
-    keys = pair_keys(ordered)
-    order = np.argsort(keys, kind="stable")
-    if len(order) == 0 or not (repeats := np.diff(keys[order]) == 0).any():
-        return ordered
-    return ordered.select(np.sort(order[np.insert(~repeats, 0, True)]))
+    return interactions.select(rows_without_duplicates(interactions, "keep_first")).in_order()
+
+
+def sum_ratings(interactions: Interactions) -> Interactions:
+    """Returns one row for each user and item, sorted by both, with the sum of the ratings; timestamps are dropped."""
+    keys = interactions.user.astype(np.int64) * interactions.n_items + interactions.item
+    pairs, pair_of_row = np.unique(keys, return_inverse=True)
+    user, item = np.divmod(pairs, max(interactions.n_items, 1))
+    return dataclasses.replace(
+        interactions,
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        rating=np.bincount(pair_of_row, interactions.rating, len(pairs)).astype(np.float32),
+        timestamp=None,
+    )
