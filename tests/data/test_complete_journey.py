@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recjax.data.complete_journey import load
+from recjax.data.complete_journey import NAME, load
+from recjax.data.folders import data_folder
 from recjax.errors import UserError
 
 NOON = datetime(2017, 1, 1, 12)
@@ -173,3 +174,15 @@ def test_a_missing_file_is_named(tmp_path: Path):
         f"completejourney: {tmp_path}/demographics.parquet is not there; "
         "python -m tools.fetch_data completejourney brings it or says how"
     )
+
+
+@pytest.mark.slow
+def test_counts_of_the_published_files():
+    folder = data_folder(NAME)
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    read = load(folder)
+    assert (len(read), read.n_users, read.n_items) == (863_378, 2_469, 68_260)
+    assert len(np.unique(read.user.astype(np.int64) * read.n_items + read.item)) == len(read)
+    assert (read.user_features["age_group"] != "").sum() == 801
+    assert (read.item_features["department"] == "").sum() == 3
