@@ -5,6 +5,7 @@ Arrow parses the text in blocks and nothing is evaluated. An error names the lin
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -144,7 +145,8 @@ def _line_error(path: Path, line: int, text: bytes, fields: Mapping[str, pa.Data
         if (value := values.get(name)) is not None and not _fits(value, of):
             seen = shown(value) if isinstance(value, str) else shown(json.dumps(value))[1:-1]
             return UserError(f"{path}:{line}, column {name!r}: {seen}; expected {_EXPECTED[of]}")
-    return UserError(f"{path}:{line}: {reason.removeprefix('JSON parse error: ')}; {_ONE_A_LINE}")
+    told = re.sub(r"^JSON parse error: |\.? in row [0-9]+$", "", reason)  # Arrow counts rows from the block's start
+    return UserError(f"{path}:{line}: {told}; {_ONE_A_LINE}")
 
 
 def _parse_line(path: Path, line: int, text: bytes) -> dict[str, Any]:
