@@ -5,12 +5,18 @@ from pathlib import Path
 
 from recjax.config import Dataset
 from recjax.data import (
+    amazon_reviews,
+    complete_journey,
     epinions,
     epinions_trustees,
     filmtrust,
+    kuairec,
+    lastfm,
+    mind,
     movielens_1m,
     movielens_100k,
     movielens_csv,
+    yambda,
 )
 from recjax.data.criteo import CriteoData, load_criteo
 from recjax.data.delimited import read_delimited
@@ -23,9 +29,11 @@ from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
 from recjax.errors import UserError, unknown_name
 
 # Sets that do not travel with the package: looked for in data_folder(NAME), brought or explained by tools.fetch_data.
+_OF_ONE_NAME = (complete_journey, epinions, epinions_trustees, filmtrust, kuairec, movielens_1m, movielens_100k)
+_OF_SEVERAL_NAMES = (amazon_reviews, lastfm, mind, movielens_csv, yambda)
 PLACED: Mapping[str, Callable[[Path], Interactions]] = {
-    **{module.NAME: module.load for module in (epinions, epinions_trustees, filmtrust, movielens_1m, movielens_100k)},
-    **dict.fromkeys(movielens_csv.NAMES, movielens_csv.load),
+    **{module.NAME: module.load for module in _OF_ONE_NAME},
+    **{name: module.load for module in _OF_SEVERAL_NAMES for name in module.NAMES},
 }
 # Click logs, streamed from their folders for the binary task alone.
 CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")

@@ -11,7 +11,7 @@ Shapes: B batch, N = 13 dense features, T = 214 ids a sample, S history items of
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -70,6 +70,7 @@ class SyntheticDLRMv2:
     """
 
     options: DLRMv2Options
+    context: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)  # nothing
 
     @property
     def name(self) -> str:
