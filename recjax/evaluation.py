@@ -12,19 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recjax import beyond_accuracy, metrics
+from recjax.data.criteo import CriteoData
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
 from recjax.data.protocols import ranking_metric_name
 from recjax.data.rating import RatingData
+from recjax.data.synthetic_dlrm import SyntheticDLRMv2
 from recjax.data.top_n import TopNData
 from recjax.models.contract import Batch
 
 LIST_LENGTH = 10  # of the recommendations that beyond-accuracy measures look at
 LOWER_IS_BETTER = ("rmse", "mae", "logloss")
-EVAL_BATCH = {NextItemData: 256, TopNData: 256, LabelledData: 4096, RatingData: 1024}  # samples a step
-
-Data = NextItemData | TopNData | LabelledData | RatingData
+Binary = LabelledData | CriteoData | SyntheticDLRMv2
 RankingData = NextItemData | TopNData
+Data = RankingData | RatingData | Binary
+EVAL_BATCH = {  # samples a step
+    NextItemData: 256,
+    TopNData: 256,
+    RatingData: 1024,
+    **dict.fromkeys((LabelledData, CriteoData, SyntheticDLRMv2), 4096),
+}
+
 ScoreFunction = Callable[..., jax.Array]  # (variables, batch) -> scores [B, V], logits [B] or ratings [B]
 
 
@@ -67,9 +75,9 @@ def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[...,
     """
     if isinstance(data, NextItemData | TopNData):
         return _ranking_evaluator(score, data, part)
-    return (
-        _binary_evaluator(score, data, part) if isinstance(data, LabelledData) else _rating_evaluator(score, data, part)
-    )
+    if isinstance(data, RatingData):
+        return _rating_evaluator(score, data, part)
+    return _binary_evaluator(score, data, part)
 
 
 def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Callable[..., Quality]:
@@ -102,12 +110,12 @@ def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Ca
     return evaluate
 
 
-def _binary_evaluator(score: ScoreFunction, data: LabelledData, part: str) -> Callable[..., Quality]:
+def _binary_evaluator(score: ScoreFunction, data: Binary, part: str) -> Callable[..., Quality]:
     scorer, binary = jax.jit(score), jax.jit(_binary_metrics)
 
     def evaluate(variables: object) -> Quality:
         batches = [
-            (scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, EVAL_BATCH[LabelledData])
+            (scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, EVAL_BATCH[type(data)])
         ]
         logits, labels, weight = (np.concatenate([np.asarray(b[i]) for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
@@ -152,7 +160,7 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
         return {name: predict(table.astype(np.float32)) for name, table in tables.items()}
 
     def random(key: jax.Array, batch: Batch) -> jax.Array:
-        return jax.random.normal(key, batch["labels" if isinstance(data, LabelledData) else "candidates"].shape)
+        return jax.random.normal(key, batch["labels" if isinstance(data, Binary) else "candidates"].shape)
 
     rows = {"random": make_evaluator(random, data, part)(jax.random.key(seed))}
     if isinstance(data, NextItemData | TopNData):
@@ -163,12 +171,12 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
 
         rows["popularity"] = make_evaluator(popularity, data, part)(counts)
     else:
-        share = data.parts["train"]["labels"].mean()
+        share = data.train_positive_share
 
         def constant(logit: jax.Array, batch: Batch) -> jax.Array:
             return jnp.broadcast_to(logit, batch["labels"].shape)
 
-        rows["constant"] = make_evaluator(constant, data, part)(np.log(share / (1 - share)).astype(np.float32))
+        rows["constant"] = make_evaluator(constant, data, part)(np.float32(np.log(share / (1 - share))))
     return rows
 
 

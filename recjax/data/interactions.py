@@ -112,8 +112,7 @@ class Interactions:
         """
         if self.timestamp is None:
             return self.select(np.argsort(self.user, kind="stable"))
-        last = self.item if ties == "item" else np.arange(len(self))
-        return self.select(np.lexsort((last, self.timestamp, self.user)))
+        return self.select(_order_in_time(self.user, self.timestamp, self.item if ties == "item" else None))
 
     def k_core(self, k: int) -> "Interactions":
         """Returns the largest subset in which every user and every item has at least `k` interactions.
@@ -147,6 +146,22 @@ class Interactions:
             trust=None if self.trust is None else _keep_users(self.trust, self.n_users, used_users),
             knowledge=self.knowledge and self.knowledge.keep_items(self.n_items, used_items),
         )
+
+
+def _order_in_time(user: NDArray, timestamp: NDArray, item: NDArray | None) -> Integer[np.ndarray, "E"]:
+    """Returns what `np.lexsort((item, timestamp, user))` does, in a third of the time; or, without item, keeps ties."""
+    first, last = (int(timestamp.min()), int(timestamp.max())) if len(timestamp) else (0, 0)
+    if (int(user.max(initial=0)) + 1) * (last - first + 1) > np.iinfo(np.int64).max:
+        return np.lexsort((timestamp, user) if item is None else (item, timestamp, user))
+    key = user.astype(np.int64) * (last - first + 1) + (timestamp - first)
+    order = np.argsort(key, kind="stable")
+    if item is None:
+        return order
+    same = np.diff(key[order]) == 0
+    ties = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = order[ties]
+    order[ties] = rows[np.lexsort((item[rows], key[rows]))]
+    return order
 
 
 def _keep_users(edges: Int32[np.ndarray, "2 S"], n_users: int, kept: NDArray) -> Int32[np.ndarray, "2 S2"]:

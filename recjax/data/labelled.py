@@ -38,6 +38,11 @@ class LabelledData:
         """Returns the number of training samples."""
         return len(self.parts["train"]["labels"])
 
+    @property
+    def train_positive_share(self) -> float:
+        """Returns the share of positive labels in the training part."""
+        return float(self.parts["train"]["labels"].mean())
+
     def train_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[NumpyBatch]:
         """Yields `dense` [B, N], `sparse_ids` [B, T], `labels` [B], `weight` [B], shuffled."""
         for rows in row_chunks(shuffled_rows(self.n_train, seed, epoch), batch_size):

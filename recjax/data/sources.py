@@ -4,29 +4,54 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recjax.config import Dataset
-from recjax.data import movielens_100k
+from recjax.data import (
+    amazon_reviews,
+    complete_journey,
+    epinions,
+    epinions_trustees,
+    filmtrust,
+    kuairec,
+    lastfm,
+    mind,
+    movielens_1m,
+    movielens_100k,
+    movielens_csv,
+    yambda,
+)
+from recjax.data.criteo import CriteoData, load_criteo
 from recjax.data.delimited import read_delimited
 from recjax.data.folders import data_folder
 from recjax.data.interactions import Interactions
 from recjax.data.movielens import NAME as MOVIELENS
 from recjax.data.movielens import load_movielens_latest_small
+from recjax.data.synthetic import SyntheticInteractions, synthetic_interactions
+from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
 from recjax.errors import UserError, unknown_name
 
 # Sets that do not travel with the package: looked for in data_folder(NAME), brought or explained by tools.fetch_data.
+_OF_ONE_NAME = (complete_journey, epinions, epinions_trustees, filmtrust, kuairec, movielens_1m, movielens_100k)
+_OF_SEVERAL_NAMES = (amazon_reviews, lastfm, mind, movielens_csv, yambda)
 PLACED: Mapping[str, Callable[[Path], Interactions]] = {
-    "ml-100k": movielens_100k.load,
+    **{module.NAME: module.load for module in _OF_ONE_NAME},
+    **{name: module.load for module in _OF_SEVERAL_NAMES for name in module.NAMES},
 }
+# Click logs, streamed from their folders for the binary task alone.
+CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")
+# Out of random generators seeded by Dataset.seed.
+SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM = "synthetic-interactions", "synthetic-dlrm-v2"
+SYNTHETIC_DLRM_SCALE = 0.01  # of MLPerf's tables: 2 million rows in all
 
 
 def check_source(dataset: Dataset) -> None:
     """Raises UserError if `dataset.source` is no known set, or one that is not there, and no file; reads nothing."""
     source = dataset.source
-    if source in PLACED and not data_folder(source).is_dir():
+    known = (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM)
+    if (source in PLACED or source in CLICK_LOGS) and not data_folder(source).is_dir():
         raise UserError(
             f"{source} is not in {data_folder(source)}; python -m tools.fetch_data {source} brings it or says how"
         )
-    if source != MOVIELENS and source not in PLACED and not Path(source).exists():
-        unknown = unknown_name("Dataset.source", source, [MOVIELENS, *PLACED])
+    if source not in known and not Path(source).exists():
+        unknown = unknown_name("Dataset.source", source, known)
         raise UserError(f"{unknown} (or the path of a user,item,rating[,timestamp] file; no such file exists)")
 
 
@@ -37,10 +62,28 @@ def load_interactions(dataset: Dataset) -> Interactions:
       UserError: the source is neither a set that is there nor a file, it cannot be used, or the k-core is empty.
     """
     check_source(dataset)
+    if dataset.source in (*CLICK_LOGS, SYNTHETIC_DLRM):
+        raise UserError(f"{dataset.source} has labelled rows and no users; it is for models of the labelled task")
     if dataset.source == MOVIELENS:
         interactions = load_movielens_latest_small()
+    elif dataset.source == SYNTHETIC_INTERACTIONS:
+        interactions = synthetic_interactions(SyntheticInteractions(seed=dataset.seed))
     elif dataset.source in PLACED:
         interactions = PLACED[dataset.source](data_folder(dataset.source))
     else:
         interactions = read_delimited(dataset.source)
     return interactions.k_core(dataset.min_interactions) if dataset.min_interactions > 1 else interactions
+
+
+def load_labelled_stream(dataset: Dataset) -> CriteoData | SyntheticDLRMv2 | None:
+    """Returns the data of a source that is labelled rows already, None for one that is interactions.
+
+    Raises:
+      UserError: a file is not there.
+    """
+    if dataset.source in CLICK_LOGS:
+        check_source(dataset)
+        return load_criteo(dataset.source)
+    if dataset.source == SYNTHETIC_DLRM:
+        return SyntheticDLRMv2(DLRMv2Options(table_scale=SYNTHETIC_DLRM_SCALE, seed=dataset.seed))
+    return None

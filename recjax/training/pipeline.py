@@ -9,8 +9,9 @@ from recjax.config import Experiment
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
 from recjax.data.rating import rating_data
-from recjax.data.sources import load_interactions
+from recjax.data.sources import load_interactions, load_labelled_stream
 from recjax.data.top_n import top_n_data
+from recjax.errors import UserError
 from recjax.evaluation import Data
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.final_model import FinalModel
@@ -23,8 +24,12 @@ OnEpoch = Callable[[EpochRecord, int], None]
 
 def load_data(experiment: Experiment) -> Data:
     """Returns the experiment's data set, filtered and split for its model's task."""
-    interactions = load_interactions(experiment.dataset)
     dataset, samples = experiment.dataset, experiment.model.samples()
+    if experiment.model.task == "labelled" and (stream := load_labelled_stream(dataset)):
+        if samples.history:
+            raise UserError(f"the model reads histories and {dataset.source} has no users; use a set of interactions")
+        return stream
+    interactions = load_interactions(dataset)
     match experiment.model.task:
         case "next_item":
             return next_item_data(interactions, dataset, samples)
