@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.nn.interaction import LowRankCrossNetwork
+from recjax.nn.interaction import LowRankCrossNetwork, pairwise_dots, pairwise_sum
 
 
 def test_agrees_with_numpy():
@@ -30,3 +30,10 @@ def test_down_projections_have_no_bias():
         "down_0": {"kernel": (5, 2)},
         "up_0": {"kernel": (2, 5), "bias": (5,)},
     }
+
+
+def test_pairs_by_hand():
+    vectors = jnp.array([[[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]]])
+    dots = [3 * 1 - 1 * 2, 0.5 * 1 + 4 * 2, 0.5 * 3 - 4 * 1]  # (1, 0), (2, 0), (2, 1)
+    assert pairwise_dots(vectors).tolist() == [dots]
+    assert pairwise_sum(vectors).tolist() == [sum(dots)]
