@@ -88,6 +88,7 @@ def measure_case(
     serving = contestants[0].experiment.serving
     closed = [("single_stream", 1), ("multi_stream", MULTI_STREAM_SAMPLES)]
     closed += [("offline", size) for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
+    closed = [(scenario, size) for scenario, size in closed if scenario in settings.scenarios]
     name = contestants[0].experiment.name
     best_rate = np.zeros(len(contestants))
     for contestant in contestants:
@@ -98,6 +99,8 @@ def measure_case(
             measured = _measure_closed_loop(title, contestants, scenario, size, settings)
             best_rate = np.maximum(best_rate, [one.throughput for one in measured])
             yield _rows(contestants, measured, facts)
+        if "server" not in settings.scenarios:
+            return
         measured = _measure_server(
             f"{name}: server, p99 within {serving.slo_ms:g} ms", contestants, settings, best_rate
         )

@@ -38,7 +38,7 @@ def prepare_case(case: Case, folder: Path) -> list[Contestant]:
     The experiment is trained once; then every variant, fp32 included, starts from those parameters and gets
     the same fine-tuning epochs, with its transforms in force. So no variant is better for having been
     trained longer (but for the epochs that a shrink asks for). Variants that differ only in what happens
-    after training share their fine-tuning.
+    after training share their fine-tuning; where fp32 is the only variant, nothing is compared and it has none.
 
     Args:
       case: what to prepare.
@@ -59,8 +59,11 @@ def prepare_case(case: Case, folder: Path) -> list[Contestant]:
     for reference in case.references:
         references[reference.name] = _reference_quality(reference, data)
 
+    started = time.perf_counter()
     base = _train(f"{experiment.name}: training", experiment, data, start=None)
     fine_tuned: dict[tuple[Any, ...], _FineTuned] = {}
+    if len(case.variants) == 1:
+        fine_tuned[()] = _FineTuned(base, time.perf_counter() - started)
     contestants: list[Contestant] = []
     for variant in case.variants:
         in_training = tuple(member for member in variant.members if member.trains)

@@ -12,6 +12,7 @@ from recjax.command_line import OneLineParser, run_command
 EXAMPLES = """examples:
   python -m benchmarks.quality configs/ml_100k/*.py                     (3 seeds of each; hours on 2 cores)
   python -m benchmarks.quality configs/ml_100k/ease.py --seeds=5 --out=runs/ease
+  python -m benchmarks.quality configs/ml_100k/mult_vae.py --set model.exposure_penalty=1 --set name=mult_vae_fair
   python -m benchmarks.quality --page=docs/quality.md --out=benchmarks/results/quality   (trains nothing: the page)
 
 results go to --out: NAME.jsonl, one seed a line; a second run goes on where the first one stopped
@@ -24,6 +25,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m benchmarks.quality", description=description, epilog=EXAMPLES)
     parser.add_argument("configs", nargs="*", type=Path, metavar="CONFIG", help="Python files with get_config()")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of split and training, from 0 (default: 3)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", dest="overrides", help="override a config value"
+    )
     parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="(default: runs/quality)")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the comparison of all rows of --out there")
@@ -49,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.configs:
         device = select_device(options.device)[0]
         for path in options.configs:
-            measure_quality(path, range(options.seeds), device, options.out)
+            measure_quality(path, options.overrides, range(options.seeds), device, options.out)
     if options.page:
         write_page(options.out, options.page)
     return 0

@@ -12,7 +12,7 @@ import jax
 from benchmarks.environment import describe_software
 from benchmarks.tuning import digest, reseeded
 from recjax.command_line import make_output_folder
-from recjax.config import load_config
+from recjax.config import Experiment, load_config
 from recjax.data.sources import check_source
 from recjax.errors import UserError
 from recjax.evaluation import make_evaluator, sanity_rows
@@ -27,6 +27,7 @@ class QualityRow:
 
     experiment: str
     config: str  # path of the config file
+    overrides: list[str]  # of it, as on the command line
     identity: str  # digest of everything that was trained
     seed: int  # of split, initialisation, shuffling, dropout
     protocol: str
@@ -42,13 +43,15 @@ class QualityRow:
     environment: dict[str, Any]
 
 
-def measure_quality(path: Path, seeds: Sequence[int], device: jax.Device, folder: Path) -> list[QualityRow]:
+def measure_quality(
+    path: Path, overrides: Sequence[str], seeds: Sequence[int], device: jax.Device, folder: Path
+) -> list[QualityRow]:
     """Returns one row a seed, trained or, if `folder` has it already, read; new ones are written as they come.
 
     Raises:
       UserError: the config file cannot be used, or its data set is not there.
     """
-    base = load_config(path)
+    base = load_config(path, overrides)
     check_source(base.dataset)
     make_output_folder(folder)
     file = folder / f"{base.name}.jsonl"
@@ -56,8 +59,9 @@ def measure_quality(path: Path, seeds: Sequence[int], device: jax.Device, folder
     rows = []
     with stage(f"{base.name}: quality", len(seeds)) as advance:
         for seed in seeds:
-            identity = digest(reseeded(base, seed))
-            row = stored.get(identity) or _row(path, seed, device)
+            experiment = reseeded(base, seed)
+            identity = digest(experiment)
+            row = stored.get(identity) or _row(experiment, path, overrides, seed, device)
             if identity not in stored:
                 with file.open("a") as output:
                     output.write(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n")
@@ -82,9 +86,8 @@ def read_rows(files: Iterable[Path]) -> list[QualityRow]:
     return rows
 
 
-def _row(path: Path, seed: int, device: jax.Device) -> QualityRow:
-    experiment, started = reseeded(load_config(path), seed), time.perf_counter()
-    data = load_data(experiment)
+def _row(experiment: Experiment, path: Path, overrides: Sequence[str], seed: int, device: jax.Device) -> QualityRow:
+    data, started = load_data(experiment), time.perf_counter()
     result = train(experiment, data)
     train_s = time.perf_counter() - started
     model = finalize(experiment, data, result.params)
@@ -93,6 +96,7 @@ def _row(path: Path, seed: int, device: jax.Device) -> QualityRow:
     return QualityRow(
         experiment=experiment.name,
         config=str(path),
+        overrides=list(overrides),
         identity=digest(experiment),
         seed=seed,
         protocol=quality.protocol,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import Row
-from benchmarks.suite import MULTI_STREAM_SAMPLES
+from benchmarks.suite import MULTI_STREAM_SAMPLES, SCENARIOS
 from benchmarks.summary import (
     MISSING,
     Variant,
@@ -120,10 +120,11 @@ def recommendation(variants: Sequence[Variant], kept: float = 0.98) -> str | Non
 
 
 def quality_table(variants: Sequence[Variant]) -> tuple[list[str], list[list[str]]]:
-    """Returns header and lines of every metric of the variants and of their reference models."""
+    """Returns header and lines of the metrics of the variants and of their reference models, without group gaps."""
     measured: dict[str, Mapping[str, float]] = {v.name: v.first("quality") or {} for v in variants}
     references: Mapping[str, Mapping[str, float]] = variants[0].first("quality_reference") or {}
-    metrics = sorted({name for values in (*measured.values(), *references.values()) for name in values}, key=_natural)
+    named = {name for values in (*measured.values(), *references.values()) for name in values}
+    metrics = sorted((name for name in named if "/gap(" not in name), key=_natural)  # gaps between groups: in the rows
     lines = [
         [name, *(format_quality(values.get(metric)) for metric in metrics), validation]
         for group, has_validation in ((measured, True), (references, False))
@@ -165,7 +166,6 @@ def environment_facts(rows: Sequence[Row]) -> dict[str, str]:
     return dict(_flatten({"run_id": rows[0].run_id, "device": rows[0].device, **rows[0].environment}, ""))
 
 
-SCENARIOS = ("single_stream", "multi_stream", "offline", "server")
 FULL_COLUMNS = [
     "case",
     "scenario",

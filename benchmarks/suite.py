@@ -10,6 +10,7 @@ from recjax.config import Experiment, check, config, has_key, load_config, overr
 from recjax.errors import unknown_name
 from recjax.transforms.protocol import Chain, chain
 
+SCENARIOS = ("single_stream", "multi_stream", "offline", "server")
 MULTI_STREAM_SAMPLES = 8  # of one query of the multi_stream scenario
 SUITES = Path(__file__).parent.parent / "configs" / "suites"
 
@@ -44,6 +45,7 @@ class Case:
 class Measurement:
     """How long each row is measured. Closed-loop windows of all variants take turns, round after round."""
 
+    scenarios: tuple[str, ...] = SCENARIOS  # those to measure, in any order
     rounds: int = 5  # of interleaved windows; >= 1
     window_s: float = 0.3  # of each closed-loop window
     min_queries: int = 20  # of each closed-loop window
@@ -52,6 +54,10 @@ class Measurement:
     seed: int = 0  # of request draws and arrivals
 
     def __post_init__(self) -> None:
+        known = len(self.scenarios) > 0 and set(self.scenarios) <= set(SCENARIOS)
+        check(known, "Measurement.scenarios", self.scenarios, f"one or more of {', '.join(SCENARIOS)}")
+        alone = set(self.scenarios) == {"server"}
+        check(not alone, "Measurement.scenarios", self.scenarios, "server beside another, whose rate starts its search")
         check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
         check(self.window_s > 0, "Measurement.window_s", self.window_s, "> 0")
         check(self.min_queries >= 1, "Measurement.min_queries", self.min_queries, ">= 1")

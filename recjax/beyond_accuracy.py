@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 SMALLEST_GROUP = 10  # users; the mean of fewer says little
@@ -41,6 +41,26 @@ def gini(lists: Int[np.ndarray, "U K"], n_items: int) -> float:
 def average_popularity(lists: Int[np.ndarray, "U K"], item_counts: Float[np.ndarray, "V"]) -> float:
     """Returns the mean number of training interactions of the listed items."""
     return float(item_counts[lists].mean())
+
+
+def head_items(item_counts: Float[np.ndarray, "V"]) -> Bool[np.ndarray, "V"]:
+    """Returns the fewest most popular items that have at least half of the training interactions between them."""
+    order = np.argsort(-item_counts, kind="stable")
+    before = np.cumsum(item_counts[order]) - item_counts[order]
+    head = np.zeros(len(item_counts), bool)
+    head[order] = before < item_counts.sum() / 2
+    return head
+
+
+def exposure_gap(lists: Int[np.ndarray, "U K"], item_counts: Float[np.ndarray, "V"]) -> float:
+    """Returns the head items' share of the lists minus their share of the training interactions.
+
+    0 if popular items are recommended as often as they are chosen; above 0 if popularity feeds itself.
+
+    Source: Abdollahpouri et al., The Unfairness of Popularity Bias in Recommendation (RMSE at RecSys 2019).
+    """
+    head = head_items(item_counts)
+    return float(head[lists].mean() - item_counts[head].sum() / item_counts.sum())
 
 
 def intra_list_diversity(lists: Int[np.ndarray, "U K"], user: NDArray, item: NDArray, n_items: int) -> float:

@@ -232,6 +232,7 @@ def _beyond_accuracy(
         f"coverage@{k}": beyond_accuracy.catalogue_coverage(lists, train.n_items),
         f"gini@{k}": beyond_accuracy.gini(lists, train.n_items),
         f"average_popularity@{k}": beyond_accuracy.average_popularity(lists, counts_V),
+        f"exposure_gap@{k}": beyond_accuracy.exposure_gap(lists, counts_V),
         f"diversity@{k}": beyond_accuracy.intra_list_diversity(lists, train.user, train.item, train.n_items),
     }
     for feature, group in beyond_accuracy.user_groups(train.user_features).items():

@@ -29,6 +29,34 @@ def sigmoid_cross_entropy(
     return masked_mean(jnp.logaddexp(logits, 0.0) - logits * labels, where)
 
 
+def exposure_gap(
+    logits_BV: Float[Array, "B V"],
+    where_BV: Bool[Array, "B V"],
+    item_counts_V: Float[Array, "V"],
+    temperature: float,
+) -> Float[Array, ""]:
+    """Returns a smooth form of beyond_accuracy.exposure_gap, to be narrowed in training.
+
+    Formula: mean over users of sum_{v in head} softmax(logits / temperature)_v, minus the head's share of the training
+    interactions; the head is the fewest most popular items with half of them.
+
+    Args:
+      logits_BV: scores of all items.
+      where_BV: items that may be recommended; a row without any counts as no user.
+      item_counts_V: training interactions of each item.
+      temperature: below 1, so that the softmax looks at the first items of a list, as users do.
+    """
+    sorted_V = -jnp.sort(-item_counts_V)
+    before_V = jnp.cumsum(sorted_V) - sorted_V
+    threshold = jnp.min(jnp.where(before_V < sorted_V.sum() / 2, sorted_V, jnp.inf))
+    is_head_V = item_counts_V >= threshold  # items that tie with the last of the head are in it here
+    counts_B = where_BV.any(1)
+    exposure_BV = jax.nn.softmax(logits_BV / temperature, where=where_BV | ~counts_B[:, None])  # no row without any
+    head_B = jnp.sum(exposure_BV * is_head_V[None], 1)
+    share = jnp.sum(item_counts_V * is_head_V) / jnp.sum(item_counts_V)
+    return masked_mean(head_B, counts_B) - share
+
+
 def chunked_softmax_cross_entropy(
     hidden_ND: Float[Array, "N D"],
     table_VD: Float[Array, "V D"],

@@ -130,7 +130,7 @@ def test_no_figure_is_cut_off_in_a_terminal_or_a_log(
     monkeypatch.setenv("COLUMNS", columns)
     model = finalize(sasrec_experiment, next_item, trained_sasrec.params)
     quality = make_evaluator(model.score, next_item, "test")(model.variables)
-    assert len(quality.metrics) == 14
+    assert len(quality.metrics) == 15
     print_quality(sasrec_experiment, model, next_item, quality)
     output = capsys.readouterr().out
     assert "…" not in output

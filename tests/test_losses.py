@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recjax.losses import chunked_softmax_cross_entropy, masked_mean, sigmoid_cross_entropy
+from recjax.losses import chunked_softmax_cross_entropy, exposure_gap, masked_mean, sigmoid_cross_entropy
 
 N, D, V = 10, 4, 7
 
@@ -154,3 +154,17 @@ def test_chunked_loss_never_holds_all_logits():
     assert "tensor<8x50xf32>" in chunked
     assert "tensor<96x50x" not in chunked
     assert "tensor<96x50xf32>" in jax.jit(jax.value_and_grad(plain, argnums=(0, 1))).lower(*shapes).as_text()
+
+
+def test_exposure_gap_by_hand():
+    counts = jnp.array([1.0, 5.0, 2.0, 2.0])  # item 1 alone has half: the head, with 5 of 10 interactions
+    logits = jnp.log(jnp.array([[1.0, 2.0, 3.0, 9.0], [4.0, 4.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
+    where = jnp.array([[True, True, True, False], [True, True, True, True], [False, False, False, False]])
+    at_one = ((2 / 6) + (4 / 10)) / 2 - 0.5
+    assert exposure_gap(logits, where, counts, 1.0) == pytest.approx(at_one, rel=1e-5)
+    at_half = ((4 / 14) + (16 / 34)) / 2 - 0.5  # a temperature of 1/2 squares the odds
+    assert exposure_gap(logits, where, counts, 0.5) == pytest.approx(at_half, rel=1e-5)
+    gradient = jax.grad(exposure_gap)(logits, where, counts, 0.5)
+    assert jnp.isfinite(gradient).all()
+    assert (gradient[:2, 1] > 0).all()  # raising the head item widens the gap
+    assert (gradient[2] == 0).all()
