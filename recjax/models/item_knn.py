@@ -3,7 +3,7 @@
 Source: Deshpande and Karypis, Item-Based Top-N Recommendation Algorithms (TOIS 2004); the shrink term of Ferrari
 Dacrema et al., Are We Really Making Much Progress? (RecSys 2019), section 3.2.
 
-Solving holds all pairs, about three matrices of 4 V^2 bytes (2.9 GB each for 27,000 items). Only the neighbours are
+Solving holds all pairs, two matrices of 4 V^2 bytes (2.9 GB each for 27,000 items). Only the neighbours are
 stored, 8 V N bytes: 1.3 MB for 1,682 items and 22 MB for 27,000 with 100 neighbours.
 
 Shapes: B batch, V catalogue, N neighbours, K items returned.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from recjax.data.batches import PADDING_ID
 from recjax.nn.pieces import LENGTH, Pieces, fold_pieces
 
 _PRECISION = jax.lax.Precision.HIGHEST  # bfloat16 products of an accelerator would spoil the normal equations
@@ -34,7 +35,7 @@ def solve_pieces(
       unobserved: weight of the pull to 0 at every row of the table; > 0.
       l2_O: of each owner; > 0.
     """
-    (n_rows, dim), n_owners = table_ND.shape, len(pieces.counts_O)
+    dim, n_owners = table_ND.shape[1], len(pieces.counts)
     chunk = min(n_owners, max(1, _CHUNK_VALUES // dim**2))
     n_chunks = -(-n_owners // chunk)
     padded_l2 = jnp.pad(l2_O, (0, n_chunks * chunk - n_owners), constant_values=1.0)
@@ -55,7 +56,7 @@ def solve_pieces(
 
     solved, explained = jax.lax.map(solve_chunk, jnp.arange(n_chunks))
     # At A w = b the objective n - 2 b.w + w.A w is n - b.w: no pass over the interactions is needed for it.
-    return solved.reshape(-1, dim)[:n_owners], jnp.sum(pieces.counts_O) - jnp.sum(explained)
+    return solved.reshape(-1, dim)[:n_owners], jnp.sum(pieces.counts) - jnp.sum(explained)
 
 
 def solve_histories(
@@ -68,7 +69,7 @@ def solve_histories(
     """Returns the solution of owners whose ids stand in padded rows, as an unseen user's do; `gram_DD` is H^T H."""
     n_histories, width = history_BL.shape
     padding = -width % LENGTH
-    pieces = jnp.pad(history_BL, ((0, 0), (0, padding)), constant_values=-1).reshape(n_histories, -1, LENGTH)
+    pieces = jnp.pad(history_BL, ((0, 0), (0, padding)), constant_values=PADDING_ID).reshape(n_histories, -1, LENGTH)
     table = _with_zero_row(table_ND)
 
     def add(total: tuple[Array, Array], ids_BL: Array) -> tuple[tuple[Array, Array], None]:
@@ -87,7 +88,7 @@ def gram(table_ND: Float[Array, "N D"]) -> Float[Array, "D D"]:
 
 
 def _with_zero_row(table_ND: Array) -> Array:
-    """Returns the table with a row of zeros after the last, where PADDING_ID, as index -1, finds it."""
+    """Returns the table with a row of zeros after the last, for padding."""
     return jnp.concatenate([table_ND, jnp.zeros((1, table_ND.shape[1]))])
 
 

@@ -26,16 +26,16 @@ class Pieces(NamedTuple):
     """Every owner's ids, in consecutive pieces; pieces that no owner needs are padding.
 
     Attributes:
-      ids_PL: ids of what the owner has, padded with PADDING_ID.
-      owner_P: the piece's owner; O for pieces of padding, of which there are BLOCK or more.
+      ids: of what the owner has, padded with PADDING_ID.
+      owner: whose piece it is; O for pieces of padding, of which there are BLOCK or more.
       starts: [O + 1] an owner's pieces are [starts[o], starts[o + 1]).
-      counts_O: how many ids an owner has.
+      counts: how many ids an owner has.
     """
 
-    ids_PL: Int[Array, "P L"]
-    owner_P: Int[Array, "P"]
+    ids: Int[Array, "P L"]
+    owner: Int[Array, "P"]
     starts: Int[Array, "O_and_1"]
-    counts_O: Int[Array, "O"]
+    counts: Int[Array, "O"]
 
 
 def make_pieces(owner_E: Int[Array, "E"], ids_E: Int[Array, "E"], n_owners: int, length: int = LENGTH) -> Pieces:
@@ -49,10 +49,10 @@ def make_pieces(owner_E: Int[Array, "E"], ids_E: Int[Array, "E"], n_owners: int,
     piece_E = starts[owner_E] + place_E // length
     n_pieces = len(owner_E) // length + n_owners + BLOCK
     return Pieces(
-        ids_PL=jnp.full((n_pieces, length), PADDING_ID, ids_E.dtype).at[piece_E, place_E % length].set(ids_E),
-        owner_P=jnp.full(n_pieces, n_owners, owner_E.dtype).at[piece_E].set(owner_E),
+        ids=jnp.full((n_pieces, length), PADDING_ID, ids_E.dtype).at[piece_E, place_E % length].set(ids_E),
+        owner=jnp.full(n_pieces, n_owners, owner_E.dtype).at[piece_E].set(owner_E),
         starts=starts,
-        counts_O=counts_O,
+        counts=counts_O,
     )
 
 
@@ -62,13 +62,13 @@ def fold_pieces(pieces: Pieces, first: Int[Array, ""], n: int, add: Callable[[T,
     `row_K` is the piece's owner as a row of the chunk, in [0, n]; pieces of later owners have n or more, which
     scatters with mode="drop" leave out. Only the blocks that the chunk needs are visited.
     """
-    n_owners = len(pieces.counts_O)
+    n_owners = len(pieces.counts)
     begin, end = pieces.starts[first], pieces.starts[jnp.minimum(first + n, n_owners)]
 
     def add_block(index: Array, total: T) -> T:
         at = begin + index * BLOCK
-        ids_KL = jax.lax.dynamic_slice_in_dim(pieces.ids_PL, at, BLOCK)
-        return add(total, ids_KL, jax.lax.dynamic_slice_in_dim(pieces.owner_P, at, BLOCK) - first)
+        ids_KL = jax.lax.dynamic_slice_in_dim(pieces.ids, at, BLOCK)
+        return add(total, ids_KL, jax.lax.dynamic_slice_in_dim(pieces.owner, at, BLOCK) - first)
 
     return jax.lax.fori_loop(0, (end - begin + BLOCK - 1) // BLOCK, add_block, total)
 

@@ -1,6 +1,5 @@
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,3 +89,11 @@ def test_bad_values_are_named():
     with pytest.raises(UserError) as error:
         EASEConfig(l2=0.0)
     assert str(error.value) == "EASEConfig.l2 is 0.0; allowed: > 0"
+
+
+def test_a_catalogue_whose_pairs_exceed_int32_can_be_described():
+    model = EASEConfig().build(TopNSchema(n_users=138_000, n_items=27_000, max_history=4))
+    pairs = jax.ShapeDtypeStruct((20,), jnp.int32)
+    batch = {"user": pairs, "item": pairs, "weight": jax.ShapeDtypeStruct((20,), jnp.float32)}
+    shapes = jax.eval_shape(lambda key, batch: model.init(key, batch, method="update"), jax.random.key(0), batch)
+    assert shapes["params"]["weights"]["kernel"].shape == (27_000, 27_000)

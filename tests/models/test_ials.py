@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_the_objective_never_rises(update: Any, batch: dict[str, np.ndarray]):
         params, loss = update(params, batch)
         losses.append(float(loss))
     assert losses[-1] < 0.99 * losses[0]
-    assert all(after <= before * (1 + 1e-5) for before, after in zip(losses[:-1], losses[1:], strict=True))
+    assert all(after <= before * (1 + 1e-5) for before, after in itertools.pairwise(losses))
 
 
 def test_a_user_is_folded_in_from_the_history_alone(rows: np.ndarray, batch: dict[str, np.ndarray]):

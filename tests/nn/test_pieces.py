@@ -27,13 +27,13 @@ def pairs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_pieces_of_a_small_case_by_hand():
     owner, ids = jnp.array([1, 0, 1, 1, 3], jnp.int32), jnp.array([5, 6, 7, 8, 9], jnp.int32)
     made = make_pieces(owner, ids, n_owners=4, length=2)
-    assert made.counts_O.tolist() == [1, 3, 0, 1]
+    assert made.counts.tolist() == [1, 3, 0, 1]
     assert made.starts.tolist() == [0, 1, 3, 3, 4]
-    assert made.ids_PL[:4].tolist() == [[6, -1], [5, 7], [8, -1], [9, -1]]
-    assert made.owner_P[:4].tolist() == [0, 1, 1, 3]
-    assert (made.ids_PL[4:] == -1).all()
-    assert (made.owner_P[4:] == 4).all()
-    assert len(made.owner_P) - 4 >= pieces_module.BLOCK  # a block that begins anywhere ends inside the array
+    assert made.ids[:4].tolist() == [[6, -1], [5, 7], [8, -1], [9, -1]]
+    assert made.owner[:4].tolist() == [0, 1, 1, 3]
+    assert (made.ids[4:] == -1).all()
+    assert (made.owner[4:] == 4).all()
+    assert len(made.owner) - 4 >= pieces_module.BLOCK  # a block that begins anywhere ends inside the array
 
 
 @pytest.mark.parametrize("block", [1, 3, 512])
