@@ -1,0 +1,27 @@
+"""EASE on MovieLens 100K: a linear model from items to items, in closed form.
+
+Paper: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (WWW 2019).
+Command: recjax train configs/ml_100k/ease.py
+Hardware and time: 2 cores of a server CPU, 3 seconds.
+Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Expected: test NDCG@10 .3295, RecBole 1.2.1 with its defaults (measured under this protocol).
+Measured: docs/quality.md
+"""
+
+from recjax.config import Experiment, Training
+from recjax.data.protocols import under
+from recjax.models.ease import EASEConfig
+
+SEARCH: dict[str, tuple] = {"model.l2": (100.0, 150.0, 200.0, 250.0, 300.0, 400.0, 500.0, 700.0, 1000.0)}
+
+
+def get_config() -> Experiment:
+    """Returns the experiment."""
+    training = Training(epochs=1)
+    return Experiment(
+        name="ease",
+        dataset=under("random_8_1_1/full", source="ml-100k"),
+        model=EASEConfig(l2=500.0),
+        training=training,
+        finetuning=training,
+    )

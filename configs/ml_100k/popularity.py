@@ -1,0 +1,29 @@
+"""Popularity on MovieLens 100K: the row that every other one must clear.
+
+Paper: none.
+Command: recjax train configs/ml_100k/popularity.py
+Hardware and time: 2 cores of a server CPU, 2 seconds.
+Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Expected: test NDCG@10 .1005, RecBole 1.2.1 with its defaults (measured under this protocol), which
+  counts an item once a batch, not once an interaction; exact counts give more, here and in Recommenders.jl.
+Measured: docs/quality.md
+"""
+
+from recjax.config import Experiment, Training
+from recjax.data.protocols import under
+from recjax.models.popularity import PopularityConfig
+
+# It has nothing to tune.
+SEARCH: dict[str, tuple] = {}
+
+
+def get_config() -> Experiment:
+    """Returns the experiment."""
+    training = Training(epochs=1)
+    return Experiment(
+        name="popularity",
+        dataset=under("random_8_1_1/full", source="ml-100k"),
+        model=PopularityConfig(),
+        training=training,
+        finetuning=training,
+    )
