@@ -89,7 +89,7 @@ def draw_trials(search: Mapping[str, tuple[Any, ...]], n_trials: int, seed: int)
     """Returns no overrides at all, then points of the grid in random order, `n_trials` in all if there are so many."""
     grid = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
     order = np.random.default_rng(seed).permutation(len(grid))
-    return [{}, *(grid[index] for index in order)][:n_trials]
+    return [{}, *(grid[index] for index in order if grid[index])][:n_trials]
 
 
 def apply(experiment: Experiment, overrides: Overrides) -> Experiment:
