@@ -73,7 +73,7 @@ def read_delimited(
     if duplicates == "error":
         _reject_duplicates(interactions, columns)
     else:
-        interactions = interactions.select(_rows_without_duplicates(interactions, duplicates))
+        interactions = interactions.select(rows_without_duplicates(interactions, duplicates))
     return interactions.in_order()
 
 
@@ -134,7 +134,7 @@ def _pairs(interactions: Interactions) -> Int64[np.ndarray, "E"]:
     return interactions.user.astype(np.int64) * interactions.n_items + interactions.item
 
 
-def _rows_without_duplicates(interactions: Interactions, duplicates: Duplicates) -> Int64[np.ndarray, "K"]:
+def rows_without_duplicates(interactions: Interactions, duplicates: Duplicates) -> Int64[np.ndarray, "K"]:
     """Returns the one row to keep of every (user, item) pair, in file order."""
     pairs = _pairs(interactions)
     # Both sorts are stable: file order decides among equal timestamps.

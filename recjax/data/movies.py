@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 # "Heat (1995)", a series "Fawlty Towers (1975-1979)", a video "Aladdin and the King of Thieves (1996) (V)".
-_TITLE_AND_YEAR = re.compile(r"(.*?)\s*\(([0-9]{4})(?:[-–][0-9]{0,4})?\)(?:\s*\(V\))?\s*", re.DOTALL)
+_TITLE_AND_YEAR = re.compile(r"(.*?)\s*\(([0-9]{4})(?:[-–] ?[0-9]{0,4})?\)(?:\s*\(V\))?\s*", re.DOTALL)
 
 
 def split_titles(titles: Iterable[str]) -> tuple[Shaped[np.ndarray, "V"], Float32[np.ndarray, "V"]]:

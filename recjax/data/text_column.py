@@ -111,12 +111,18 @@ class TextColumn:
         reject_repeats([self], codes.astype(np.int64))
         return table, np.argsort(codes)
 
+    def find(self, ids: Shaped[np.ndarray, "W"]) -> Int32[np.ndarray, "E"]:
+        """Returns the index in `ids` (integers or strings) of every row, -1 where it is not there."""
+        return self._found(ids).fill_null(-1).to_numpy()[self.distinct[1]]
+
     def lookup(self, ids: Shaped[np.ndarray, "W"], expected: str) -> Int32[np.ndarray, "E"]:
         """Returns the index in `ids` (integers or strings) of every row; a value that is not there is refused."""
-        values, codes = self.distinct
-        found = pc.index_in(values, value_set=pa.array([str(name) for name in ids.tolist()], pa.string()))
+        found = self._found(ids)
         self.check(pc.is_valid(found), expected)
-        return found.to_numpy()[codes]
+        return found.to_numpy()[self.distinct[1]]
+
+    def _found(self, ids: NDArray) -> pa.Int32Array:
+        return pc.index_in(self.distinct[0], value_set=pa.array([str(name) for name in ids.tolist()], pa.string()))
 
     def choices(self, allowed: Sequence[str]) -> Int32[np.ndarray, "E"]:
         """Returns the index in `allowed` of every row."""

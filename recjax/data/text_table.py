@@ -37,7 +37,7 @@ def read_table(
     *,
     delimiter: str | None = ",",
     header: bool = True,
-    after_header: Sequence[str] = (),
+    after_header: Sequence[Sequence[str]] = (),
     optional: Collection[str] = (),
     encoding: Encoding = "utf-8",
     quoting: bool | None = None,
@@ -50,7 +50,7 @@ def read_table(
       delimiter: one or more characters, such as `::`, or BLANKS.
       header: the first line names the columns, in any order; others than those of `columns` are ignored, and so is
         a suffix `:type` of a name, as RecBole writes it.
-      after_header: regular expressions for the lines between the header and the rows, which are checked and ignored.
+      after_header: what each line between the header and the rows may be; they are checked and ignored.
       optional: columns that the header need not name; then they are absent from the result too.
       encoding: of the file.
       quoting: a field may stand in double quotes, as in CSV; None: if the delimiter is a comma.
@@ -67,10 +67,10 @@ def read_table(
     lines = data.split(b"\n", 1 + len(after_header))
     fields = _split_line(path, lines[0].decode().rstrip("\r"), delimiter, quoting)
     position = _find_columns(path, fields, columns, optional)
-    for number, (line, pattern) in enumerate(zip(lines[1:], after_header, strict=False), 2):
+    for number, (line, allowed) in enumerate(zip(lines[1:], after_header, strict=False), 2):
         text = line.decode().rstrip("\r")
-        if not re.fullmatch(pattern, text):
-            raise UserError(f"{path}:{number}: {shown(text)}; expected a line of the form {pattern}")
+        if text not in allowed:
+            raise UserError(f"{path}:{number}: {shown(text)}; expected {' or '.join(map(repr, allowed))}")
     if len(lines) < 2 + len(after_header):
         raise no_rows(path, ", ".join(columns))
     return read_columns(
@@ -191,15 +191,14 @@ def _find_columns(
     for column in columns:
         if plain.count(column) > 1:
             raise UserError(
-                f"{path}:1: the header {shown(', '.join(fields))} names column {column!r} {plain.count(column)} times; "
+                f"{path}:1: the header {shown(', '.join(plain))} names column {column!r} {plain.count(column)} times; "
                 "expected once"
             )
         if column in plain:
             position[column] = plain.index(column)
         elif column not in optional:
             raise UserError(
-                f"{path}:1: no column {column!r} in the header {shown(', '.join(fields))}; "
-                f"expected {', '.join(columns)}"
+                f"{path}:1: no column {column!r} in the header {shown(', '.join(plain))}; expected {', '.join(columns)}"
             )
     return position
 

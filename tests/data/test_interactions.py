@@ -118,3 +118,38 @@ def test_encode_ids_indexes_a_sorted_table():
     assert codes.dtype == np.int32
     assert codes.tolist() == [2, 0, 2, 1]
     assert table.tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("late", [3, 2**60])  # the latter does not fit one number with the user
+def test_in_order_sorts_by_user_then_time_then_item(late: int):
+    rng = np.random.default_rng(0)
+    user, item, rating = (rng.integers(0, 20, 500).astype(np.int32) for _ in range(3))
+    timestamp = rng.choice(np.array([0, 1, 2, late]), 500)
+    shuffled = Interactions(
+        name="shuffled",
+        user=user,
+        item=item,
+        rating=rating.astype(np.float32),
+        timestamp=timestamp,
+        user_ids=np.arange(20),
+        item_ids=np.arange(20),
+    )
+    columns = (user, timestamp, item, rating)
+    expected = sorted(zip(*(column.tolist() for column in columns), strict=True), key=lambda row: row[:3])
+    ordered = shuffled.in_order()
+    read = (ordered.user, ordered.timestamp, ordered.item, ordered.rating)
+    assert list(zip(*(column.tolist() for column in read), strict=True)) == expected
+    assert len(shuffled.select(np.zeros(0, int)).in_order()) == 0
+
+
+def test_in_order_without_times_keeps_the_order_of_each_user():
+    rows = Interactions(
+        name="bare",
+        user=np.array([1, 0, 1, 0], np.int32),
+        item=np.array([3, 2, 1, 0], np.int32),
+        rating=np.ones(4, np.float32),
+        timestamp=None,
+        user_ids=np.arange(2),
+        item_ids=np.arange(4),
+    )
+    assert rows.in_order().item.tolist() == [2, 0, 3, 1]
