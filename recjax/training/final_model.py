@@ -57,13 +57,13 @@ class FinalModel:
         if not hasattr(self.module, "precompute"):
             return self
 
-        def compute(variables: Variables) -> Mapping[str, Any]:
+        def compute(variables: Variables, context: Mapping[str, Any]) -> Mapping[str, Any]:
             if "int8" in variables:
                 init = functools.partial(self.config.build(self.schema).init, method="precompute")
                 variables = thaw(variables, jax.eval_shape(init, jax.random.key(0), context)["params"])
             return precomputed(self.module, variables, context)
 
-        return dataclasses.replace(self, variables={**self.variables, **jax.jit(compute)(self.variables)})
+        return dataclasses.replace(self, variables={**self.variables, **jax.jit(compute)(self.variables, context)})
 
     def _whole(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
         """Returns the variables that the module reads, and the batch with what all requests share."""
