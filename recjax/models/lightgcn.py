@@ -70,14 +70,13 @@ class LightGCN(nn.Module):
         return self.propagate(context)
 
     def propagate(
-        self, context: Mapping[str, Array], trust: Propagation | None = None, trust_share_U1: Array | None = None
+        self, context: Mapping[str, Array], trust: tuple[Propagation, Array] | None = None
     ) -> dict[str, Array]:
         """Returns what `precompute` does; with trust, a share of each user's new vector comes from other users.
 
         Args:
           context: the graph of who has what, `train_user` and `train_item` [E].
-          trust: from the users who are trusted (columns) to those who trust (rows).
-          trust_share_U1: of the new vector that is from trusted users, [U, 1].
+          trust: from the users who are trusted (columns) to those who trust (rows), and the share [U, 1].
         """
         user_E, item_E, sizes = context["train_user"], context["train_item"], (self.schema.n_users, self.schema.n_items)
         graph = propagation(user_E, item_E, symmetric_weights(user_E, item_E, *sizes), *sizes)
@@ -86,7 +85,8 @@ class LightGCN(nn.Module):
         for _ in range(self.config.layers):
             new_user_UD, item_VD = graph.to_rows(item_VD), graph.to_columns(user_UD)
             if trust is not None:
-                new_user_UD += trust_share_U1 * (trust.to_rows(user_UD) - new_user_UD)
+                graph_of_trust, share_U1 = trust
+                new_user_UD += share_U1 * (graph_of_trust.to_rows(user_UD) - new_user_UD)
             user_UD = new_user_UD
             user_sum_UD, item_sum_VD = user_sum_UD + user_UD, item_sum_VD + item_VD
         n_terms = self.config.layers + 1

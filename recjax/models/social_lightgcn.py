@@ -50,4 +50,4 @@ class SocialLightGCN(LightGCN):
         weight_S = symmetric_weights(truster_S, trustee_S, n_users, n_users)
         trust = propagation(truster_S, trustee_S, weight_S, n_users, n_users)
         trusts_U1 = jnp.zeros((n_users, 1)).at[truster_S].set(1.0)
-        return self.propagate(context, trust, self.config.trust_share * trusts_U1)
+        return self.propagate(context, (trust, self.config.trust_share * trusts_U1))
