@@ -22,7 +22,7 @@ MOST_SCORES = 2**24  # float32 scores held at once by `top_inner_products`: 64 M
 
 # On a CPU two stages win from here on (benchmarks/results/top-k): below, either is done in microseconds a row, or most
 # blocks are chosen and their maxima were in vain.
-_LEAST_CATALOGUE, _LEAST_BLOCKS_AN_ITEM = 2**14, 8
+_LEAST_CATALOGUE, _LEAST_BLOCKS_AN_ITEM = 2**15, 10
 
 
 def top_k(
