@@ -156,7 +156,7 @@ def table_lines(rows: Iterable[TopKRow]) -> list[tuple[str, ...]]:
 def _compiled(method: Any, k: int, recall_target: float, query_BD: jax.Array, item_VD: jax.Array) -> Answer:
     def answer(query_BD: jax.Array, item_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
         if method == "maximum":
-            return top_inner_products(query_BD, item_VD, 1, method="exact")
+            return top_inner_products(query_BD, item_VD, 1, method="two_stage")
         return top_inner_products(query_BD, item_VD, k, method=method, recall_target=recall_target)
 
     return jax.jit(answer).lower(query_BD, item_VD).compile()

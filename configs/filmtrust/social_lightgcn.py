@@ -4,7 +4,9 @@ Paper: Liao et al., SocialLGN: Light Graph Convolution Network for Social Recomm
 Command: recjax train configs/filmtrust/social_lightgcn.py
 Hardware and time: 2 cores of a server CPU, half a minute.
 Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
-Expected: no reference; compare configs/filmtrust/lightgcn.py, the same model without trust. DOES_TRUST_PAY
+Expected: no reference; compare configs/filmtrust/lightgcn.py, the same model without trust. On the
+validation part trust does not pay: mean NDCG@10 over three split seeds .4261 without, .4246 and .4245 with shares of
+.1 and .5. Two users in three trust nobody who rates.
 Measured: docs/quality.md
 """
 

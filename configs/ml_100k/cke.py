@@ -15,18 +15,18 @@ from recjax.models.cke import CKEConfig
 SEARCH: dict[str, tuple] = {
     "model.negatives": (1, 4),
     "model.knowledge_weight": (0.03, 0.1, 0.3, 1.0),
-    "model.l2": (3e-4, 1e-3, 3e-3),
+    "model.l2": (1e-3, 3e-3, 6e-3),
     "training.learning_rate": (1e-3, 3e-3),
 }
 
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=80, batch_size=2048, learning_rate=3e-3, validation_every=2, patience=4)
+    training = Training(epochs=60, batch_size=2048, learning_rate=3e-3, validation_every=2, patience=4)
     return Experiment(
         name="cke",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=CKEConfig(embedding_dim=64, negatives=4, l2=1e-3, knowledge_weight=0.1),
+        model=CKEConfig(embedding_dim=64, negatives=4, l2=3e-3, knowledge_weight=0.1),
         training=training,
         finetuning=training,
     )

@@ -7,7 +7,7 @@ Source: Zhang et al., Collaborative Knowledge Base Embedding for Recommender Sys
 Lin et al., Learning Entity and Relation Embeddings for Knowledge Graph Completion (AAAI 2015), for TransR.
 
 Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, P dim of a relation's space, T triples drawn,
-R relations, V catalogue.
+N tails of each, R relations, V catalogue.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,12 +78,12 @@ class CKE(nn.Module):
         """Returns the sum of the item's own vector and that of the entity it is."""
         return self.items.rows(ids) + self.entities.rows(ids)
 
-    def distance(self, head_T: Array, relation_T: Array, tail_T: Array) -> Float[Array, "T"]:
-        """Returns |h M_r + r - t M_r|^2, how far a triple is from being true."""
-        # (h - t) M_r, for the T relations that are asked for; gathering T projections is D times the work of a row.
-        difference_TD = self.entities.rows(head_T) - self.entities.rows(tail_T)
-        projected_TP = jnp.einsum("td,tdp->tp", difference_TD, self.projections[relation_T])
-        return jnp.sum((projected_TP + self.relations.rows(relation_T)) ** 2, 1)
+    def distances(self, head_T: Array, relation_T: Array, tail_TN: Array) -> Float[Array, "T N"]:
+        """Returns |h M_r + r - t M_r|^2, how far each head and relation are from each of N tails."""
+        difference_TND = self.entities.rows(head_T)[:, None] - self.entities.rows(tail_TN)
+        # T projections are gathered, so that a relation's is used for all its tails: it is D times the work of a row.
+        projected_TNP = jnp.einsum("tnd,tdp->tnp", difference_TND, self.projections[relation_T])
+        return jnp.sum((projected_TNP + self.relations.rows(relation_T)[:, None]) ** 2, 2)
 
     def knowledge_loss(self, graph: Mapping[str, Array], key: Array) -> Float[Array, ""]:
         """Returns the mean of -log sigmoid(distance of a corrupted triple - distance of a true one), plus L2.
@@ -95,10 +95,10 @@ class CKE(nn.Module):
         drawn_T = jax.random.randint(triple_key, (n,), 0, graph["head"].shape[0])
         corrupted_T = jax.random.randint(tail_key, (n,), 0, self.schema.n_entities)
         head_T, relation_T, tail_T = (graph[name][drawn_T] for name in ("head", "relation", "tail"))
-        gap_T = self.distance(head_T, relation_T, corrupted_T) - self.distance(head_T, relation_T, tail_T)
+        true_T, corrupted_distance_T = self.distances(head_T, relation_T, jnp.stack([tail_T, corrupted_T], 1)).T
         rows = (self.entities.rows(x) for x in (head_T, tail_T, corrupted_T))
         penalty_T = sum(jnp.sum(row_TD**2, 1) for row_TD in (*rows, self.relations.rows(relation_T)))
-        return jnp.mean(-jax.nn.log_sigmoid(gap_T) + self.config.l2 * penalty_T)
+        return jnp.mean(-jax.nn.log_sigmoid(corrupted_distance_T - true_T) + self.config.l2 * penalty_T)
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the BPR loss with its L2 penalty plus the weighted loss of the graph's triples.

@@ -65,11 +65,11 @@ def test_scores_agree_with_numpy(model: CKE, variables: Any, tables: dict[str, n
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_distance_is_that_of_projected_entities(model: CKE, variables: Any, tables: dict[str, np.ndarray]):
-    head, relation, tail = (jnp.array(x, jnp.int32) for x in ([0, 6, 8], [1, 0, 1], [5, 2, 8]))
-    expected = [distance(tables, *map(int, triple)) for triple in zip(head, relation, tail, strict=True)]
-    found = model.apply(variables, head, relation, tail, method="distance")
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+def test_distances_are_those_of_projected_entities(model: CKE, variables: Any, tables: dict[str, np.ndarray]):
+    head, relation, tails = [0, 6, 8], [1, 0, 1], [[5, 0], [2, 6], [8, 7]]
+    expected = [[distance(tables, h, r, t) for t in ts] for h, r, ts in zip(head, relation, tails, strict=True)]
+    found = model.apply(variables, *(jnp.array(x, jnp.int32) for x in (head, relation, tails)), method="distances")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_loss_agrees_with_numpy(model: CKE, variables: Any, tables: dict[str, np.ndarray], batch: dict[str, Any]):
