@@ -17,13 +17,13 @@ SEARCH: dict[str, tuple] = {
     "model.layers": (1, 2, 3),
     "model.negatives": (1, 4),
     "model.l2": (3e-4, 1e-3, 2e-3),
-    "training.learning_rate": (3e-3, 1e-2),
+    "training.learning_rate": (1e-2, 2e-2),
 }
 
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=80, batch_size=2048, learning_rate=1e-2, validation_every=4, patience=4)
+    training = Training(epochs=70, batch_size=8192, learning_rate=2e-2, validation_every=5, patience=4)
     return Experiment(
         name="lightgcn",
         dataset=under("random_8_1_1/full", source="ml-100k"),
