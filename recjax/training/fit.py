@@ -83,7 +83,8 @@ def fit(
     scorer = transform.intercept(module, Mode.EVALUATE)
     context = jax.device_put(dict(data.context))
     evaluate = make_evaluator(_score_with(scorer), data, "valid")
-    complete = jax.jit(lambda params: {"params": params} | precomputed(scorer, {"params": params}, context))
+    # The graph is an argument: XLA would fold a constant one into the program, for seconds.
+    complete = jax.jit(lambda params, context: {"params": params} | precomputed(scorer, {"params": params}, context))
     metric, worst = data.selection_metric, math.inf if is_better(data.selection_metric, 0.0, 1.0) else -math.inf
 
     state, best_params = init_state(params, optimizer), jax.tree.map(jnp.copy, params)
@@ -96,7 +97,7 @@ def fit(
     def finish_epoch(epoch: int, train_loss: float | None) -> None:
         nonlocal best_params
         validated = epoch % training.validation_every == 0 or epoch == training.epochs
-        values = dict(evaluate(complete(state.params)).metrics) if validated else {}
+        values = dict(evaluate(complete(state.params, context)).metrics) if validated else {}
         if validated and math.isnan(values[metric]):
             raise UserError(f"validation {metric} is NaN: the validation part needs positive and negative labels")
         so_far = next((r.validation[metric] for r in reversed(history) if r.is_best), worst)
