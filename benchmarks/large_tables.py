@@ -12,6 +12,7 @@ from recjax.command_line import OneLineParser, run_command
 PARTS = ("stand-in", "scaling")
 EXAMPLES = """examples:
   python -m benchmarks.large_tables                                  (about 10 minutes on 2 cores, 8 GB)
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.large_tables        (tables in huge pages, on Linux)
   python -m benchmarks.large_tables --part=scaling --rows=10000000   (one table of 100k and of 10M rows)
   python -m benchmarks.large_tables --part=stand-in --rounds=5       (26 tables of 100k rows, every optimizer)
 

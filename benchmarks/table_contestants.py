@@ -42,6 +42,7 @@ class Contestant:
       compile_s: lowering and compiling; 0 where nothing is compiled.
       state_bytes: parameters and optimizer state; None where it was not asked.
       temporary_bytes: the compiler's figure of what the program allocates beside its arguments and outputs.
+      huge_page_bytes: of the process while it was measured; None before, or where the system does not say.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Contestant:
     compile_s: float = 0.0
     state_bytes: int | None = None
     temporary_bytes: int | None = None
+    huge_page_bytes: int | None = None
 
 
 class LookupsOnly(nn.Module):
@@ -73,10 +75,10 @@ def schema_of(n_fields: int, rows: int, length: int) -> LabelledSchema:
     return LabelledSchema(N_DENSE, tuple(Field(f"c{i:02d}", rows, length) for i in range(n_fields)))
 
 
-def stand_in(schema: LabelledSchema) -> Any:
+def stand_in(schema: LabelledSchema, dim: int = 64) -> Any:
     """Returns the DLRM-DCNv2 that CPU side-by-sides use: dim 64, MLPs 512-256-64 and 1024-1024-512-256-1."""
     config = DLRMDCNv2Config(
-        embedding_dim=64, bottom_mlp=(512, 256), cross_ranks=(512, 512, 512), top_mlp=(1024, 1024, 512, 256)
+        embedding_dim=dim, bottom_mlp=(512, 256), cross_ranks=(512, 512, 512), top_mlp=(1024, 1024, 512, 256)
     )
     return config.build(schema)
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import gc
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ SPARSE = TABLE_OPTIMIZERS[1:]
 NAMES = {"dense": "dense Adam", PLAIN: "dense Adam, plain JAX", "torch": "torch SparseAdam"}
 SLOTS = {"sgd": 0.0, "rowwise_adagrad": 0.0, "lazy_adam": 2.0}  # of the table's size; a scalar a row counts as none
 N_STAND_IN_FIELDS, STAND_IN_BATCHES, BAG, SCALING_BATCHES = 26, 4, 26, 32
-HEADER = ("steps", "tables", "optimizer", "step, ms", "range", "compared with", "ratio", "range of rounds")
+HEADER = ("steps", "tables", "optimizer", "step, ms", "range", "over", "ratio", "range of rounds", "ratio of CPU time")
 N_LEFT = 3
 
 
@@ -79,11 +80,14 @@ class StepRow:
     optimizer: str
     distinct_rows: float | None = None  # that a batch touches in one table, mean over batches
     step_ms: list[list[float]] | None = None  # [rounds][steps], every sample
+    cpu_ms: list[list[float]] | None = None  # the process's CPU time of those steps, which other processes disturb less
     compared_with: str | None = None
     ratio: dict[str, Any] | None = None  # of the rounds' medians: this row's step over the other's
+    cpu_ratio: float | None = None  # of the medians of all samples' CPU time
     state_bytes: int | None = None
     temporary_bytes: int | None = None
     compile_s: float | None = None
+    huge_page_bytes: int | None = None  # of the process while it was measured; None where the system does not say
     reason: str | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -96,7 +100,7 @@ def run_large_tables(sizes: Sizes, parts: Sequence[str], device: jax.Device, fol
     """
     make_output_folder(folder)
     environment = {"device": describe_device([device])["kind"], "sizes": dataclasses.asdict(sizes)}
-    environment |= describe_software()
+    environment |= describe_software() | {"glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
     path, rows, code = folder / "results.jsonl", list[StepRow](), 0
     started = time.perf_counter()
     try:
@@ -154,7 +158,7 @@ def stand_in_rows(sizes: Sizes) -> Iterator[list[StepRow]]:
 
 
 def scaling_rows(sizes: Sizes) -> Iterator[list[StepRow]]:
-    """Yields the rows of one table, short and long, under each optimizer of rows, in a model and alone."""
+    """Yields the rows of one table, short and long, under each optimizer, in models large and small and alone."""
     rng = np.random.default_rng(1)
     ids = [rng.integers(0, sizes.small_rows, (sizes.batch_size, BAG)) for _ in range(SCALING_BATCHES)]
     distinct = float(np.mean([len(np.unique(batch)) for batch in ids]))
@@ -166,7 +170,8 @@ def scaling_rows(sizes: Sizes) -> Iterator[list[StepRow]]:
         while dim > 1 and _table_bytes(kind, sizes.large_rows, dim) > sizes.memory_bytes:
             dim //= 2
         builders: dict[str, Callable[[LabelledSchema], Any]] = {
-            "DLRM-DCNv2": DLRMDCNv2Config(embedding_dim=dim).build,
+            "stand-in's layers": functools.partial(stand_in, dim=dim),
+            "default layers": DLRMDCNv2Config(embedding_dim=dim).build,
             "lookups only": functools.partial(LookupsOnly, embedding_dim=dim),
         }
         for workload, build in builders.items():
@@ -205,7 +210,9 @@ def render(rows: Sequence[StepRow]) -> str:
     notes = [
         f"Batch {sizes['batch_size']}; {sizes['rounds']} rounds of {sizes['steps']} timed steps, in each of which the "
         "two contestants of a comparison take turns in a random order. step: median and range of all timed steps. "
-        "ratio: of the medians of a round, median and range over the rounds.",
+        "ratio: of the medians of a round, median and range over the rounds. ratio of CPU time: of the medians of the "
+        "process's own time, which tells more where other programs run.",
+        f"Huge pages: {_describe_huge_pages(rows)}.",
         "A batch of the long table touches exactly as many distinct rows as the batch of the short one that it was "
         "made from; every batch touches others, so its rows are in no cache.",
         *(f"{markdown.escape(row.optimizer)}: {markdown.escape(row.reason)}" for row in rows if row.reason),
@@ -217,25 +224,27 @@ def render(rows: Sequence[StepRow]) -> str:
 def _take_turns(
     title: str, makers: Sequence[Callable[[], Contestant]], sizes: Sizes
 ) -> list[tuple[Contestant, np.ndarray]]:
-    """Returns each contestant with its milliseconds [rounds, steps]."""
+    """Returns each contestant with its milliseconds [2, rounds, steps]: on the clock, and of CPU time."""
     order = random.Random(0)
     with stage(title, len(makers) + sizes.rounds) as advance:
         contestants = []
         for make in makers:
             contestants.append(make())
             advance(f"{contestants[-1].name} compiled")
-        samples = np.zeros((len(contestants), sizes.rounds, sizes.steps))
+        samples = np.zeros((len(contestants), 2, sizes.rounds, sizes.steps))
         with quiet_heap():
             for number in range(sizes.rounds):
                 for index in order.sample(range(len(contestants)), len(contestants)):
                     contestants[index].step()  # untimed: the caches hold what the one before left there
                     for step in range(sizes.steps):
-                        started = time.perf_counter()
+                        started = np.array([time.perf_counter(), time.process_time()])
                         contestants[index].step()
-                        samples[index, number, step] = 1e3 * (time.perf_counter() - started)
-                advance(" ".join(f"{value:.0f}" for value in np.median(samples[:, number], axis=1)) + " ms")
+                        taken_s = np.array([time.perf_counter(), time.process_time()]) - started
+                        samples[index, :, number, step] = 1e3 * taken_s
+                advance(" ".join(f"{value:.0f}" for value in np.median(samples[:, 0, number], axis=1)) + " ms")
+        huge_page_bytes = _huge_page_bytes()
     measured = [
-        (dataclasses.replace(contestant, step=lambda: None), of_one)  # lets its state go
+        (dataclasses.replace(contestant, step=lambda: None, huge_page_bytes=huge_page_bytes), of_one)  # state let go
         for contestant, of_one in zip(contestants, samples, strict=True)
     ]
     del contestants
@@ -247,12 +256,15 @@ def _row(
     contestant: Contestant, samples: np.ndarray, other: np.ndarray, optimizer: str, compared_with: str, **known: Any
 ) -> StepRow:
     own = samples is other
-    ratios = np.median(samples, axis=1) / np.median(other, axis=1)
+    ratios = np.median(samples[0], axis=1) / np.median(other[0], axis=1)
     return StepRow(
         optimizer=optimizer,
-        step_ms=samples.round(3).tolist(),
+        step_ms=samples[0].round(3).tolist(),
+        cpu_ms=samples[1].round(3).tolist(),
         compared_with=None if own else compared_with,
         ratio=None if own else ratio_summary(ratios),
+        cpu_ratio=None if own else float(np.median(samples[1]) / np.median(other[1])),
+        huge_page_bytes=contestant.huge_page_bytes,
         state_bytes=contestant.state_bytes,
         temporary_bytes=contestant.temporary_bytes,
         compile_s=contestant.compile_s,
@@ -264,11 +276,33 @@ def _table_bytes(kind: str, rows: int, dim: int) -> float:
     return 4.0 * rows * dim * (1 + SLOTS[kind]) + (4.0 * rows if kind == "rowwise_adagrad" else 0)
 
 
+def _huge_page_bytes() -> int | None:
+    """Returns how much of the process's memory lies in huge pages, None where the system does not say."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")), None)
+
+
+def _describe_huge_pages(rows: Sequence[StepRow]) -> str:
+    known = [row.huge_page_bytes for row in rows if row.huge_page_bytes is not None]
+    if not known:
+        return "unknown on this system"
+    tunables = rows[0].environment["glibc_tunables"]
+    return f"up to {max(known) / 1e9:.1f} GB of the process; GLIBC\\_TUNABLES {tunables or 'not set'}"
+
+
 def _line(row: StepRow) -> tuple[str, ...]:
     samples = np.array(row.step_ms)
     low_high = f"{samples.min():.1f} to {samples.max():.1f}"
-    compared: tuple[str, ...] = ("–", "–", "–")
+    compared: tuple[str, ...] = ("–",) * 4
     if row.ratio:
         low, high = row.ratio["range"]
-        compared = (row.compared_with or "", f"{row.ratio['median']:.2f}", f"{low:.2f} to {high:.2f}")
+        compared = (
+            row.compared_with or "",
+            f"{row.ratio['median']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{row.cpu_ratio:.2f}",
+        )
     return (row.workload, row.tables, row.optimizer, f"{np.median(samples):.1f}", low_high, *compared)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-Slots = dict[str, Array]  # of a table, by name: [V] or [V, D]; within an update their touched rows
+Slots = dict[str, Array]  # of a table, by name: [V] or [V, 2 D]; within an update their touched rows
 
 
 class RowUpdate(NamedTuple):
@@ -75,15 +75,17 @@ def lazy_adam(b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> RowU
     """
 
     def init(table_VD: Array) -> Slots:
-        return {"mean": jnp.zeros_like(table_VD), "square": jnp.zeros_like(table_VD)}
+        # One array, so that a row's two moments are one miss of cache and page tables instead of two.
+        return {"moments": jnp.zeros((table_VD.shape[0], 2 * table_VD.shape[1]), jnp.float32)}
 
     def update(grad_UD: Array, slots: Slots, step: Array, rate: Array) -> tuple[Array, Slots]:
-        mean_UD = b1 * slots["mean"] + (1 - b1) * grad_UD
-        square_UD = b2 * slots["square"] + (1 - b2) * jnp.square(grad_UD)
+        old_mean_UD, old_square_UD = jnp.split(slots["moments"], 2, axis=1)
+        mean_UD = b1 * old_mean_UD + (1 - b1) * grad_UD
+        square_UD = b2 * old_square_UD + (1 - b2) * jnp.square(grad_UD)
         count = (step + 1).astype(jnp.float32)
         unbiased_UD = mean_UD / (1 - b1**count)
         scale_UD = jnp.sqrt(square_UD / (1 - b2**count)) + epsilon
-        return -rate * unbiased_UD / scale_UD, {"mean": mean_UD, "square": square_UD}
+        return -rate * unbiased_UD / scale_UD, {"moments": jnp.concatenate([mean_UD, square_UD], axis=1)}
 
     return RowUpdate(init, update)
 

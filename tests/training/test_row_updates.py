@@ -26,11 +26,11 @@ def numpy_step(name: str, table: np.ndarray, slots: dict[str, np.ndarray], grad:
             slots["sum_of_squares"][row] += np.mean(g**2)
             table[row] -= RATE * g / (np.sqrt(slots["sum_of_squares"][row]) + 1e-8)
         else:
-            slots["mean"][row] = 0.9 * slots["mean"][row] + 0.1 * g
-            slots["square"][row] = 0.999 * slots["square"][row] + 0.001 * g**2
+            mean, square = slots["moments"][row, :D], slots["moments"][row, D:]  # views
+            mean[:] = 0.9 * mean + 0.1 * g
+            square[:] = 0.999 * square + 0.001 * g**2
             b1, b2, count = np.float32(0.9), np.float32(0.999), np.float32(step + 1)  # 1 - b2 loses digits, as in optax
-            unbiased = slots["mean"][row] / (1 - b1**count)
-            table[row] -= RATE * unbiased / (np.sqrt(slots["square"][row] / (1 - b2**count)) + 1e-8)
+            table[row] -= RATE * (mean / (1 - b1**count)) / (np.sqrt(square / (1 - b2**count)) + 1e-8)
 
 
 def summed(ids: np.ndarray, grads: np.ndarray) -> dict[int, np.ndarray]:
