@@ -20,6 +20,8 @@ from recjax.errors import UserError, unknown_name
 
 T = TypeVar("T")
 
+TABLE_OPTIMIZERS = ("dense", "sgd", "rowwise_adagrad", "lazy_adam")
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
@@ -83,6 +85,10 @@ class Training:
     decay: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 0.0  # AdamW, decoupled
     max_grad_norm: float = 0.0  # clip by global norm; 0 is off
+    # Of embedding tables. All but "dense" (as every other parameter) update only the rows that a batch looks up, and
+    # apply no weight decay to tables (recjax.training.row_updates).
+    table_optimizer: Literal["dense", "sgd", "rowwise_adagrad", "lazy_adam"] = "dense"
+    table_learning_rate: float = 0.0  # peak of that table optimizer; 0 takes learning_rate
     validation_every: int = 1  # epochs
     patience: int = 0  # validations without gain before stopping; 0 never stops early
     seed: int = 0  # of initialisation, shuffling and dropout
@@ -96,6 +102,9 @@ class Training:
         check(self.validation_every >= 1, "Training.validation_every", self.validation_every, ">= 1")
         check(self.patience >= 0, "Training.patience", self.patience, ">= 0")
         check(self.max_grad_norm >= 0, "Training.max_grad_norm", self.max_grad_norm, ">= 0")
+        named = self.table_optimizer in TABLE_OPTIMIZERS
+        check(named, "Training.table_optimizer", self.table_optimizer, ", ".join(map(repr, TABLE_OPTIMIZERS)))
+        check(self.table_learning_rate >= 0, "Training.table_learning_rate", self.table_learning_rate, ">= 0")
 
 
 @config

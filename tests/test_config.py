@@ -69,6 +69,11 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Training(learning_rate=0.0), "Training.learning_rate is 0.0; allowed: > 0"),
         (lambda: Training(patience=-1), "Training.patience is -1; allowed: >= 0"),
         (lambda: Training(max_grad_norm=-1.0), "Training.max_grad_norm is -1.0; allowed: >= 0"),
+        (lambda: Training(table_learning_rate=-0.1), "Training.table_learning_rate is -0.1; allowed: >= 0"),
+        (
+            lambda: Training(table_optimizer="adam"),
+            "Training.table_optimizer is 'adam'; allowed: 'dense', 'sgd', 'rowwise_adagrad', 'lazy_adam'",
+        ),
         (lambda: Serving(buckets=()), "Serving.buckets is (); allowed: ascending positive sizes"),
         (lambda: Serving(buckets=(8, 4)), "Serving.buckets is (8, 4); allowed: ascending positive sizes"),
         (lambda: Serving(buckets=(4, 4)), "Serving.buckets is (4, 4); allowed: ascending positive sizes"),

@@ -15,7 +15,8 @@ from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.models.contract import Batch, precomputed
 from recjax.training.checkpoint import Checkpoints
-from recjax.training.optimizer import make_optimizer
+from recjax.training.optimizer import make_optimizer, make_table_optimizer
+from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
 from recjax.training.step import init_state, make_train_step
 from recjax.transforms.protocol import Mode, Params, Transform
 
@@ -79,7 +80,13 @@ def fit(
     settled = transform.settled_step(total_steps)
     module = model_config.build(data.schema)
     optimizer = make_optimizer(training, transform, model_config, total_steps)
-    train_step = make_train_step(transform.intercept(module, Mode.TRAIN), optimizer, training.seed)
+    tables = make_table_optimizer(training, total_steps)
+    trained = transform.intercept(module, Mode.TRAIN)
+    if tables is None:
+        state, train_step = init_state(params, optimizer), make_train_step(trained, optimizer, training.seed)
+    else:
+        state = init_sparse_state(params, optimizer, tables)
+        train_step = make_sparse_train_step(trained, optimizer, tables, training.seed)
     scorer = transform.intercept(module, Mode.EVALUATE)
     context = jax.device_put(dict(data.context))
     evaluate = make_evaluator(_score_with(scorer), data, "valid")
@@ -87,7 +94,7 @@ def fit(
     complete = jax.jit(lambda params, context: {"params": params} | precomputed(scorer, {"params": params}, context))
     metric, worst = data.selection_metric, math.inf if is_better(data.selection_metric, 0.0, 1.0) else -math.inf
 
-    state, best_params = init_state(params, optimizer), jax.tree.map(jnp.copy, params)
+    best_params = jax.tree.map(jnp.copy, params)
     history: list[EpochRecord] = []
     if checkpoints and (saved := checkpoints.restore({"state": state, "best": best_params})):
         tree, records = saved

@@ -6,7 +6,7 @@ import pytest
 
 from recjax.config import Training
 from recjax.models.logistic_regression import LogisticRegressionConfig
-from recjax.training.optimizer import make_optimizer
+from recjax.training.optimizer import make_optimizer, make_table_optimizer
 from recjax.transforms.protocol import Transform, chain
 
 
@@ -58,3 +58,29 @@ def test_the_transform_has_the_last_word():
             return optax.set_to_zero()
 
     assert not step_sizes(Training(weight_decay=0.1), 3, Halt()).any()
+
+
+def test_tables_share_the_schedule_at_their_own_peak():
+    options = {"warmup_steps": 2, "decay": "cosine", "learning_rate": 0.5}
+    assert make_table_optimizer(Training(**options), 6) is None
+    tables = make_table_optimizer(Training(**options, table_optimizer="sgd", table_learning_rate=3.0), 6)
+    assert tables is not None
+    expected = [0, 1 / 2, 1] + [(1 + np.cos(np.pi * i / 4)) / 2 for i in (1, 2, 3)]
+    rates = [float(tables.learning_rate(jnp.int32(step))) for step in range(6)]
+    np.testing.assert_allclose(rates, 3 * np.array(expected), rtol=1e-5, atol=1e-7)
+    inherited = make_table_optimizer(Training(**options, table_optimizer="sgd"), 6)
+    assert inherited is not None
+    assert float(inherited.learning_rate(jnp.int32(2))) == 0.5
+
+
+def test_where_tables_have_their_own_optimizer_it_does_the_clipping():
+    training = Training(max_grad_norm=1.0, table_optimizer="sgd")
+    optimizer, tables = (
+        make_optimizer(training, chain(), LogisticRegressionConfig(), 5),
+        make_table_optimizer(training, 5),
+    )
+    params = {"w": jnp.zeros(1)}
+    _, state = optimizer.update({"w": jnp.array([5.0])}, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.tree_utils.tree_get(state, "mu")["w"], [0.1 * 5.0], rtol=1e-5)
+    assert tables is not None
+    assert tables.max_grad_norm == 1.0

@@ -1,0 +1,104 @@
+"""Embedding rows as inputs of a loss: which ids it looks up, and its value when it is given their rows.
+
+A loss that is given its rows has no table in it, so nothing of a table's size can appear in its gradient.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.extend
+import jax.numpy as jnp
+from flax.core.tracers import current_trace
+
+from recjax.errors import UserError
+from recjax.nn.embedding import Embedding
+from recjax.transforms.paths import flatten
+from recjax.transforms.protocol import Params
+
+Tables = Mapping[str, jax.Array]  # [V, D] by the parameter's path, as in "table_user/table"
+Lookups = dict[str, list[jax.Array]]  # by table, in the order of the calls: ids [...] or rows [..., D]
+
+REMEDY = "set training.table_optimizer=dense"
+
+
+def split_tables(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Returns the tables (parameters that an `Embedding` made) and all other parameters, both by path."""
+    flat = flatten(params)
+    tables = {path: flat.pop(path) for path in list(flat) if f"/{path}".endswith("/table")}
+    return tables, flat
+
+
+def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str) -> Lookups:
+    """Returns the ids of every `Embedding.rows` that the loss calls, bags included; call it under jit.
+
+    The loss is traced once, on shapes. What it computes beside ids is dead code, which XLA removes.
+
+    Raises:
+      UserError: the loss also uses a table in another way (as in a softmax over all of its rows), so that its
+        gradient is dense; or it looks rows up inside a scan, map, jit or checkpoint of its own.
+    """
+    paths: list[str] = []
+
+    def ids_of(tables: Tables) -> list[jax.Array]:
+        paths.clear()
+        found = []
+        trace = current_trace()
+
+        def note(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
+            if current_trace() != trace:  # these ids will be gone when the loss has been traced
+                raise UserError(
+                    f"{model} looks up rows of {path} inside a scan, map, jit or checkpoint, where row updates "
+                    f"cannot follow; {REMEDY}"
+                )
+            paths.append(path)
+            found.append(ids)
+            return jnp.zeros((*ids.shape, module.embedding_dim), module.dtype)
+
+        with _rows_answered_by(note):
+            loss(tables)
+        return found
+
+    traced = jax.make_jaxpr(ids_of)(tables)
+    used = {id(variable) for equation in traced.jaxpr.eqns for variable in equation.invars}
+    dense = [path for path, variable in zip(sorted(tables), traced.jaxpr.invars, strict=True) if id(variable) in used]
+    if dense:
+        raise UserError(
+            f"{model} uses the whole of {', '.join(dense)} in its loss, so the gradient is dense and row updates "
+            f"would be wrong; {REMEDY}"
+        )
+    values = jax.extend.core.jaxpr_as_fun(traced)(*jax.tree.leaves(tables))
+    lookups: Lookups = {}
+    for path, ids in zip(paths, values, strict=True):
+        lookups.setdefault(path, []).append(ids)
+    return lookups
+
+
+@contextlib.contextmanager
+def given_rows(rows: Mapping[str, Sequence[jax.Array]]) -> Iterator[None]:
+    """Within the block every `Embedding.rows` gives the next of its table's `rows` in the module's type."""
+    remaining = {path: iter(of_table) for path, of_table in rows.items()}
+
+    def give(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
+        del ids
+        return next(remaining[path]).astype(module.dtype)
+
+    with _rows_answered_by(give):
+        yield
+
+
+@contextlib.contextmanager
+def _rows_answered_by(answer: Callable[[str, Embedding, jax.Array], jax.Array]) -> Iterator[None]:
+    """Within the block `answer(path of the table, module, ids)` stands for every `Embedding.rows`."""
+
+    def intercept(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if not isinstance(module, Embedding) or context.method_name != "rows":
+            return call(*args, **kwargs)
+        ids = args[0] if args else kwargs["ids"]
+        return answer("/".join((*module.path, "table")), module, ids)
+
+    with nn.intercept_methods(intercept):
+        yield
