@@ -4,7 +4,7 @@ Shapes: B batch, V catalogue, K items returned.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float
@@ -37,11 +37,36 @@ class HiddenUnits:
         return f"{self.field}[{self.index}]"
 
 
+def mlp_hidden_units(widths: Sequence[int], field: str, module: str, following: str) -> tuple[HiddenUnits, ...]:
+    """Returns the hidden layers of an MLP, for `prune` and `shrink`.
+
+    Args:
+      widths: of the hidden layers.
+      field: Config field that holds them.
+      module: path of the MLP in the parameters.
+      following: path of the dense layer that reads the last of them, and nothing beside them.
+    """
+    consumers = [f"{module}/dense_{index + 1}" for index in range(len(widths) - 1)] + [following]
+    return tuple(
+        HiddenUnits(
+            field=field,
+            index=index,
+            slices=(
+                (f"{module}/dense_{index}/kernel", 1),
+                (f"{module}/dense_{index}/bias", 0),
+                (f"{consumer}/kernel", 0),
+            ),
+        )
+        for index, consumer in enumerate(consumers)
+    )
+
+
 class Model(Protocol):
     """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter.
 
-    In training, `batch["context"]` holds the data's graphs and item counts. Outside it, `batch["precomputed"]` holds
-    what `precompute` returned, if the model has that method.
+    In training, `batch["context"]` holds the data's graphs and item counts, and `batch["step"]` [] int32 the number of
+    steps taken so far where `train` is true. Outside it, `batch["precomputed"]` holds what `precompute` returned, if
+    the model has that method.
     """
 
     config: ModelConfig
