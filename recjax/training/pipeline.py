@@ -79,7 +79,7 @@ def finalize(
 
     Args:
       experiment: what `params` were trained under.
-      data: for fine-tuning after a shrink, and one batch for its shapes.
+      data: for fine-tuning after a shrink, and one validation batch, which has what the model scores by.
       params: from `train`, or trained float parameters if no transform trains.
       on_epoch: called after every epoch of such a fine-tuning.
     """
@@ -92,7 +92,7 @@ def finalize(
 
     context = Finalization(
         build=lambda model_config: model_config.build(data.schema),
-        batch=_one_batch(data, min(data.n_train, 32)),
+        batch=next(iter(data.eval_batches("valid", 32))),
         retrain=retrain,
     )
     config, variables, report = transform.finalize(transform.rewrite(experiment.model), {"params": params}, context)
