@@ -40,7 +40,7 @@ class CFGANConfig(ModelConfig):
     discriminator_dims: tuple[int, ...] = (125,)  # hidden widths
     activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid"  # of the hidden layers of both
     zero_reconstruction: float = 0.05  # weight of the squared values of unpurchased items; >= 0
-    partial_masking: float = 0.3  # [0, 1]; share of unpurchased items that the discriminator sees as generated
+    partial_masking: float = 0.1  # [0, 1]; share of unpurchased items that the discriminator sees as generated
     dropout_rate: float = 0.0  # [0, 1); of the generator's input
     l2: float = 0.0  # of all kernels, times their squared norm; >= 0
 
