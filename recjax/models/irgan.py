@@ -3,9 +3,9 @@
 Source: Wang et al., IRGAN: A Minimax Game for Unifying Generative and Discriminative Information Retrieval Models
 (SIGIR 2017), its item recommendation: both players are matrix factorisations, and the generator learns by policy
 gradient. Departures: the generator is pretrained within the run, by the softmax likelihood of each user's items, for
-`pretraining_steps` (the paper loads one that was pretrained before), while the discriminator learns from its
-samples; after that both take every step at once. The discriminator's loss takes all of a user's items in the place
-of a sample of them.
+`pretraining_steps` (the paper loads one that was pretrained before), and the likelihood stays beside the rewards: on
+rewards alone, at Adam's step, it forgets what it knew. The discriminator learns from its draws all along, and from all
+of a user's items in the place of a sample of them.
 
 Shapes: B batch, L history length, K items drawn (or returned in `serve`), D embedding dim, V catalogue.
 """
@@ -57,8 +57,8 @@ class IRGANConfig(ModelConfig):
         return IRGAN(config=self, schema=schema)
 
     def samples(self) -> Samples:
-        """Returns users with all their items."""
-        return Samples(unit="users")
+        """Returns users with all their items; a score comes from the user's vector alone."""
+        return Samples(unit="users", known_users_only=True)
 
 
 def draw_items(key: Key[Array, ""], probability_BV: Float[Array, "B V"], n: int) -> Int[Array, "B K"]:

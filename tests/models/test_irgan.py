@@ -18,7 +18,9 @@ from model_checks import (
 )
 from random_variables import random_variables
 
-from recjax.data.top_n import TopNSchema
+from recjax.config import Dataset
+from recjax.data.sources import load_interactions
+from recjax.data.top_n import TopNSchema, top_n_data
 from recjax.errors import UserError
 from recjax.models.irgan import IRGAN, IRGANConfig, draw_items
 
@@ -147,6 +149,16 @@ def test_serve_returns_the_best_unseen_items_in_order(model: IRGAN, variables: A
 
 def test_one_program_a_shape(model: IRGAN, variables: Any, batch: Any):
     check_one_program_a_shape(model, variables, batch)
+
+
+def test_unknown_users_are_refused(ratings_file: Path):
+    dataset = Dataset(source=str(ratings_file), min_interactions=1, split="strong_generalisation")
+    with pytest.raises(UserError) as caught:
+        top_n_data(load_interactions(dataset), dataset, CONFIG.samples())
+    assert str(caught.value) == (
+        "a model of user embeddings knows no user outside its training part, which Dataset.split="
+        "'strong_generalisation' asks for; use a model that reads histories, or split='random_by_user'"
+    )
 
 
 def test_it_learns(ratings_file: Path):
