@@ -1,6 +1,7 @@
 """MultVAE: a variational autoencoder of a user's items with a multinomial likelihood.
 
-Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018).
+Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018). Departure: KL annealing is a line to
+a cap given in advance, where the paper finds the cap on validation within a run.
 
 Shapes: B batch, L history length, D code width, V catalogue, K items returned.
 """
@@ -28,9 +29,9 @@ class MultVAEConfig(ModelConfig):
 
     task: ClassVar[str] = "top_n"
 
-    encoder_dims: tuple[int, ...] = (600,)  # widths between the catalogue and the code, tanh
+    encoder_dims: tuple[int, ...] = (600,)  # widths between the catalogue and the code, tanh; () for none
     latent_dim: int = 200  # D; of the code
-    decoder_dims: tuple[int, ...] = (600,)  # widths between the code and the catalogue, tanh
+    decoder_dims: tuple[int, ...] = (600,)  # widths between the code and the catalogue, tanh; () for none
     dropout_rate: float = 0.5  # [0, 1); of the input
     kl_cap: float = 0.2  # weight of the KL divergence once annealing is over; >= 0
     annealing_steps: int = 400  # over which that weight rises from 0; 0 starts at the cap
@@ -38,7 +39,7 @@ class MultVAEConfig(ModelConfig):
     def __post_init__(self) -> None:
         for name in ("encoder_dims", "decoder_dims"):
             widths = getattr(self, name)
-            check(min(widths, default=0) >= 1, f"MultVAEConfig.{name}", widths, "one or more widths >= 1")
+            check(min(widths, default=1) >= 1, f"MultVAEConfig.{name}", widths, "widths >= 1, or none")
         check(self.latent_dim >= 1, "MultVAEConfig.latent_dim", self.latent_dim, ">= 1")
         check(0 <= self.dropout_rate < 1, "MultVAEConfig.dropout_rate", self.dropout_rate, "[0, 1)")
         check(self.kl_cap >= 0, "MultVAEConfig.kl_cap", self.kl_cap, ">= 0")
@@ -54,10 +55,14 @@ class MultVAEConfig(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers on both sides of the code."""
-        return (
-            *mlp_hidden_units(self.encoder_dims, "encoder_dims", "encoder", f"encoder/dense_{len(self.encoder_dims)}"),
-            *mlp_hidden_units(self.decoder_dims, "decoder_dims", "decoder", f"decoder/dense_{len(self.decoder_dims)}"),
-        )
+        layers: list[HiddenUnits] = []
+        for field, module, widths in (
+            ("encoder_dims", "encoder", self.encoder_dims),
+            ("decoder_dims", "decoder", self.decoder_dims),
+        ):
+            if widths:
+                layers += mlp_hidden_units(widths, field, module, f"{module}/dense_{len(widths)}")
+        return tuple(layers)
 
 
 class MultVAE(nn.Module):

@@ -109,6 +109,17 @@ def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
     check_hidden_units(CONFIG, variables)
 
 
+def test_without_hidden_layers_two_matrices_are_left(batch: Any):
+    config = MultVAEConfig(encoder_dims=(), latent_dim=3, decoder_dims=())
+    model = config.build(SCHEMA)
+    variables = random_variables(model, batch)
+    params, rows = variables["params"], multi_hot(HISTORY, V)
+    x = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    expected = dense(params["decoder"]["dense_0"], dense(params["encoder"]["dense_0"], x)[:, :3])
+    np.testing.assert_allclose(compiled(model)(variables, batch), expected, rtol=1e-5, atol=1e-5)
+    assert config.hidden_units() == ()
+
+
 def test_one_program_a_shape(model: MultVAE, variables: Any, batch: Any):
     check_one_program_a_shape(model, variables, batch)
 
@@ -132,8 +143,8 @@ def test_it_ranks_for_users_it_has_never_seen(ratings_file: Path):
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"encoder_dims": ()}, "MultVAEConfig.encoder_dims is (); allowed: one or more widths >= 1"),
-        ({"decoder_dims": (0,)}, "MultVAEConfig.decoder_dims is (0,); allowed: one or more widths >= 1"),
+        ({"encoder_dims": (8, -1)}, "MultVAEConfig.encoder_dims is (8, -1); allowed: widths >= 1, or none"),
+        ({"decoder_dims": (0,)}, "MultVAEConfig.decoder_dims is (0,); allowed: widths >= 1, or none"),
         ({"latent_dim": 0}, "MultVAEConfig.latent_dim is 0; allowed: >= 1"),
         ({"dropout_rate": 1.0}, "MultVAEConfig.dropout_rate is 1.0; allowed: [0, 1)"),
         ({"kl_cap": -0.1}, "MultVAEConfig.kl_cap is -0.1; allowed: >= 0"),
