@@ -1,7 +1,7 @@
 """MultVAE: a variational autoencoder of a user's items with a multinomial likelihood.
 
-Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018). Departure: KL annealing is a line to
-a cap given in advance, where the paper finds the cap on validation within a run.
+Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018). Departure: the KL divergence is
+annealed in a line to a cap given in advance, where the paper finds the cap on validation within a run.
 
 Shapes: B batch, L history length, D code width, V catalogue, K items returned.
 """
