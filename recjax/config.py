@@ -131,6 +131,7 @@ class Samples:
     negatives: int = 0  # unseen items drawn for each interaction
     history: bool = False  # whether batches and requests carry the user's earlier items
     times: bool = False  # whether next-item batches carry the time of each item
+    known_users_only: bool = False  # whether a user outside the training part means nothing to a model of whole rows
     context: tuple[Literal["interactions", "trust", "knowledge"], ...] = ()  # graphs that every batch carries whole
 
     def __post_init__(self) -> None:

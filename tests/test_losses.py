@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recjax.losses import chunked_softmax_cross_entropy, exposure_gap, masked_mean, sigmoid_cross_entropy
+from recjax.losses import (
+    chunked_softmax_cross_entropy,
+    exposure_gap,
+    masked_mean,
+    multinomial_cross_entropy,
+    sigmoid_cross_entropy,
+)
 
 N, D, V = 10, 4, 7
 
@@ -28,6 +34,14 @@ def test_sigmoid_cross_entropy_by_hand():
 def test_sigmoid_cross_entropy_cannot_overflow():
     logits, labels = jnp.array([1e4, -1e4, 1e4, -1e4]), jnp.array([0.0, 1.0, 1.0, 0.0])
     assert sigmoid_cross_entropy(logits, labels, jnp.ones(4, bool)) == (1e4 + 1e4 + 0 + 0) / 4
+
+
+def test_multinomial_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[1.0, 2.0, 5.0], [4.0, 4.0, 8.0], [1.0, 1.0, 1.0]]))  # p = 1/8 2/8 5/8, 1/4 1/4 1/2
+    counts = jnp.array([[1.0, 0.0, 2.0], [0.0, 0.0, 1.0], [9.0, 9.0, 9.0]])
+    expected = (-np.log(1 / 8) - 2 * np.log(5 / 8) - np.log(1 / 2)) / 2
+    where = jnp.array([True, True, False])
+    assert multinomial_cross_entropy(logits, counts, where) == pytest.approx(expected, rel=1e-6)
 
 
 def test_sigmoid_cross_entropy_agrees_with_scikit_learn():

@@ -152,7 +152,8 @@ def top_n_data(interactions: Interactions, dataset: Dataset, samples: Samples) -
     """
     _, first = np.unique(_keys(interactions.user, interactions.item, interactions.n_items), return_index=True)
     parts = split(interactions.select(np.sort(first)), dataset)
-    if parts.folded_in is not None and not (samples.history or samples.unit == "users"):
+    reads_rows = (samples.history or samples.unit == "users") and not samples.known_users_only
+    if parts.folded_in is not None and not reads_rows:
         raise UserError(
             "a model of user embeddings knows no user outside its training part, which Dataset.split="
             "'strong_generalisation' asks for; use a model that reads histories, or split='random_by_user'"

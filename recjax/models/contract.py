@@ -64,8 +64,9 @@ def mlp_hidden_units(widths: Sequence[int], field: str, module: str, following: 
 class Model(Protocol):
     """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter.
 
-    In training, `batch["context"]` holds the data's graphs and item counts. Outside it, `batch["precomputed"]` holds
-    what `precompute` returned, if the model has that method.
+    In training, `batch["context"]` holds the data's graphs and item counts, and `batch["step"]` [] int32 the number of
+    steps taken so far where `train` is true. Outside it, `batch["precomputed"]` holds what `precompute` returned, if
+    the model has that method.
     """
 
     config: ModelConfig

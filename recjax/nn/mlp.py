@@ -13,11 +13,12 @@ from jaxtyping import Array, Float
 
 
 class MLP(nn.Module):
-    """Dense layers of the given widths, each followed by ReLU and dropout, the last too unless `linear_end`."""
+    """Dense layers of the given widths, each followed by `activation` and dropout, the last too unless `linear_end`."""
 
     widths: Sequence[int]
     dropout_rate: float = 0.0
     linear_end: bool = False
+    activation: Callable[[Array], Array] = jax.nn.relu
     dtype: Any = jnp.float32
     dot_general_cls: Callable | None = None
 
@@ -28,6 +29,6 @@ class MLP(nn.Module):
             x = nn.Dense(width, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name=f"dense_{index}")(x)
             if self.linear_end and index == len(self.widths) - 1:
                 return x
-            x = jax.nn.relu(x)
+            x = self.activation(x)
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return x

@@ -52,7 +52,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
 
         def loss_of(params: Params) -> jax.Array:
-            return module.apply({"params": params}, batch, train=True, method="loss", rngs={"dropout": key})
+            known = {**batch, "step": state.step}
+            return module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -47,3 +47,9 @@ def test_computes_in_the_given_type_with_float32_parameters():
     params = mlp.init(jax.random.key(0), jnp.ones((2, 4)))
     assert params["params"]["dense_0"]["kernel"].dtype == jnp.float32
     assert mlp.apply(params, jnp.ones((2, 4))).dtype == jnp.bfloat16
+
+
+def test_another_activation_stands_in_the_place_of_relu():
+    mlp, x = MLP(widths=(2,), activation=jnp.tanh), jnp.array([[-1.0]])
+    params = {"params": {"dense_0": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.0, 1.0])}}}
+    np.testing.assert_allclose(mlp.apply(params, x), [[np.tanh(-1), np.tanh(3)]], rtol=1e-6)

@@ -1,10 +1,12 @@
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recjax.config import Experiment
+from recjax.config import Experiment, ModelConfig
 from recjax.data.labelled import LabelledData
 from recjax.training.optimizer import make_optimizer
 from recjax.training.step import init_params, init_state, make_train_step
@@ -66,3 +68,29 @@ def test_dropout_keys_come_from_the_step(made: Any, labelled: LabelledData, dlrm
 
     assert loss_at(3) == loss_at(3)
     assert loss_at(3) != loss_at(4)
+
+
+class StepReader(nn.Module):
+    """A model whose loss is the step that its batch says, so that the loss tells what it was given."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def loss(self, batch: Any, *, train: bool) -> jax.Array:
+        assert ("step" in batch) is train
+        value = self.param("value", nn.initializers.zeros, ())
+        return 0 * value + (batch["step"].astype(jnp.float32) if train else 0.0)
+
+
+def test_a_training_batch_knows_the_steps_taken(logistic_experiment: Experiment):
+    module, batch = StepReader(logistic_experiment.model), {"weight": np.ones(1, np.float32)}
+    optimizer = make_optimizer(logistic_experiment.training, chain(), logistic_experiment.model, 10)
+    step = make_train_step(module, optimizer, 0)
+    state = init_state(init_params(module, batch, 0), optimizer)
+    losses = []
+    for _ in range(3):
+        state, loss = step(state, batch)
+        losses.append(float(loss))
+    assert losses == [0, 1, 2]
+    assert step._cache_size() == 1
+    assert set(batch) == {"weight"}

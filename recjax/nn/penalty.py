@@ -1,0 +1,14 @@
+"""Penalties on parameters, for losses that name one of their own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def squared_kernels(params: Any) -> Float[Array, ""]:
+    """Returns the sum of the squares of every `kernel` in the tree; biases and tables are left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) == "kernel"]
+    return jnp.sum(jnp.stack([jnp.sum(kernel**2) for kernel in kernels]))

@@ -1,0 +1,113 @@
+"""What every top-n model of whole users promises, asserted in one way: one function a promise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.config import Dataset, Experiment, ModelConfig, Training
+from recjax.training.fit import FitResult
+from recjax.training.optimizer import make_optimizer
+from recjax.training.pipeline import load_data, train
+from recjax.training.step import init_state, make_train_step
+from recjax.transforms.protocol import chain
+
+Batch = Mapping[str, np.ndarray]
+
+
+def compiled(model: Any, method: str = "__call__", **fixed: Any) -> Any:
+    """Returns the method as a compiled function of (variables, batch)."""
+    return jax.jit(lambda variables, batch: model.apply(variables, batch, method=method, **fixed))
+
+
+def multi_hot(history: np.ndarray, n_items: int) -> np.ndarray:
+    """Returns padded histories as dense rows of ones and zeros."""
+    rows = np.zeros((len(history), n_items), np.float32)
+    for row, items in zip(rows, history, strict=True):
+        row[items[items >= 0]] = 1
+    return rows
+
+
+def check_padding_ids(model: Any, variables: Any, batch: Batch) -> None:
+    """Asserts that a longer history column, its tail all padding, changes neither scores nor loss."""
+    wider = {**batch, "history": np.pad(batch["history"], ((0, 0), (0, 3)), constant_values=-1)}
+    for function in (compiled(model), compiled(model, "loss", train=False)):
+        np.testing.assert_array_equal(function(variables, wider), function(variables, batch))
+
+
+def check_padding_rows(model: Any, variables: Any, batch: Batch) -> None:
+    """Asserts that rows of zeros with weight 0, as batches have them, change neither the loss nor its gradients."""
+    padded = {name: np.pad(column, [(0, 2)] + [(0, 0)] * (column.ndim - 1)) for name, column in batch.items()}
+    gradient = jax.jit(jax.value_and_grad(lambda v, b: model.apply(v, b, train=False, method="loss")))
+    loss, gradients = gradient(variables, batch)
+    padded_loss, padded_gradients = gradient(variables, padded)
+    assert padded_loss == pytest.approx(float(loss), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(padded_gradients), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def check_serve(model: Any, variables: Any, batch: Batch, top_k: int) -> None:
+    """Asserts that `serve` returns the best items that are not in the history, in order."""
+    scores = np.asarray(compiled(model)(variables, batch))
+    answer = compiled(model, "serve", top_k=top_k)(variables, batch)
+    assert answer["items"].dtype == jnp.int32
+    for row, history in enumerate(batch["history"]):
+        unseen = [item for item in np.argsort(-scores[row], kind="stable").tolist() if item not in set(history)]
+        assert answer["items"][row].tolist() == unseen[:top_k]
+        np.testing.assert_allclose(answer["scores"][row], scores[row, unseen[:top_k]], rtol=1e-5)
+
+
+def check_one_program_a_shape(model: Any, variables: Any, batch: Batch) -> None:
+    """Asserts that training steps and scores of one shape compile once, whatever the values and the step."""
+    optimizer = make_optimizer(Training(), chain(), model.config, 10)
+    step, score = make_train_step(model, optimizer, 0), compiled(model)
+    state = init_state(variables["params"], optimizer)
+    for shift in range(3):
+        other = {**batch, "history": np.roll(batch["history"], shift, axis=0)}
+        state, loss = step(state, other)
+        assert np.isfinite(loss)
+        score({"params": state.params}, other)
+    assert step._cache_size() == score._cache_size() == 1
+
+
+def check_random_loss(model: Any, variables: Any, batch: Batch) -> None:
+    """Asserts that the training loss is decided by its key, and changes with it."""
+    loss = jax.jit(lambda v, b, key: model.apply(v, b, train=True, method="loss", rngs={"dropout": key}))
+    keys = [jax.random.key(seed, impl="unsafe_rbg") for seed in (0, 0, 1)]
+    first, again, other = (loss(variables, {**batch, "step": jnp.zeros([], jnp.int32)}, key) for key in keys)
+    assert first == again != other
+
+
+def check_hidden_units(config: Any, variables: Any) -> None:
+    """Asserts that every hidden layer names parameters that exist, with an index a unit."""
+    assert config.hidden_units()
+    for layer in config.hidden_units():
+        for path, axis in layer.slices:
+            leaf = variables["params"]
+            for key in path.split("/"):
+                leaf = leaf[key]
+            assert leaf.shape[axis] == getattr(config, layer.field)[layer.index]
+
+
+def train_tiny(ratings_file: Path, model: ModelConfig, **training: Any) -> FitResult:
+    """Returns the fit of a top-n model on the tiny data set."""
+    settings = Training(**{"epochs": 20, "batch_size": 8, "learning_rate": 1e-2, **training})
+    experiment = Experiment(
+        name="tiny",
+        dataset=Dataset(source=str(ratings_file), min_interactions=1, split="random_by_user"),
+        model=model,
+        training=settings,
+        finetuning=settings,
+    )
+    return train(experiment, load_data(experiment))
+
+
+def check_learns(ratings_file: Path, model: ModelConfig, **training: Any) -> None:
+    """Asserts that a short training lowers the loss and ranks better than its first epoch did."""
+    result = train_tiny(ratings_file, model, **training)
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert result.best.validation["ndcg@10"] > result.history[0].validation["ndcg@10"]
