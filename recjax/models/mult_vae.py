@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
-from recjax.losses import masked_mean, multinomial_cross_entropy
+from recjax.losses import exposure_gap, masked_mean, multinomial_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
@@ -35,6 +35,8 @@ class MultVAEConfig(ModelConfig):
     dropout_rate: float = 0.5  # [0, 1); of the input
     kl_cap: float = 0.2  # weight of the KL divergence once annealing is over; >= 0
     annealing_steps: int = 400  # over which that weight rises from 0; 0 starts at the cap
+    exposure_weight: float = 0.0  # of the squared exposure gap of popular items among unseen ones; 0 is off
+    exposure_temperature: float = 0.3  # of the softmax that stands for a list in that gap; > 0
 
     def __post_init__(self) -> None:
         for name in ("encoder_dims", "decoder_dims"):
@@ -44,6 +46,9 @@ class MultVAEConfig(ModelConfig):
         check(0 <= self.dropout_rate < 1, "MultVAEConfig.dropout_rate", self.dropout_rate, "[0, 1)")
         check(self.kl_cap >= 0, "MultVAEConfig.kl_cap", self.kl_cap, ">= 0")
         check(self.annealing_steps >= 0, "MultVAEConfig.annealing_steps", self.annealing_steps, ">= 0")
+        check(self.exposure_weight >= 0, "MultVAEConfig.exposure_weight", self.exposure_weight, ">= 0")
+        temperature = self.exposure_temperature
+        check(temperature > 0, "MultVAEConfig.exposure_temperature", temperature, "> 0")
 
     def build(self, schema: TopNSchema) -> "MultVAE":
         """Returns the module for a catalogue."""
@@ -97,7 +102,10 @@ class MultVAE(nn.Module):
         return self.config.kl_cap * jnp.minimum((step + 1) / max(self.config.annealing_steps, 1), 1.0)
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
-        """Returns the mean negative ELBO of the histories; without `train`, of the mean code, at the KL's cap."""
+        """Returns the mean negative ELBO of the histories; without `train`, of the mean code, at the KL's cap.
+
+        With an exposure weight, that times the squared exposure gap (recjax.losses) of the unseen items is added.
+        """
         code_BD, log_variance_BD = self.encode(batch["history"], train=train)
         # KL(N(mean, variance) || N(0, 1)), summed over the code.
         kl_B = 0.5 * jnp.sum(code_BD**2 + jnp.exp(log_variance_BD) - 1 - log_variance_BD, axis=1)
@@ -105,9 +113,14 @@ class MultVAE(nn.Module):
             noise_BD = jax.random.normal(self.make_rng("dropout"), code_BD.shape)
             code_BD += jnp.exp(log_variance_BD / 2) * noise_BD
         counts_BV, real_B = multi_hot(batch["history"], self.schema.n_items), batch["weight"] > 0
-        likelihood = multinomial_cross_entropy(self.decoder(code_BD, train=train), counts_BV, real_B)
+        logits_BV = self.decoder(code_BD, train=train)
         kl_weight = self.kl_weight(batch["step"]) if train else self.config.kl_cap
-        return likelihood + kl_weight * masked_mean(kl_B, real_B)
+        loss = multinomial_cross_entropy(logits_BV, counts_BV, real_B) + kl_weight * masked_mean(kl_B, real_B)
+        if not self.config.exposure_weight:
+            return loss
+        unseen_BV, item_counts_V = (counts_BV == 0) & real_B[:, None], batch["context"]["item_counts"]
+        gap = exposure_gap(logits_BV, unseen_BV, item_counts_V, self.config.exposure_temperature)
+        return loss + self.config.exposure_weight * gap**2
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns the logit of every item given each history's mean code."""

@@ -155,3 +155,14 @@ def test_a_bad_config_says_what_is_allowed(values: dict[str, Any], error: str):
     with pytest.raises(UserError) as caught:
         MultVAEConfig(**values)
     assert str(caught.value) == error
+
+
+def test_the_exposure_weight_adds_the_squared_gap_of_unseen_items(model: MultVAE, variables: Any, batch: Any):
+    counts = jnp.array([9.0, 1.0, 1.0, 2.0, 1.0, 2.0, 1.0])  # item 0 has more than half: the head
+    with_counts = batch | {"context": {"item_counts": counts}}
+    fair = dataclasses.replace(CONFIG, exposure_weight=10.0, exposure_temperature=0.5).build(SCHEMA)
+    mean, _ = encode(variables["params"], multi_hot(HISTORY, V))
+    odds = np.exp(decode(variables["params"], mean) / 0.5) * (multi_hot(HISTORY, V) == 0)
+    gap = (odds[:, 0] / odds.sum(1)).mean() - 9 / 17
+    plain = compiled(model, "loss", train=False)(variables, with_counts)
+    assert compiled(fair, "loss", train=False)(variables, with_counts) == pytest.approx(plain + 10 * gap**2, rel=1e-5)
