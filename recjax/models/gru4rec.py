@@ -9,7 +9,7 @@ Shapes: B batch, L history length, D embedding dim, H units, V catalogue, K item
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class GRU4Rec(nn.Module):
     def setup(self) -> None:
         """Creates the tables and layers."""
         c = self.config
-        common = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
         self.items = Embedding(self.schema.n_items, c.embedding_dim, dtype=c.dtype)
         self.dropout = nn.Dropout(c.dropout_rate)
         self.layers = [Recurrent(units=h, cell=c.cell, name=f"layer_{i}", **common) for i, h in enumerate(c.units)]

@@ -9,7 +9,7 @@ Shapes: B batch, L sequence length, D embedding dim, H units.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -79,7 +79,7 @@ class LSTMTwoBranch(nn.Module):
     def setup(self) -> None:
         """Creates the tables, the branches and the dense layers."""
         c, init = self.config, nn.initializers.normal(0.05)
-        dense = {"dot_general_cls": self.dot_general_cls}
+        dense: dict[str, Any] = {"dot_general_cls": self.dot_general_cls}
         self.users = Embedding(self.schema.n_users, c.embedding_dim, table_init=init)
         self.items = Embedding(self.schema.n_items, c.embedding_dim, table_init=init)
         self.user_biases = Embedding(self.schema.n_users, 1, table_init=nn.initializers.zeros)
