@@ -1,4 +1,4 @@
-"""Causal self-attention and the pre-norm transformer block around it.
+"""Self-attention, causal or under a mask, and the pre-norm transformer block around it.
 
 Shapes: B batch, L history length, H heads, D model dim, K head dim.
 """
@@ -9,16 +9,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from recjax.nn.mlp import MLP
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and the positions before it.
+class SelfAttention(nn.Module):
+    """Multi-head attention in which a position sees what the mask allows: without one, itself and all before it.
 
     Histories start at position 0 and are padded at the end, so causality alone keeps padding out of
-    every real position: there is no padding mask.
+    every real position, without a padding mask. Attention that looks ahead needs one.
     """
 
     heads: int
@@ -27,8 +27,10 @@ class CausalSelfAttention(nn.Module):
     dot_general_cls: Callable | None = None
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"], *, train: bool = False) -> Float[Array, "B L D"]:
-        """Returns the attended values, projected back to D."""
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BLL: Bool[Array, "#B #L L"] | None = None, *, train: bool = False
+    ) -> Float[Array, "B L D"]:
+        """Returns the attended values, projected back to D; `mask_BLL[b, i, j]` is whether i sees j, None is causal."""
         B, L, D = x_BLD.shape
 
         def project(x: Array, name: str) -> Array:
@@ -36,8 +38,9 @@ class CausalSelfAttention(nn.Module):
 
         query, key, value = (project(x_BLD, name).reshape(B, L, self.heads, -1) for name in ("query", "key", "value"))
         logits_BHLL = jnp.einsum("blhk,bmhk->bhlm", query, key) * (D // self.heads) ** -0.5
-        causal_LL = jnp.tril(jnp.ones((L, L), bool))
-        logits_BHLL = jnp.where(causal_LL[None, None], logits_BHLL, jnp.finfo(self.dtype).min)
+        if mask_BLL is None:
+            mask_BLL = jnp.tril(jnp.ones((L, L), bool))[None]
+        logits_BHLL = jnp.where(mask_BLL[:, None], logits_BHLL, jnp.finfo(self.dtype).min)
         # The softmax runs in float32 whatever the compute type: bf16 sums of L terms lose the small ones.
         weights_BHLL = jax.nn.softmax(logits_BHLL.astype(jnp.float32)).astype(self.dtype)
         weights_BHLL = nn.Dropout(self.dropout_rate, deterministic=not train)(weights_BHLL)
@@ -54,12 +57,14 @@ class TransformerBlock(nn.Module):
     dot_general_cls: Callable | None = None
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"], *, train: bool = False) -> Float[Array, "B L D"]:
-        """Returns the block's output."""
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BLL: Bool[Array, "#B #L L"] | None = None, *, train: bool = False
+    ) -> Float[Array, "B L D"]:
+        """Returns the block's output; the mask as in SelfAttention."""
         common = {"dtype": self.dtype, "dot_general_cls": self.dot_general_cls, "dropout_rate": self.dropout_rate}
         drop = nn.Dropout(self.dropout_rate, deterministic=not train)
-        attended = CausalSelfAttention(heads=self.heads, name="attention", **common)
-        x_BLD += drop(attended(nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BLD), train=train))
+        attended = SelfAttention(heads=self.heads, name="attention", **common)
+        x_BLD += drop(attended(nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BLD), mask_BLL, train=train))
         mlp = MLP(widths=(self.mlp_dim, x_BLD.shape[-1]), linear_end=True, name="mlp", **common)
         x_BLD += drop(mlp(nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x_BLD), train=train))
         return x_BLD

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recjax.nn.attention import CausalSelfAttention, TransformerBlock
+from recjax.nn.attention import SelfAttention, TransformerBlock
 
 B, L, D, H = 2, 5, 8, 2
+CAUSAL = np.tril(np.ones((1, L, L), bool))
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,8 @@ def block_params(x: np.ndarray) -> Any:
     return jax.tree.map(lambda shape: rng.standard_normal(shape.shape).astype(np.float32), shapes)
 
 
-def attention(params: Any, x: np.ndarray) -> np.ndarray:
-    """Returns causal attention, one position and head at a time."""
+def attention(params: Any, x: np.ndarray, mask: np.ndarray = CAUSAL) -> np.ndarray:
+    """Returns attention to what the [B or 1, L or 1, L] mask allows, one position and head at a time."""
 
     def dense(name: str, values: np.ndarray) -> np.ndarray:
         return values @ params[name]["kernel"] + params[name]["bias"]
@@ -31,7 +32,7 @@ def attention(params: Any, x: np.ndarray) -> np.ndarray:
     query, key, value = (dense(name, x).reshape(B, L, H, D // H) for name in ("query", "key", "value"))
     attended = np.zeros((B, L, H, D // H), np.float32)
     for b, position, head in np.ndindex(B, L, H):
-        past = slice(0, position + 1)
+        past = np.broadcast_to(mask, (B, L, L))[b, position]
         logits = key[b, past, head] @ query[b, position, head] / np.sqrt(D // H)
         weights = np.exp(logits - logits.max())
         attended[b, position, head] = weights / weights.sum() @ value[b, past, head]
@@ -44,8 +45,29 @@ def norm(params: Any, x: np.ndarray) -> np.ndarray:
 
 
 def test_attention_agrees_with_numpy(block_params: Any, x: np.ndarray):
-    y = jax.jit(CausalSelfAttention(heads=H).apply)({"params": block_params["attention"]}, x)
+    y = jax.jit(SelfAttention(heads=H).apply)({"params": block_params["attention"]}, x)
     np.testing.assert_allclose(y, attention(block_params["attention"], x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(B, L, L), (1, L, L), (B, 1, L), (1, 1, L)])
+def test_attention_sees_what_the_mask_allows(block_params: Any, x: np.ndarray, shape: tuple[int, ...]):
+    mask = np.random.default_rng(3).random(shape) < 0.5
+    mask[..., 1] = True  # every position sees something
+    y = jax.jit(SelfAttention(heads=H).apply)({"params": block_params["attention"]}, x, mask)
+    np.testing.assert_allclose(y, attention(block_params["attention"], x, mask), rtol=1e-5, atol=1e-5)
+
+
+def test_a_causal_mask_is_what_no_mask_means(block_params: Any, x: np.ndarray):
+    block = jax.jit(TransformerBlock(heads=H, mlp_dim=12).apply)
+    np.testing.assert_array_equal(block({"params": block_params}, x, CAUSAL), block({"params": block_params}, x))
+
+
+def test_a_masked_position_never_reaches_the_others(block_params: Any, x: np.ndarray):
+    block, mask = jax.jit(TransformerBlock(heads=H, mlp_dim=12).apply), np.arange(L)[None, None] != 2
+    other = x.copy()
+    other[:, 2] += 1
+    before, after = (np.delete(block({"params": block_params}, values, mask), 2, 1) for values in (x, other))
+    np.testing.assert_array_equal(after, before)
 
 
 def test_block_agrees_with_numpy(block_params: Any, x: np.ndarray):

@@ -1,0 +1,33 @@
+"""BERT4Rec on MovieLens 100K: the masked film after the newest 50, out of 1,682.
+
+Paper: Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations (CIKM 2019).
+Command: recjax train configs/ml_100k/bert4rec.py
+Hardware and time: 2 cores of a server CPU, 3 minutes.
+Protocol: leave-last-one-out by time, full catalogue, seen items removed, the newest 50 items of a history.
+Expected: at least 0.9 times recjax's own SASRec.
+Measured: docs/quality.md
+"""
+
+from recjax.config import Experiment, Training
+from recjax.data.protocols import under
+from recjax.models.bert4rec import BERT4RecConfig
+
+SEARCH: dict[str, tuple] = {
+    "model.mask_rate": (0.3, 0.5, 0.7),
+    "model.last_only_rate": (0.0, 0.1, 0.3),
+    "model.dropout_rate": (0.1, 0.2),
+    "training.learning_rate": (2e-3, 3e-3, 5e-3),
+}
+
+
+def get_config() -> Experiment:
+    """Returns the experiment."""
+    return Experiment(
+        name="bert4rec",
+        dataset=under("leave_one_out/full", source="ml-100k", max_history=50),
+        model=BERT4RecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.1, mask_rate=0.5),
+        training=Training(
+            epochs=80, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", validation_every=2
+        ),
+        finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),
+    )
