@@ -12,7 +12,7 @@ from recjax.command_line import OneLineParser, run_command
 EXAMPLES = """examples:
   python -m benchmarks.quality configs/ml_100k/*.py                     (3 seeds of each; hours on 2 cores)
   python -m benchmarks.quality configs/ml_100k/ease.py --seeds=5 --out=runs/ease
-  python -m benchmarks.quality configs/ml_100k/mult_vae.py --set model.exposure_weight=100 --set name=mult_vae_exposure_100
+  python -m benchmarks.quality configs/ml_100k/mult_vae.py --set model.exposure_weight=100 --set name=mult_vae_100
   python -m benchmarks.quality --page=docs/quality.md --out=benchmarks/results/quality   (trains nothing: the page)
 
 results go to --out: NAME.jsonl, one seed a line; a second run goes on where the first one stopped

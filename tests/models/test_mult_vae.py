@@ -165,4 +165,6 @@ def test_the_exposure_weight_adds_the_squared_gap_of_unseen_items(model: MultVAE
     odds = np.exp(decode(variables["params"], mean) / 0.5) * (multi_hot(HISTORY, V) == 0)
     gap = (odds[:, 0] / odds.sum(1)).mean() - 9 / 17
     plain = compiled(model, "loss", train=False)(variables, with_counts)
-    assert compiled(fair, "loss", train=False)(variables, with_counts) == pytest.approx(plain + 10 * gap**2, rel=1e-5)
+    assert compiled(fair, "loss", train=False)(variables, with_counts) == pytest.approx(
+        float(plain) + 10 * gap**2, rel=1e-5
+    )
