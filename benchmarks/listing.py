@@ -8,11 +8,14 @@ from benchmarks.suite import load_suite, suite_names
 
 def print_suites() -> None:
     """Prints the suites of configs/suites/ to standard output."""
-    table = Table(
-        "suite", "experiment", "variants", "batch sizes", title="suites (python -m benchmarks.run --suite=NAME)"
-    )
+    table = Table(title="suites (python -m benchmarks.run --suite=NAME)")
+    for name in ("suite", "experiment"):
+        table.add_column(name, no_wrap=True)
+    for name in ("variants", "batch sizes"):
+        table.add_column(name, overflow="fold")
     for name in suite_names():
         suite = load_suite(name, [])
+        table.add_section()
         for case in suite.cases:
             experiment = case.experiment
             variants = ", ".join(variant.label for variant in case.variants)

@@ -19,6 +19,7 @@ from recjax.config import Experiment, Serving
 from recjax.errors import UserError
 from recjax.hardware import ceilings
 from recjax.transforms.protocol import chain
+from recjax.transforms.precision import bf16
 from recjax.transforms.prune import prune
 from recjax.transforms.quantize import quantize
 from recjax.transforms.shrink import shrink
@@ -181,8 +182,12 @@ def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
         assert row.bytes_per_sample is not None
         compute_s = row.flops_per_sample / limits["flops_per_s"][dtype]
         memory_s = row.bytes_per_sample / limits["bytes_per_s"]
-        assert row.bound_by == ("compute" if compute_s >= memory_s else "memory")
         share = max(compute_s, memory_s) * row.throughput_samples_per_s
+        if share > 1:  # bytes that come from caches; whether a tiny model's do depends on the machine's mood
+            assert (row.bound_by, row.achieved_fraction_of_roofline) == (None, None)
+            assert row.reasons["bound_by"].startswith(f"{share:.1f} by XLA's count of bytes")
+            continue
+        assert row.bound_by == ("compute" if compute_s >= memory_s else "memory")
         assert row.achieved_fraction_of_roofline == pytest.approx(share)
 
 
@@ -215,13 +220,13 @@ def test_the_environment_says_what_the_figures_depend_on(rows: list[Row]) -> Non
 
 @pytest.fixture(scope="module")
 def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the folder of an fp32 run under an impossible floor, interrupted in its first server window."""
+    """Returns the folder of a run under an impossible floor, interrupted in its first server window."""
 
     def interrupt(*arguments: object) -> Window:
         raise KeyboardInterrupt
 
     folder = tmp_path_factory.mktemp("interrupted")
-    cases = tuple(dataclasses.replace(case, variants=(chain(),), validation_floor=1.0) for case in tiny_suite.cases)
+    cases = tuple(dataclasses.replace(case, variants=(chain(), chain(bf16())), validation_floor=1.0) for case in tiny_suite.cases)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "server", interrupt)
         assert run_suite(dataclasses.replace(tiny_suite, cases=cases), jax.devices("cpu")[0], folder) == 130
@@ -230,7 +235,7 @@ def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory
 
 def test_an_interrupted_run_keeps_its_finished_rows_and_its_report(interrupted_folder: Path) -> None:
     kept = read_rows(interrupted_folder / "results.jsonl")
-    assert [row.scenario for row in kept] == [scenario for scenario, _ in SCENARIOS[:3] for _ in range(2)]
+    assert [row.scenario for row in kept] == [scenario for scenario, _ in SCENARIOS[:3] for _ in range(3)]
     for row in kept:
         check_row(row)
     assert "ndcg@10" in (interrupted_folder / "report.md").read_text()

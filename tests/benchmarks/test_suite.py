@@ -43,7 +43,7 @@ def write_config(folder: Path, transforms: str) -> str:
 
 
 def test_the_suites_of_the_repository() -> None:
-    assert suite_names() == ["quick", "smoke"]
+    assert suite_names() == ["quick", "smoke", "zoo"]
 
 
 @pytest.mark.parametrize("name", ["quick", "smoke"])
@@ -119,7 +119,7 @@ def test_one_name_for_two_experiments_is_refused() -> None:
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest_match() -> None:
-    with pytest.raises(UserError, match=r"^unknown suite 'quik'; valid: quick, smoke; did you mean 'quick'\?$"):
+    with pytest.raises(UserError, match=r"^unknown suite 'quik'; valid: quick, smoke, zoo; did you mean 'quick'\?$"):
         load_suite("quik", [])
 
 
