@@ -18,8 +18,8 @@ from benchmarks.suite import Case, Measurement, Suite
 from recjax.config import Experiment, Serving
 from recjax.errors import UserError
 from recjax.hardware import ceilings
-from recjax.transforms.protocol import chain
 from recjax.transforms.precision import bf16
+from recjax.transforms.protocol import chain
 from recjax.transforms.prune import prune
 from recjax.transforms.quantize import quantize
 from recjax.transforms.shrink import shrink
@@ -226,7 +226,9 @@ def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory
         raise KeyboardInterrupt
 
     folder = tmp_path_factory.mktemp("interrupted")
-    cases = tuple(dataclasses.replace(case, variants=(chain(), chain(bf16())), validation_floor=1.0) for case in tiny_suite.cases)
+    cases = tuple(
+        dataclasses.replace(case, variants=(chain(), chain(bf16())), validation_floor=1.0) for case in tiny_suite.cases
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "server", interrupt)
         assert run_suite(dataclasses.replace(tiny_suite, cases=cases), jax.devices("cpu")[0], folder) == 130
