@@ -22,11 +22,11 @@ SEARCH: dict[str, tuple] = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=100, batch_size=2048, learning_rate=3e-3, validation_every=2, patience=4)
+    training = Training(epochs=100, batch_size=2048, learning_rate=1e-3, validation_every=2, patience=4)
     return Experiment(
         name="bpr",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=BPRConfig(embedding_dim=64, negatives=4, l2=3e-3),
+        model=BPRConfig(embedding_dim=64, negatives=8, l2=1e-3, dropout_rate=0.4),
         training=training,
         finetuning=training,
     )

@@ -25,7 +25,9 @@ def get_config() -> Experiment:
     return Experiment(
         name="cfgan_80_20",
         dataset=under("random_80_20", source="ml-100k"),
-        model=CFGANConfig(generator_dims=(200,), discriminator_dims=(64,), dropout_rate=0.5, l2=3e-4),
+        model=CFGANConfig(
+            generator_dims=(200,), discriminator_dims=(64,), dropout_rate=0.5, l2=3e-4, partial_masking=0.05
+        ),
         training=training,
         finetuning=training,
     )

@@ -21,7 +21,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="item_knn",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=ItemKNNConfig(neighbours=100, shrink=20.0),
+        model=ItemKNNConfig(neighbours=100, shrink=50.0),
         training=training,
         finetuning=training,
     )

@@ -19,7 +19,7 @@ SEARCH = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=15, batch_size=1024, learning_rate=5e-3, weight_decay=1e-2, decay="cosine")
+    training = Training(epochs=25, batch_size=1024, learning_rate=1e-2, weight_decay=1e-2, decay="cosine")
     return Experiment(
         name="logistic_regression",
         dataset=under("labelled_8_1_1", source="ml-100k", max_history=50),

@@ -24,11 +24,11 @@ SEARCH: dict[str, tuple] = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=80, batch_size=256, learning_rate=1e-3, patience=3)
+    training = Training(epochs=80, batch_size=256, learning_rate=5e-4, patience=3)
     return Experiment(
         name="matrix_factorization",
         dataset=under("rating_90_10", source="ml-100k"),
-        model=MatrixFactorizationConfig(embedding_dim=64, l2=0.1),
+        model=MatrixFactorizationConfig(embedding_dim=128, l2=0.12, bias_l2=0.0),
         training=training,
         finetuning=training,
     )

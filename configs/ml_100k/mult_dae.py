@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="mult_dae",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=MultDAEConfig(hidden_dims=(200,), dropout_rate=0.7, l2=1e-2),
+        model=MultDAEConfig(hidden_dims=(600,), dropout_rate=0.5, l2=1e-2),
         training=training,
         finetuning=training,
     )

@@ -22,12 +22,12 @@ SEARCH: dict[str, tuple] = {
 def get_config() -> Experiment:
     """Returns the experiment."""
     training = Training(
-        epochs=150, batch_size=128, learning_rate=2e-3, weight_decay=0.1, validation_every=5, patience=4
+        epochs=150, batch_size=128, learning_rate=2e-3, weight_decay=0.3, validation_every=5, patience=4
     )
     return Experiment(
         name="mult_vae",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=MultVAEConfig(encoder_dims=(), latent_dim=200, decoder_dims=(), dropout_rate=0.7, kl_cap=0.2),
+        model=MultVAEConfig(encoder_dims=(), latent_dim=200, decoder_dims=(), dropout_rate=0.5, kl_cap=0.1),
         training=training,
         finetuning=training,
     )
