@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="autorec_items",
         dataset=under("rating_90_10", source="ml-100k"),
-        model=AutoRecConfig(by="items", hidden_dims=(500,), l2=3e-4, dropout_rate=0.5),
+        model=AutoRecConfig(by="items", hidden_dims=(500,), l2=1e-4, dropout_rate=0.5),
         training=training,
         finetuning=training,
     )

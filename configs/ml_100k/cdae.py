@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="cdae",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=CDAEConfig(hidden_dims=(200,), dropout_rate=0.7, negatives=0, l2=1e-2),
+        model=CDAEConfig(hidden_dims=(200,), dropout_rate=0.5, negatives=0, l2=1e-2),
         training=training,
         finetuning=training,
     )
