@@ -34,14 +34,13 @@ Does each model of recjax score what the field reports for it, under the same pr
 from the rows in `{folder}`, one a model and seed, which `python -m benchmarks.quality CONFIG --out={folder}` makes.
 
 - Every figure is of the test part, at the epoch that the validation part chose: the mean over the seeds, ± their
-  deviation where there are several ({seeds}). A seed draws the split (where it is random), the initial parameters, the
-  order of the batches and the dropout.
+  deviation where there are several. The last tables count them: {seeds} of each model. A seed draws the split (where
+  it is random), the initial parameters, the order of the batches and the dropout.
 - *Better* than a reference means: by any margin. *Reaches*: no worse than its floor, which is the reference less its
   tolerance (0.005 of AUC and logloss, 2% of any other metric, nothing for SASRec). **Short**: below the floor.
 - References are what their sources report, RecBole's with default hyper-parameters; recjax's were tuned, as the section
   on tuning tells. A cross-check is a figure whose split or metric differs in detail: none is promised to be reached.
-- A figure counts only under its own protocol. Do not compare across tables.
-"""
+- A figure counts only under its own protocol. Do not compare across tables."""
 
 SIMPLE_MODELS = f"""A model that no reference gates must have {SIMPLE_MODEL_RATIO:g} times the NDCG@10 of popularity,
 or a lower RMSE than user and item biases; {", ".join(OF_SASREC)} must have {OF_SASREC_RATIO:g} times the HR@10 and
@@ -78,9 +77,7 @@ def render(rows: Sequence[QualityRow], trials: Sequence[Trial], command: str, fo
     groups = _grouped(rows)
     seeds = " or ".join(map(str, sorted({len(group) for group in groups.values()})))
     parts = [
-        INTRODUCTION.format(
-            command=command, folder=folder, seeds=f"{seeds} for each model: the last tables count them"
-        ),
+        INTRODUCTION.format(command=command, folder=folder, seeds=seeds),
         "## Against references",
         markdown.table(
             ("model", "metric", "recjax", "reference", "difference", "floor", "verdict", "source"),

@@ -74,12 +74,14 @@ def tune(path: Path, n_trials: int, seed: int, folder: Path) -> list[Trial]:
 
 
 def read_trials(file: Path) -> list[Trial]:
-    """Returns the stored trials, each once, in the order in which they were run.
+    """Returns the stored trials in the order in which they were run; of two of the same training, the first.
 
     Raises:
       UserError: a line is not a trial; with file and line.
     """
-    trials = {trial.identity: trial for trial in read_stored(file, Trial, "python -m benchmarks.tune")}
+    trials: dict[str, Trial] = {}
+    for trial in read_stored(file, Trial, "python -m benchmarks.tune"):
+        trials.setdefault(trial.identity, trial)
 
     def as_tuple(value: Any) -> Any:  # JSON has lists where a config has tuples
         return tuple(value) if isinstance(value, list) else value

@@ -285,7 +285,7 @@ def test_a_table_for_each_protocol_whatever_the_seed_of_its_split() -> None:
         "| gru4rec | 1 | 0.2000 | 0.1000 | 10 |",
     ):
         assert line in everything.splitlines()
-    assert "1 or 3 for each model" in " ".join(text.split())
+    assert "1 or 3 of each model" in " ".join(text.split())
 
 
 def test_the_metric_that_chose_the_epoch_is_always_shown() -> None:

@@ -211,7 +211,7 @@ def test_a_broken_line_of_stored_trials_is_told_by_its_number(
 
 def test_stored_trials_come_back_as_they_were_each_once(tmp_path: Path) -> None:
     first = trial(0.5, overrides={"model.hidden_dims": (200, 100), "model.l2": 0.1})
-    second = trial(0.4, identity="b")
+    second, again = trial(0.4, identity="b"), trial(0.5, overrides={})
     file = tmp_path / "tiny.jsonl"
-    file.write_text("".join(json.dumps(dataclasses.asdict(t)) + "\n" for t in (first, second, first)))
+    file.write_text("".join(json.dumps(dataclasses.asdict(t)) + "\n" for t in (first, second, again)))
     assert read_trials(file) == [first, second]
