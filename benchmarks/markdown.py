@@ -3,11 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 
+class Markup(str):
+    """Text that is Markdown already: a table does not escape it."""
+
+
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], n_left: int = 1) -> str:
     """Returns a table whose first `n_left` columns are left-aligned and the others right-aligned."""
     aligned = ["---" if index < n_left else "---:" for index in range(len(header))]
-    cells = [header, aligned, *([escape(cell) for cell in line] for line in lines)]
+    cells = [header, aligned, *([_cell(cell) for cell in line] for line in lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _cell(value: str) -> str:
+    return value if isinstance(value, Markup) else escape(value)
 
 
 def bullets(items: Iterable[str]) -> str:

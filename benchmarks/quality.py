@@ -18,6 +18,8 @@ EXAMPLES = """examples:
 results go to --out: NAME.jsonl, one seed a line; a second run goes on where the first one stopped
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished seeds are kept)"""
 
+TUNING = Path("benchmarks/results/tuning")
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
@@ -31,6 +33,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="(default: runs/quality)")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the comparison of all rows of --out there")
+    parser.add_argument(
+        "--tuning", type=Path, default=TUNING, metavar="DIR", help=f"trials that --page tells of (default: {TUNING})"
+    )
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds} trains nothing; allowed: 1 or more")
@@ -55,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         for path in options.configs:
             measure_quality(path, options.overrides, range(options.seeds), device, options.out)
     if options.page:
-        write_page(options.out, options.page)
+        write_page(options.out, options.page, options.tuning)
     return 0
 
 

@@ -1,7 +1,6 @@
 """One experiment under one seed: trained as its config says, its epoch chosen on validation, tested once."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 import jax
 
 from benchmarks.environment import describe_software
+from benchmarks.results import keep_earlier_run
+from benchmarks.stored import append_stored, read_stored
 from benchmarks.tuning import digest, reseeded
 from recjax.command_line import make_output_folder
 from recjax.config import Experiment, load_config
 from recjax.data.sources import check_source
-from recjax.errors import UserError
 from recjax.evaluation import make_evaluator, sanity_rows
 from recjax.hardware.device import describe_device
 from recjax.progress import stage
@@ -48,42 +48,47 @@ def measure_quality(
 ) -> list[QualityRow]:
     """Returns one row a seed, trained or, if `folder` has it already, read; new ones are written as they come.
 
+    A file holds rows of one experiment: if the folder's has any of another one under the same name, as after a change
+    of the config file, it is kept in a folder of its own, and what is still true is copied.
+
     Raises:
-      UserError: the config file cannot be used, or its data set is not there.
+      UserError: the config file cannot be used, its data set is not there, or a stored line is not a row.
     """
     base = load_config(path, overrides)
     check_source(base.dataset)
     make_output_folder(folder)
     file = folder / f"{base.name}.jsonl"
-    stored = {row.identity: row for row in read_rows([file])} if file.exists() else {}
+    stored = _stored(file, base)
     rows = []
     with stage(f"{base.name}: quality", len(seeds)) as advance:
         for seed in seeds:
-            experiment = reseeded(base, seed)
-            identity = digest(experiment)
-            row = stored.get(identity) or _row(experiment, path, overrides, seed, device)
-            if identity not in stored:
-                with file.open("a") as output:
-                    output.write(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n")
+            row = stored.get(seed)
+            if row is None:
+                row = _row(reseeded(base, seed), path, overrides, seed, device)
+                append_stored(file, row)
             rows.append(row)
             advance(f"seed {seed}: test {row.metric} {row.quality[row.metric]:.4f}, epoch {row.epoch} of {row.epochs}")
     return rows
+
+
+def _stored(file: Path, base: Experiment) -> dict[int, QualityRow]:
+    """Returns the file's rows by seed, after setting those of another experiment aside."""
+    found = read_rows([file]) if file.exists() else []
+    current = {row.seed: row for row in found if row.identity == digest(reseeded(base, row.seed))}
+    if any(row not in current.values() for row in found):
+        keep_earlier_run(file.parent, file.name)
+        for row in current.values():
+            append_stored(file, row)
+    return current
 
 
 def read_rows(files: Iterable[Path]) -> list[QualityRow]:
     """Returns the rows of the files in order.
 
     Raises:
-      UserError: a line is not a row.
+      UserError: a line is not a row; with file and line.
     """
-    rows = []
-    for file in files:
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            try:
-                rows.append(QualityRow(**json.loads(line)))
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{file}:{number}: not a row of python -m benchmarks.quality: {error}") from error
-    return rows
+    return [row for file in files for row in read_stored(file, QualityRow, "python -m benchmarks.quality")]
 
 
 def _row(experiment: Experiment, path: Path, overrides: Sequence[str], seed: int, device: jax.Device) -> QualityRow:

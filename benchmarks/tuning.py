@@ -16,6 +16,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from benchmarks.stored import append_stored, read_stored
 from recjax.command_line import make_output_folder
 from recjax.config import Experiment, check, load_config, override, run_config_file
 from recjax.data.sources import check_source
@@ -46,50 +47,80 @@ def tune(path: Path, n_trials: int, seed: int, folder: Path) -> list[Trial]:
     """Runs the trials that are not in `folder` yet, prints all of them, best first, and returns them so.
 
     Raises:
-      UserError: the config file cannot be used or has no SEARCH, or its data set is not there.
+      UserError: the config file cannot be used or has no SEARCH, its data set is not there, or a line of the stored
+        trials is none.
     """
     search = load_search(path)
     base = reseeded(load_config(path), seed)
     check_source(base.dataset)
+    chosen = draw_trials(base, search, n_trials, seed)
     make_output_folder(folder)
     file = folder / f"{base.name}.jsonl"
-    chosen = draw_trials(search, n_trials, seed)
-    done = [Trial(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    stored = {trial.identity: trial for trial in read_trials(file)} if file.exists() else {}
     trials: list[Trial] = []
     with stage(f"{base.name}: tuning", len(chosen)) as advance:
         for overrides in chosen:
             experiment = apply(base, overrides)
-            trial = next((trial for trial in done if trial.identity == digest(experiment)), None)
+            trial = stored.get(digest(experiment))
             if trial is None:
                 trial = _run_trial(experiment, overrides, seed)
-                with file.open("a") as output:
-                    output.write(json.dumps(dataclasses.asdict(trial), allow_nan=False) + "\n")
+                append_stored(file, trial)
             trials.append(trial)
-            best, metric = best_first(trials)[0], trial.metric
-            advance(f"best {metric} {best.validation or float('nan'):.4f} with {in_words(best.overrides)}")
+            best = best_first(trials)[0]
+            advance(f"best {best.metric} {in_figures(best)} with {in_words(best.overrides)}")
     ordered = best_first(trials)
     console.print(_table(ordered))
     return ordered
+
+
+def read_trials(file: Path) -> list[Trial]:
+    """Returns the stored trials in the order in which they were run; of two of the same training, the first.
+
+    Raises:
+      UserError: a line is not a trial; with file and line.
+    """
+    trials: dict[str, Trial] = {}
+    for trial in read_stored(file, Trial, "python -m benchmarks.tune"):
+        trials.setdefault(trial.identity, trial)
+
+    def as_tuple(value: Any) -> Any:  # JSON has lists where a config has tuples
+        return tuple(value) if isinstance(value, list) else value
+
+    return [
+        dataclasses.replace(trial, overrides={name: as_tuple(value) for name, value in trial.overrides.items()})
+        for trial in trials.values()
+    ]
 
 
 def load_search(path: Path) -> Mapping[str, tuple[Any, ...]]:
     """Returns the SEARCH of a config file: dotted override name -> values.
 
     Raises:
-      UserError: it has none, or one that is not of that form, or names what the experiment has not.
+      UserError: it has none, or one that is not of that form, or names what the experiment has not, or has a value
+        that the experiment cannot take.
     """
     search = run_config_file(path, "SEARCH")
+    check(isinstance(search, Mapping), f"SEARCH of {path}", search, "a dict from dotted names to tuples of values")
+    experiment = load_config(path)
     for name, values in search.items():
         check(isinstance(values, tuple) and len(values) > 0, f"SEARCH[{name!r}] of {path}", values, "a tuple of values")
-        apply(load_config(path), {name: values[0]})
+        for value in values:
+            apply(experiment, {name: value})
     return search
 
 
-def draw_trials(search: Mapping[str, tuple[Any, ...]], n_trials: int, seed: int) -> list[Overrides]:
-    """Returns no overrides at all, then points of the grid in random order, `n_trials` in all if there are so many."""
+def draw_trials(base: Experiment, search: Mapping[str, tuple[Any, ...]], n_trials: int, seed: int) -> list[Overrides]:
+    """Returns no overrides at all, then points of the grid in random order, `n_trials` in all if there are so many.
+
+    No two of them make the same experiment, so that the point that is the config as it stands is not drawn.
+    """
     grid = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
-    order = np.random.default_rng(seed).permutation(len(grid))
-    return [{}, *(grid[index] for index in order if grid[index])][:n_trials]
+    drawn: dict[str, Overrides] = {}
+    for overrides in ({}, *(grid[index] for index in np.random.default_rng(seed).permutation(len(grid)))):
+        if len(drawn) == n_trials:
+            break
+        drawn.setdefault(digest(apply(base, overrides)), overrides)
+    return list(drawn.values())
 
 
 def apply(experiment: Experiment, overrides: Overrides) -> Experiment:
@@ -114,6 +145,11 @@ def best_first(trials: list[Trial]) -> list[Trial]:
     """Returns the trials by their validation metric, diverged ones last."""
     sign = 1 if is_better(trials[0].metric, 0.0, 1.0) else -1
     return sorted(trials, key=lambda trial: np.inf if trial.validation is None else sign * trial.validation)
+
+
+def in_figures(trial: Trial) -> str:
+    """Returns the validation metric as it is printed."""
+    return "diverged" if trial.validation is None else f"{trial.validation:.4f}"
 
 
 def in_words(overrides: Overrides) -> str:
@@ -153,6 +189,5 @@ def _table(trials: list[Trial]) -> Table:
         shown.add_column(title, justify="right")
     shown.add_column(trials[0].experiment)
     for trial in trials:
-        value = "diverged" if trial.validation is None else f"{trial.validation:.4f}"
-        shown.add_row(value, str(trial.epoch or "–"), f"{trial.train_s:.0f}", in_words(trial.overrides))
+        shown.add_row(in_figures(trial), str(trial.epoch or "–"), f"{trial.train_s:.0f}", in_words(trial.overrides))
     return shown

@@ -4,8 +4,9 @@ Paper: Naumov et al., DLRM (arXiv 1906.00091); Wang et al., DCN V2 (WWW 2021).
 Command: recjax train configs/dlrm_dcnv2_movielens_small.py --out runs/dlrm
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
 Protocol: all interactions, random 8:1:1, label = rating >= 4.
-Scores: benchmarks/results/quick-seeds/seeds.md, fp32: mean and deviation of test AUC over eight seeds, beside logistic
-regression's. The suites train as this command does and then fine-tune for the epochs of `finetuning`.
+Expected: no reference on this set.
+Measured: benchmarks/results/quick-seeds/seeds.md, fp32: mean and deviation of test AUC over eight seeds, beside
+logistic regression's. The suites train as this command does and then fine-tune for the epochs of `finetuning`.
 """
 
 from recjax.config import Dataset, Experiment, Serving, Training

@@ -1,9 +1,11 @@
 """Logistic regression on MovieLens latest-small: the row that DLRM-DCNv2 must beat, on the same features.
 
+Paper: none.
 Command: recjax train configs/logistic_regression_movielens_small.py --out runs/lr
 Hardware and time: 2 cores of a server CPU, 10 seconds.
 Protocol: all interactions, random 8:1:1, label = rating >= 4.
-Scores: benchmarks/results/quick-seeds/seeds.md. Learning rate and weight decay were chosen on the validation part.
+Expected: no reference on this set.
+Measured: benchmarks/results/quick-seeds/seeds.md. Learning rate and weight decay were chosen on the validation part.
 """
 
 from recjax.config import Dataset, Experiment, Training

@@ -4,7 +4,8 @@ Paper: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018).
 Command: recjax train configs/sasrec_movielens_small.py --out runs/sasrec
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
 Protocol: 5-core, leave-last-one-out by time, full catalogue, seen items removed.
-Scores: benchmarks/results/quick-seeds/seeds.md, fp32: mean and deviation of test NDCG@10 over eight seeds, beside
+Expected: no reference on this set.
+Measured: benchmarks/results/quick-seeds/seeds.md, fp32: mean and deviation of test NDCG@10 over eight seeds, beside
 popularity's. The suites train as this command does and then fine-tune for the epochs of `finetuning`.
 """
 

@@ -3,7 +3,7 @@
 Paper: Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations (CIKM 2019).
 Command: recjax train configs/ml_100k/bert4rec.py
 Hardware and time: 2 cores of a server CPU, 3 minutes.
-Protocol: leave-last-one-out by time, full catalogue, seen items removed, the newest 50 items of a history.
+Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: at least 0.9 times recjax's own SASRec.
 Measured: docs/quality.md
 """

@@ -3,7 +3,7 @@
 Paper: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback (UAI 2009).
 Command: recjax train configs/ml_100k/bpr.py
 Hardware and time: 2 cores of a server CPU, half a minute.
-Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: test NDCG@10 .2931, RecBole 1.2.1 with its defaults (measured under this protocol).
 Measured: docs/quality.md
 """

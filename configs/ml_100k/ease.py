@@ -3,7 +3,7 @@
 Paper: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (WWW 2019).
 Command: recjax train configs/ml_100k/ease.py
 Hardware and time: 2 cores of a server CPU, 3 seconds.
-Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: test NDCG@10 .3295, RecBole 1.2.1 with its defaults (measured under this protocol).
 Measured: docs/quality.md
 """

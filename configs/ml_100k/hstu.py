@@ -3,7 +3,7 @@
 Paper: Zhai et al., Actions Speak Louder than Words (ICML 2024).
 Command: recjax train configs/ml_100k/hstu.py
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
-Protocol: leave-last-one-out by time, full catalogue, seen items removed, the newest 50 items of a history.
+Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: at least 0.9 times recjax's own SASRec. The time of the request is read, which SASRec does not see.
 Measured: docs/quality.md
 """

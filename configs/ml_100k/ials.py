@@ -3,7 +3,7 @@
 Paper: Rendle et al., Revisiting the Performance of iALS on Item Recommendation Benchmarks (RecSys 2022).
 Command: recjax train configs/ml_100k/ials.py
 Hardware and time: 2 cores of a server CPU, 5 seconds.
-Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: no reference under this protocol; must beat popularity 1.5x. Recommenders.jl has NDCG@10 .440 for another
   matrix factorisation under random_80_20, ItemKNN .399, popularity .220.
 Measured: docs/quality.md

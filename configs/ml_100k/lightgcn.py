@@ -3,7 +3,7 @@
 Paper: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation (SIGIR 2020).
 Command: recjax train configs/ml_100k/lightgcn.py
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
-Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: test NDCG@10 of at least .2931, what BPR has in RecBole 1.2.1 (measured under this protocol); no reference of
 its own here. On MovieLens 1M it has 1.06 times BPR's (RecBole-GNN).
 Measured: docs/quality.md

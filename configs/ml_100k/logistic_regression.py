@@ -1,5 +1,6 @@
 """Logistic regression on MovieLens 100K: will this user give this movie at least 4 stars?
 
+Paper: none.
 Command: recjax train configs/ml_100k/logistic_regression.py
 Protocol: labelled_8_1_1 (random 8:1:1, label = rating >= 4, features of the user and of the movie).
 Expected: AUC .7769, logloss .5621 (RecBole 1.2.1).
@@ -10,7 +11,7 @@ from recjax.config import Experiment, Training
 from recjax.data.protocols import under
 from recjax.models.logistic_regression import LogisticRegressionConfig
 
-SEARCH = {
+SEARCH: dict[str, tuple] = {
     "training.learning_rate": (3e-3, 5e-3, 1e-2),
     "training.weight_decay": (1e-3, 1e-2, 0.1),
     "training.epochs": (10, 15, 25),

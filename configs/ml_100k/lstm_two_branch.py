@@ -3,7 +3,7 @@
 Paper: Wu et al., Recurrent Recommender Networks (WSDM 2017), for the two networks.
 Command: recjax train configs/ml_100k/lstm_two_branch.py
 Hardware and time: 2 cores of a server CPU, 1 minute.
-Protocol: random 90:10, a twentieth of the 90 for validation; the newest 20 earlier training ratings of both sides.
+Protocol: rating_90_10 (a tenth of the ratings is the test); the newest 20 earlier training ratings of both sides.
 Expected: no reference; must have a lower RMSE than the biases of users and items.
 Measured: docs/quality.md
 """

@@ -11,7 +11,7 @@ from recjax.config import Experiment, Training
 from recjax.data.protocols import under
 from recjax.models.neumf import NeuMFConfig
 
-SEARCH = {
+SEARCH: dict[str, tuple] = {
     "training.learning_rate": (1e-3, 2e-3),
     "training.weight_decay": (0.0, 0.1, 0.3),
     "model.embedding_dropout_rate": (0.0, 0.2, 0.4),

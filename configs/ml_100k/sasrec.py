@@ -3,7 +3,7 @@
 Paper: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018).
 Command: recjax train configs/ml_100k/sasrec.py
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
-Protocol: leave-last-one-out by time, full catalogue, seen items removed, the newest 50 items of a history.
+Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: test HR@10 .200, NDCG@10 .107: a plain JAX version at length 100, which takes 80 epochs.
 Measured: docs/quality.md
 """

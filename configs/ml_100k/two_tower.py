@@ -3,7 +3,7 @@
 Paper: Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations (RecSys 2019).
 Command: recjax train configs/ml_100k/two_tower.py
 Hardware and time: 2 cores of a server CPU, 1 to 2 minutes.
-Protocol: all ratings as interactions, random 8:1:1 a user, full catalogue, items of earlier parts removed.
+Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: no reference; must beat popularity 1.5 times in NDCG@10.
 Measured: docs/quality.md
 """

@@ -75,10 +75,11 @@ MODELS = (
 
 
 def briefly(experiment: Experiment, epochs: int) -> Experiment:
-    """Returns the experiment with at most so many epochs, validated four times, and one batch size."""
+    """Returns the experiment with at most so many epochs, validated about four times, and one batch size."""
+    epochs = min(epochs, experiment.training.epochs)
     training = dataclasses.replace(
         experiment.training,
-        epochs=min(epochs, experiment.training.epochs),
+        epochs=epochs,
         validation_every=max(1, epochs // 4),
         patience=0,
         warmup_steps=min(experiment.training.warmup_steps, 20),
