@@ -23,6 +23,7 @@ from recjax.config import load_config
 from recjax.errors import UserError
 from recjax.evaluation import LOWER_IS_BETTER, is_better
 
+LINEAR = "logistic_regression"  # the experiment that a deep model of the labelled task must clear
 Groups = Mapping[str, Sequence[QualityRow]]  # experiment -> its seeds
 
 INTRODUCTION = """# Quality
@@ -43,8 +44,9 @@ from the rows in `{folder}`, one a model and seed, which `python -m benchmarks.q
 - A figure counts only under its own protocol. Do not compare across tables."""
 
 SIMPLE_MODELS = f"""A model that no reference gates must have {SIMPLE_MODEL_RATIO:g} times the NDCG@10 of popularity,
-or a lower RMSE than user and item biases; {", ".join(OF_SASREC)} must have {OF_SASREC_RATIO:g} times the HR@10 and
-NDCG@10 of recjax's own sasrec. Each under the same protocol; popularity and biases over the same seeds too."""
+a lower RMSE than user and item biases, or at least the AUC of recjax's own logistic regression;
+{", ".join(OF_SASREC)} must have {OF_SASREC_RATIO:g} times the HR@10 and NDCG@10 of recjax's own sasrec. Each under the
+same protocol; popularity and biases over the same seeds too."""
 
 TUNING = """`python -m benchmarks.tune CONFIG` trains the config as it stands and points drawn from the grid of its
 SEARCH, and judges each by the validation part. No trial reads the test part of its own split; under a random split,
@@ -188,6 +190,9 @@ def _bars(groups: Groups) -> Iterable[_Bar]:
                 yield _bar(name, metric, "sasrec", mean(sasrec, metric), OF_SASREC_RATIO, rows)
         if name.startswith("popularity") or any(reference.gates for reference in _references(name, rows)):
             continue
+        linear = groups.get(LINEAR, ())
+        if linear and without_seed(linear[0].protocol) == without_seed(rows[0].protocol):
+            yield _bar(name, "auc", LINEAR, mean(linear, "auc"), 1.0, rows)
         for simple, metric, factor in (("biases", "rmse", 1.0), ("popularity", "ndcg@10", SIMPLE_MODEL_RATIO)):
             if simple in rows[0].sanity and metric in rows[0].quality:
                 value = float(np.mean([row.sanity[simple][metric] for row in rows]))

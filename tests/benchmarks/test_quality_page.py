@@ -247,6 +247,16 @@ def test_sasrec_of_another_protocol_is_no_bar() -> None:
     assert "| sasrec 0." not in section(text, "## Against simple models")
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(0.7701, "clears"), (0.7699, "**short**")])
+def test_a_deep_model_of_labels_must_have_the_auc_of_logistic_regression(value: float, verdict: str) -> None:
+    linear = row("logistic_regression", {"auc": 0.77, "logloss": 0.56}, protocol=LABELLED)
+    text = page(linear, row("din", {"auc": value, "logloss": 0.55}, protocol=LABELLED))
+    assert lines(text, "## Against simple models", "din") == [
+        f"| din | auc | {value:.4f} | logistic\\_regression 0.7700 | 1.00 | {verdict} |"
+    ]
+    assert "Without a reference" not in text
+
+
 def test_what_nothing_is_said_of_is_named() -> None:
     text = page(row("din", {"auc": 0.8}, protocol=LABELLED, sanity={"constant": {"auc": 0.5}}))
     assert "Without a reference and without a bar under their protocol: din." in text
