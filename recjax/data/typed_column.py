@@ -54,9 +54,12 @@ class TypedColumn:
         """Returns integers in [minimum, maximum]."""
         expected = f"an integer from {minimum} to {maximum}"
         self._check_present(expected)
-        in_range = pc.and_(pc.greater_equal(self.values, minimum), pc.less_equal(self.values, maximum))
-        self.check(in_range.to_numpy(), expected)
-        return self.values.cast(pa.int64()).to_numpy()
+        numbers = self.values.cast(pa.int64(), safe=False).to_numpy()
+        in_range = (numbers >= minimum) & (numbers <= maximum)
+        if pa.types.is_uint64(self.values.type):
+            in_range &= numbers >= 0  # what is beyond int64 has wrapped
+        self.check(in_range, expected)
+        return numbers
 
     def floats(
         self,
@@ -77,7 +80,7 @@ class TypedColumn:
         expected = f"a number from {minimum:.15g} to {maximum:.15g}" + (f" in steps of {step:g}" if step else "")
         if missing is None:
             self._check_present(expected)
-        wide = self.values.cast(pa.float64()).to_numpy()
+        wide = self.values.cast(pa.float64(), safe=False).to_numpy()  # safe refuses integers above 2**53 itself
         absent = self.values.is_null().to_numpy()
         in_range = (wide >= minimum) & (wide <= maximum)  # false for NaN
         if step is not None:
