@@ -47,6 +47,17 @@ class Placed:
 
 DataSet = Packaged | Placed
 
+# Sources that need no file of their own: name -> what is printed about them.
+NOTHING_TO_FETCH: Mapping[str, str] = {
+    "movielens-latest-small": (
+        "MovieLens latest-small of October 2016: 100,004 ratings of 9,066 movies by 671 users\n"
+        "terms: research use, no commercial use without GroupLens' permission; in full in "
+        "recjax/data/movielens_latest_small/LICENSE.md\nships inside recjax; nothing to fetch"
+    ),
+    "synthetic-interactions": "synthetic users, items, ratings and times\nmade on the fly; nothing to fetch",
+    "synthetic-dlrm-v2": "synthetic click logs in the shapes of MLPerf DLRMv2\nmade on the fly; nothing to fetch",
+}
+
 _GROUPLENS = "research use; no redistribution and no commercial use without GroupLens' permission; cite it"
 _MIND_TERMS = "Microsoft's research licence, accepted at download; cite Wu et al. (2020)"
 _MIND_FILES = ("behaviors.tsv", "news.tsv")

@@ -18,7 +18,7 @@ from recjax.command_line import OneLineParser, run_command
 from recjax.data.folders import data_folder
 from recjax.errors import UserError, unknown_name
 from recjax.progress import stage
-from tools.data_sets import DATA_SETS, Packaged, Placed
+from tools.data_sets import DATA_SETS, NOTHING_TO_FETCH, Packaged, Placed
 
 EXAMPLES = """examples:
   python -m tools.fetch_data ml-100k
@@ -177,8 +177,11 @@ def _run(options: argparse.Namespace) -> int:
         print(_listing())
         return 0
     name = options.name
+    if name in NOTHING_TO_FETCH:
+        print(f"{name}: {NOTHING_TO_FETCH[name]}")
+        return 0
     if name not in DATA_SETS:
-        raise unknown_name("data set", name, DATA_SETS)
+        raise unknown_name("data set", name, (*DATA_SETS, *NOTHING_TO_FETCH))
     data_set, folder = DATA_SETS[name], data_folder(name)
     print(f"{name}: {data_set.about}\nterms: {data_set.terms}", flush=True)
     if isinstance(data_set, Placed):

@@ -12,6 +12,7 @@ from recjax.data.interactions import Interactions
 from recjax.data.json_lines import INTEGER, NUMBER, TEXT, TEXTS, first_object, read_json_lines
 from recjax.data.movies import list_column
 from recjax.data.repeats import keep_first
+from recjax.data.text_column import LAST_SECOND
 from recjax.data.typed_column import encode_strings, rows_of
 from recjax.errors import UserError
 
@@ -20,7 +21,6 @@ NAMES = ("amazon-reviews-2023", "amazon-reviews-2018")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _META = "meta_"
 _HIGHEST_RATING = 5
-_LAST_SECOND = 10**10 - 1  # in the year 2286; milliseconds of any review are above it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def _read_reviews(
             columns[name].check_ids()
             parts += columns[name].values.chunks
         ratings.append(columns[release.rating].floats(0, _HIGHEST_RATING))
-        ticks = columns[release.time].integers(first_tick, (_LAST_SECOND + 1) * release.ticks_a_second - 1)
+        ticks = columns[release.time].integers(first_tick, (LAST_SECOND + 1) * release.ticks_a_second - 1)
         times.append(ticks // release.ticks_a_second)
     return pa.chunked_array(users), pa.chunked_array(items), np.concatenate(ratings), np.concatenate(times)
 

@@ -86,9 +86,6 @@ def load(folder: Path) -> Interactions:
 def _features(table: dict[str, TypedColumn], key: str, names: tuple[str, ...], ids: NDArray) -> dict[str, NDArray]:
     """Returns the texts of each of `ids`, "" where the table does not have it; it must have none twice."""
     keys = table[key].integers(0, _MOST)
-    _, first = np.unique(keys, return_index=True)
-    is_first = np.zeros(len(keys), bool)
-    is_first[first] = True
-    table[key].check(is_first, "each once")
+    table[key].check_distinct(keys)
     found, row = rows_of(ids, keys)
     return {name: np.where(found, table[name].texts()[row], "") for name in names}

@@ -16,6 +16,7 @@ from recjax.data.movies import list_column
 from recjax.data.repeats import keep_first
 from recjax.data.text_column import TextColumn
 from recjax.data.text_table import read_table
+from recjax.data.trust import distinct_edges
 from recjax.data.typed_column import rows_of
 from recjax.errors import unknown_name
 
@@ -108,7 +109,7 @@ def _read_categories(path: Path, item_ids: NDArray) -> NDArray:
 
 
 def _read_friends(path: Path, user_ids: NDArray) -> Int32[np.ndarray, "2 S"]:
-    """Returns who lists whom as a friend; pairs with a user who watched nothing are left out."""
+    """Returns who lists whom as a friend, each pair once; those with a user who watched nothing are left out."""
     table = read_table(path, ("user_id", "friend_list"))
     users, row = table["user_id"].keys()
     friends, lengths = _integer_lists(table["friend_list"])
@@ -116,7 +117,7 @@ def _read_friends(path: Path, user_ids: NDArray) -> Int32[np.ndarray, "2 S"]:
     user_of_row[row] = users
     is_user, user = rows_of(np.repeat(user_of_row, lengths), user_ids)
     is_friend, friend = rows_of(friends, user_ids)
-    return np.stack([user, friend])[:, is_user & is_friend].astype(np.int32)
+    return distinct_edges(np.stack([user, friend])[:, is_user & is_friend].astype(np.int32))
 
 
 def _read_users(path: Path, user_ids: NDArray) -> dict[str, NDArray]:

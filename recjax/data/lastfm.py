@@ -13,6 +13,7 @@ from recjax.data.interactions import Interactions
 from recjax.data.repeats import sum_ratings
 from recjax.data.text_column import TextColumn, reject_repeats
 from recjax.data.text_table import read_table
+from recjax.data.trust import distinct_edges
 from recjax.data.typed_column import encode_strings, rows_of
 
 NAMES = ("lastfm-360k", "hetrec2011-lastfm-2k")
@@ -120,7 +121,7 @@ def _load_hetrec(folder: Path) -> Interactions:
     item_ids, artist_row = artists["id"].keys()
     item = plays["artistID"].lookup(item_ids, "an artist of artists.dat")
     reject_repeats([plays["userID"], plays["artistID"]], user.astype(np.int64) * len(item_ids) + item)
-    trust = np.stack([friends[column].lookup(user_ids, "a user of user_artists.dat") for column in friends])
+    ends = [friends[column].lookup(user_ids, "a user of user_artists.dat") for column in friends]
     interactions = Interactions(
         name=NAMES[1],
         user=user,
@@ -130,6 +131,6 @@ def _load_hetrec(folder: Path) -> Interactions:
         user_ids=user_ids,
         item_ids=item_ids,
         item_features={"name": artists["name"].texts()[artist_row]},
-        trust=trust,
+        trust=distinct_edges(np.stack(ends)),
     )
     return interactions.k_core(1).in_order()  # artists that are only tagged go

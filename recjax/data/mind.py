@@ -101,6 +101,7 @@ def load_impressions(folder: Path) -> Impressions:
     news = read_table(folder / "news.tsv", _NEWS, delimiter="\t", header=False)
     item_ids, news_row = news["news_id"].keys(integers=False)
     rows = read_table(folder / "behaviors.tsv", _BEHAVIORS, delimiter="\t", header=False)
+    rows["impression_id"].keys()
     user, user_ids = rows["user_id"].ids()
 
     history, lengths = _split(rows["history"])
@@ -177,7 +178,12 @@ def _unix_seconds(column: TextColumn) -> Int64[np.ndarray, "R"]:
     is_pm = pc.equal(pc.struct_field(fields, "half"), "PM").to_numpy(zero_copy_only=False)
     month = ((number["year"] - 1970) * 12 + number["month"] - 1).astype("datetime64[M]")
     day = month.astype("datetime64[D]") + (number["day"] - 1)
-    is_date = (number["month"] >= 1) & (number["month"] <= 12) & (day.astype("datetime64[M]") == month)
+    is_date = (
+        (number["year"] >= 1970)
+        & (number["month"] >= 1)
+        & (number["month"] <= 12)
+        & (day.astype("datetime64[M]") == month)
+    )
     is_time = (number["hour"] >= 1) & (number["hour"] <= 12) & (number["minute"] < 60) & (number["second"] < 60)
     column.check(pa.array(is_date & is_time), expected)
     hour = number["hour"] % 12 + 12 * is_pm

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
@@ -127,6 +129,8 @@ def _read_knowledge(folder: Path, item_ids: Integer[np.ndarray, "V"]) -> Knowled
     """Returns the graph whose first entities are the items, linked to an entity of the file or not."""
     triples = read_table(_atomic(folder, "kg"), ("head_id", "relation_id", "tail_id"), delimiter="\t")
     links = read_table(_atomic(folder, "link"), ("item_id", "entity_id"), delimiter="\t")
+    for column in triples.values():
+        column.check(pc.not_equal(column.distinct[0], pa.scalar(column.name)), "no second header")
     relation, relations = triples["relation_id"].ids()
     head, tail = (triples[name].texts(empty=False) for name in ("head_id", "tail_id"))
     entities, codes = np.unique(np.concatenate([head, tail]), return_inverse=True)

@@ -117,6 +117,12 @@ class NextItemData:
 def _seconds(interactions: Interactions) -> Int32[np.ndarray, "E"]:
     if interactions.timestamp is None:
         raise UserError(f"the model reads times and {interactions.name} has none; add a timestamp column")
+    latest = int(interactions.timestamp.max(initial=0))
+    if latest > np.iinfo(np.int32).max:
+        raise UserError(
+            f"the model reads times of 32 bits and {interactions.name} has the Unix second {latest}; allowed: up to "
+            f"{np.iinfo(np.int32).max} (January 2038)"
+        )
     return interactions.timestamp.astype(np.int32)
 
 

@@ -48,11 +48,15 @@ def read_parquet(path: Path, columns: Mapping[str, Kind]) -> dict[str, TypedColu
             table = parquet.read(columns=list(columns))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a Parquet file of {names}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        reason = "a name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); expected the file as published") from error
     if not len(table):
         raise UserError(f"{path}: has no row; expected rows of {names}")
+    for name, kind in columns.items():
+        if kind == "texts":
+            _check_text(path, name, table[name])
     return {name: TypedColumn(path=path, name=name, values=_plain(table[name], kind)) for name, kind in columns.items()}
 
 
@@ -65,6 +69,19 @@ def _check_schema(path: Path, schema: pa.Schema, columns: Mapping[str, Kind]) ->
         of = schema.field(name).type
         if not _IS_KIND[kind](of):
             raise UserError(f"{path}, column {name!r}: values of type {of}; expected {kind}")
+
+
+def _check_text(path: Path, name: str, values: pa.ChunkedArray) -> None:
+    """Raises UserError at the first row that is not UTF-8, which Arrow does not look at until Python asks for it."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        for row, value in enumerate(values.cast(pa.string()).cast(pa.binary()).to_pylist(), 1):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError:
+                raise UserError(f"{path}:{row}, column {name!r}: {value!r}; expected UTF-8") from error
+        raise UserError(f"{path}, column {name!r}: damaged; expected the file as published") from error
 
 
 def _plain(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:

@@ -5,6 +5,7 @@ Shapes: E rows, V distinct values.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,10 @@ from recjax.errors import UserError
 _ID = "non-negative integer id of at most 18 digits without leading zeros"
 _INTEGER_ID = "^(0|[1-9][0-9]{0,17})$"
 _NEGATIVE_ID = "^-[0-9]{1,18}$"
-_TIMESTAMP = "^[0-9]{1,18}$"
+_TIMESTAMP = "^0*[0-9]{1,10}$"
+_DIGITS = "[0-9]+"
+LAST_SECOND = 10**10 - 1  # in the year 2286; milliseconds since April 1970 are above it
+LATE_SECONDS = f"Unix seconds up to {LAST_SECOND}; divide milliseconds by 1000"
 _INTEGER = "^-?[0-9]{1,18}$"
 # Bounded lengths keep the value inside float64; the float32 it becomes is checked after.
 _NUMBER = r"^[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?$"
@@ -171,13 +175,14 @@ class TextColumn:
         return wide.astype(np.float32)[codes]
 
     def timestamps(self) -> Int64[np.ndarray, "E"]:
-        """Returns Unix seconds."""
+        """Returns Unix seconds, to the year 2286; what is later is refused, since it is milliseconds or damage."""
         # They seldom repeat: finding the distinct values would take half of the whole time.
         text = pc.utf8_trim_whitespace(self.text.combine_chunks())
         valid = pc.match_substring_regex(text, _TIMESTAMP)
         bad = valid.index(False).as_py()
         if bad >= 0:
-            raise self.error(bad, "non-negative integer Unix seconds")
+            is_late = re.fullmatch(_DIGITS, text[bad].as_py())
+            raise self.error(bad, LATE_SECONDS if is_late else "non-negative integer Unix seconds")
         return text.cast(pa.int64()).to_numpy()
 
 

@@ -126,18 +126,20 @@ def read_text(path: Path, expected: str, encoding: Encoding = "utf-8") -> bytes:
     if data.startswith(_GZIP_MAGIC):
         data = _decompress(path, data)
     data = data.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
-    if not data:
+    if not data.strip():
         raise UserError(f"{path}:1: the file is empty; expected lines of {expected}")
-    if encoding == "latin-1":
-        return _latin_1_to_utf_8(path, data)
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from error
-    return data
+    if encoding == "utf-8":
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise UserError(
+                f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            ) from error
+    if (zero := data.find(0)) >= 0:
+        line = data.count(b"\n", 0, zero) + 1
+        raise UserError(f"{path}:{line}: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8")
+    return _latin_1_to_utf_8(path, data) if encoding == "latin-1" else data
 
 
 def _decompress(path: Path, data: bytes) -> bytes:

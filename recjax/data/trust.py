@@ -49,6 +49,10 @@ def _trust(edges: Mapping[str, TextColumn], user_ids: Shaped[np.ndarray, "U"]) -
         edges[name].ids(integers=True)  # for its checks: whoever is nobody's user must be a user id all the same
         ends.append(edges[name].find(user_ids))
     edges["trust"].choices(("1", "1.0"))
-    truster, trustee = ends
-    between_users = (truster >= 0) & (trustee >= 0) & (truster != trustee)
-    return np.unique(np.stack([truster, trustee])[:, between_users], axis=1)
+    return distinct_edges(np.stack(ends))
+
+
+def distinct_edges(edges: Int32[np.ndarray, "2 N"]) -> Int32[np.ndarray, "2 S"]:
+    """Returns the edges between two different users, each once, sorted; a code below 0 is nobody."""
+    between_users = (edges >= 0).all(0) & (edges[0] != edges[1])
+    return np.unique(edges[:, between_users], axis=1)

@@ -10,11 +10,11 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int32, Int64, Integer, Shaped
 from numpy.typing import NDArray
 
 from recjax.data.interactions import encode_ids
-from recjax.data.text_column import shown
+from recjax.data.text_column import LAST_SECOND, shown
 from recjax.errors import UserError
 
 _MOST_IDS_BY_FLAGS = 1 << 26  # ids below this are numbered through one flag each: 64 MiB instead of a sort
@@ -54,26 +54,38 @@ class TypedColumn:
         """Returns integers in [minimum, maximum]."""
         expected = f"an integer from {minimum} to {maximum}"
         self._check_present(expected)
-        in_range = pc.and_(pc.greater_equal(self.values, minimum), pc.less_equal(self.values, maximum))
-        self.check(in_range.to_numpy(), expected)
-        return self.values.cast(pa.int64()).to_numpy()
+        numbers = self.values.cast(pa.int64(), safe=False).to_numpy()
+        in_range = (numbers >= minimum) & (numbers <= maximum)
+        if pa.types.is_uint64(self.values.type):
+            in_range &= numbers >= 0  # what is beyond int64 has wrapped
+        self.check(in_range, expected)
+        return numbers
 
     def floats(
-        self, minimum: int | float, maximum: int | float, *, missing: int | float | None = None
+        self,
+        minimum: int | float,
+        maximum: int | float,
+        *,
+        step: int | float | None = None,
+        missing: int | float | None = None,
     ) -> Float32[np.ndarray, "E"]:
         """Returns finite numbers in [minimum, maximum].
 
         Args:
           minimum: the least allowed.
           maximum: the greatest allowed.
+          step: every number is a multiple of it.
           missing: stands for null, which is refused if this is None.
         """
-        expected = f"a number from {minimum:.15g} to {maximum:.15g}"
+        expected = f"a number from {minimum:.15g} to {maximum:.15g}" + (f" in steps of {step:g}" if step else "")
         if missing is None:
             self._check_present(expected)
-        wide = self.values.cast(pa.float64()).to_numpy()
+        wide = self.values.cast(pa.float64(), safe=False).to_numpy()  # safe refuses integers above 2**53 itself
         absent = self.values.is_null().to_numpy()
-        self.check(absent | ((wide >= minimum) & (wide <= maximum)), expected)  # false for NaN
+        in_range = (wide >= minimum) & (wide <= maximum)  # false for NaN
+        if step is not None:
+            in_range &= np.isfinite(wide) & (np.mod(wide, step, where=in_range, out=np.zeros_like(wide)) == 0)
+        self.check(absent | in_range, expected)
         return np.where(absent, np.nan if missing is None else missing, wide).astype(np.float32)
 
     def texts(self) -> Shaped[np.ndarray, "E"]:
@@ -84,7 +96,16 @@ class TypedColumn:
         """Returns Unix seconds of moments; those without a time zone are taken as UTC."""
         self._check_present("a moment")
         unit = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[self.values.type.unit]
-        return self.values.cast(pa.int64()).to_numpy() // unit
+        seconds = self.values.cast(pa.int64()).to_numpy() // unit
+        in_range = (seconds >= 0) & (seconds <= LAST_SECOND)
+        if not in_range.all():
+            # Not the moment itself: the farthest ones are beyond Python's calendar.
+            row = int(np.argmin(in_range))
+            raise UserError(
+                f"{self.path}:{self.first_line + row}, column {self.name!r}: {seconds[row]} s from 1970; expected a "
+                "moment of 1970 to 2286"
+            )
+        return seconds
 
     def ids(self) -> tuple[Int32[np.ndarray, "E"], Shaped[np.ndarray, "V"]]:
         """Returns codes and the sorted table of ids: non-negative integers (int64), or strings that are not empty."""
@@ -92,6 +113,13 @@ class TypedColumn:
             return encode_integers(self.integers(0, 2**63 - 1))
         self.check_ids()
         return encode_strings(self.values)
+
+    def check_distinct(self, keys: Integer[np.ndarray, "E"]) -> None:
+        """Raises UserError at the first row whose key, which stands for its value, was there before."""
+        _, first = np.unique(keys, return_index=True)
+        is_first = np.zeros(len(keys), bool)
+        is_first[first] = True
+        self.check(is_first, "each once")
 
     def check_ids(self) -> None:
         """Raises UserError at the first string that is null or empty."""

@@ -166,6 +166,17 @@ EITHER = "expected reviews of either"
             ":5, column 'timestamp': '2020'; expected an integer of at most 18 digits",
         ),
         (GOOD + lines([review("A", "B", 5, 10**12) | {"user_id": 7}]), ":5, column 'user_id': 7; expected a string"),
+        (GOOD + b"[1, 2]\n", ":5: '[1, 2]' is no object; expected one JSON object a line"),
+        (GOOD + b"\n" + GOOD, ":5: a blank line; expected one JSON object a line"),
+        (GOOD.replace(b'"A', b'"\xffA', 1), ":1: byte 0xff is not UTF-8; expected one JSON object a line"),
+        (
+            GOOD + b'{"user_id": "A", "user_id": "B"}\n',
+            ":5: an object has the field 'user_id' twice; expected once",
+        ),
+        (
+            gzip.compress(GOOD, compresslevel=0)[:-12],
+            ":4: the gzip stream is truncated here; expected a complete gzip file",
+        ),
         (GOOD[:-9], ":4: no JSON: Unterminated string starting at (character 207); expected one JSON object a line"),
         (
             lines([as_2018(REVIEWS_2023[0]) | {"unixReviewTime": 1_588_687_728_923}]),

@@ -142,6 +142,16 @@ SEEN = "household_id, store_id, product_id, quantity, transaction_timestamp"
             {"transaction_timestamp": pa.array([NOON, NOON, None, NOON, NOON], MOMENTS)},
             ":3, column 'transaction_timestamp': nothing; expected a moment",
         ),
+        (
+            "transactions",
+            {"transaction_timestamp": pa.array([NOON, NOON, datetime(1969, 12, 31), NOON, NOON], MOMENTS)},
+            ":3, column 'transaction_timestamp': -86400 s from 1970; expected a moment of 1970 to 2286",
+        ),
+        (
+            "transactions",
+            {"transaction_timestamp": pa.array([0, 10**12, 0, 0, 0], pa.timestamp("s"))},
+            ":2, column 'transaction_timestamp': 1000000000000 s from 1970; expected a moment of 1970 to 2286",
+        ),
         ("products", {"product_id": [5, 5]}, ":2, column 'product_id': 5; expected each once"),
         ("products", {"brand": [1, 2]}, ", column 'brand': values of type int64; expected texts"),
         (
@@ -164,6 +174,16 @@ def test_a_table_of_other_values_is_refused(tmp_path: Path, file: str, columns: 
     with pytest.raises(UserError) as error:
         load(tmp_path)
     assert str(error.value) == f"{tmp_path}/{file}.parquet{message}"
+
+
+def test_other_than_parquet_is_refused(tmp_path: Path):
+    (write(tmp_path) / "products.parquet").write_text("product_id,brand\n5,National\n")
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/products.parquet: cannot be read as Parquet (Parquet magic bytes not found in footer. Either the "
+        "file is corrupted or this is not a parquet file.); expected the file as published"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -164,7 +164,9 @@ HEADER = b"userId,movieId,rating,timestamp\n"
 COLUMNS = "user, item, rating[, timestamp]"
 INTEGER_ID = "a non-negative integer id of at most 18 digits without leading zeros"
 MISSING_ID = f"{INTEGER_ID} (-1 often means a missing id; drop such rows)"
+ZERO_BYTE = "byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8"
 ONE_ROW = "a quote is not closed, or a carriage return stands inside the line; expected one row a line"
+LATE = "expected Unix seconds up to 9999999999; divide milliseconds by 1000"
 GZIP = gzip.compress(b"1,2,3\n" * 2, compresslevel=0)
 
 
@@ -227,7 +229,14 @@ GZIP = gzip.compress(b"1,2,3\n" * 2, compresslevel=0)
         (b"1,2,3,4\n1,3,3,\n", ":2, column 'timestamp': ''; expected non-negative integer Unix seconds"),
         (
             b"1,2,3,4\n1,3,3," + b"9" * 19 + b"\n",
-            f":2, column 'timestamp': '{'9' * 19}'; expected non-negative integer Unix seconds",
+            f":2, column 'timestamp': '{'9' * 19}'; {LATE}",
+        ),
+        (b"1,2,3,1593878903000\n", f":1, column 'timestamp': '1593878903000'; {LATE}"),
+        (b"1,2,3\n4\x00,5,6\n", f":2: {ZERO_BYTE}"),
+        ("1,2,3\n".encode("utf-16-le"), f":1: {ZERO_BYTE}"),
+        (
+            b"<!DOCTYPE html>\n<html></html>\n",
+            f":1: no comma, tab or semicolon in '<!DOCTYPE html>'; expected {COLUMNS}",
         ),
         (b"1,2,3\n,2,3\n", ":2, column 'user': ''; expected an id"),
         (HEADER + b"1,2,3,4\n1, ,3,4\n", ":3, column 'movieId': ''; expected an id"),

@@ -49,6 +49,18 @@ FETCH = "is not there; python -m tools.fetch_data epinions brings it or says how
             "FOLDER/trust_data.txt:1: the file is empty; expected lines of truster, trustee, trust",
         ),
         (
+            ("trust_data.txt", b" \n \n"),
+            "FOLDER/trust_data.txt:1: the file is empty; expected lines of truster, trustee, trust",
+        ),
+        (
+            ("ratings_data.txt", b"2 300 1", b"2 300 NaN"),
+            f"FOLDER/ratings_data.txt:3, column 'rating': 'NaN'; expected {RATING}",
+        ),
+        (
+            ("ratings_data.txt", b"2 300 1", b"2 300 1\x00"),
+            "FOLDER/ratings_data.txt:3: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
+        ),
+        (
             ("ratings_data.txt", b"2 300 1", b"2 300"),
             "FOLDER/ratings_data.txt:3: 2 columns in '2 300'; expected 3: user, item, rating",
         ),

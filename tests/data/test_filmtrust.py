@@ -114,6 +114,31 @@ def test_malformed_orange_file_is_refused_with_its_line(tmp_path: Path, defect: 
         ),
         (("ratings.txt", b"2 30 .5", b"2 30 5"), f"FOLDER/ratings.txt:3, column 'rating': '5'; expected {RATING}"),
         (("trust.txt", b"7 5 1", b"7 5 -1"), "FOLDER/trust.txt:4, column 'trust': '-1'; expected one of 1, 1.0"),
+        (
+            ("ratings.txt", b"   \n \t\n"),
+            "FOLDER/ratings.txt:1: the file is empty; expected lines of user, item, rating",
+        ),
+        (
+            ("ratings.txt", TXT["ratings.txt"].replace(b" ", b",")),
+            "FOLDER/ratings.txt:1: 1 column in '7,30,2'; expected 3: user, item, rating",
+        ),
+        (
+            ("ratings.txt", b"7 30 2", b"user item rating"),
+            f"FOLDER/ratings.txt:1, column 'rating': 'rating'; expected {RATING}",
+        ),
+        (("ratings.txt", b"2 30 .5", b"2 30 nan"), f"FOLDER/ratings.txt:3, column 'rating': 'nan'; expected {RATING}"),
+        (
+            ("ratings.txt", b"7 30 2", b"7 30" + b"0" * 18 + b" 2"),
+            f"FOLDER/ratings.txt:1, column 'item': '30{'0' * 18}'; expected {INTEGER_ID}",
+        ),
+        (
+            ("trust.txt", b"7 5 1", b"7\x00 5 1"),
+            "FOLDER/trust.txt:4: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
+        ),
+        (
+            ("trust.txt", b"7 5 1", b"7 \xff 1"),
+            "FOLDER/trust.txt:4: byte 0xff is not UTF-8; save the file as UTF-8",
+        ),
         (("trust.txt", b"7 5 1\n", b"7 5 1\n \n"), "FOLDER/trust.txt:5, column 'truster': ''; expected an id"),
     ],
 )

@@ -47,7 +47,7 @@ def test_first_views_of_the_big_matrix(tmp_path: Path):
         "friend_user_num_range": ["", "0"],
         "register_days_range": ["", "61-90"],
     }
-    np.testing.assert_array_equal(read.trust, np.array([[1, 0], [0, 1]], np.int32), strict=True)
+    np.testing.assert_array_equal(read.trust, np.array([[0, 1], [1, 0]], np.int32), strict=True)
 
 
 def test_the_small_matrix_has_no_times(tmp_path: Path):
@@ -120,6 +120,11 @@ NAMES = "user_id, video_id, video_duration, watch_ratio, timestamp"
             "FOLDER/big_matrix.csv:2, column 'timestamp': '1.5e9'; expected non-negative Unix seconds",
         ),
         (
+            ("big_matrix.csv", b"1593878903.438", b"1593878903438"),
+            "FOLDER/big_matrix.csv:2, column 'timestamp': '1593878903438'; expected Unix seconds up to 9999999999; "
+            "divide milliseconds by 1000",
+        ),
+        (
             ("big_matrix.csv", b",20200706", b""),
             "FOLDER/big_matrix.csv:4: 7 columns in '0,183,9999,22200,2020-07-06 00:05:00,1593965100.0,3.0'; "
             "expected 8, as on line 1",
@@ -171,6 +176,38 @@ NAMES = "user_id, video_id, video_duration, watch_ratio, timestamp"
 )
 def test_malformed_files_are_refused(tmp_path: Path, defect: tuple, message: str):
     check_refused(load, tmp_path, FILES, defect, message)
+
+
+@pytest.mark.parametrize(
+    ("defect", "message"),
+    [
+        (
+            ("small_matrix.csv", None),
+            "kuairec: FOLDER/small_matrix.csv is not there; python -m tools.fetch_data kuairec brings it or says how",
+        ),
+        (
+            ("small_matrix.csv", HEADER.replace(b",timestamp", b",user_id") + b"14,148,4381,6067,,,,0.722103\n"),
+            "FOLDER/small_matrix.csv:1: the header 'user_id, video_id, play_duration, video_duration, time, d...' "
+            "names column 'user_id' 2 times; expected once",
+        ),
+        (
+            ("small_matrix.csv", b"0.722103", b"inf"),
+            "FOLDER/small_matrix.csv:2, column 'watch_ratio': 'inf'; expected a finite number from 0",
+        ),
+        (
+            ("small_matrix.csv", b"\n14,5,", b"\n14,5\x00,"),
+            "FOLDER/small_matrix.csv:3: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
+        ),
+    ],
+)
+def test_a_malformed_small_matrix_is_refused(tmp_path: Path, defect: tuple, message: str):
+    check_refused(lambda folder: load_matrix(folder, "small"), tmp_path, SMALL, defect, message)
+
+
+def test_a_friendship_counts_once_and_not_with_oneself(tmp_path: Path):
+    files = FILES | {"social_network.csv": b'user_id,friend_list\n14,"[0, 0, 14]"\n'}
+    read = load(write_files(tmp_path, files))
+    np.testing.assert_array_equal(read.trust, np.array([[1], [0]], np.int32), strict=True)
 
 
 def test_an_unknown_matrix_is_refused(tmp_path: Path):

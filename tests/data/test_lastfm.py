@@ -66,6 +66,11 @@ def test_plays_of_hetrec_with_friends(tmp_path: Path):
     np.testing.assert_array_equal(read.trust, np.array([[0, 1], [1, 0]], np.int32), strict=True)
 
 
+def test_a_friendship_counts_once_and_not_with_oneself(tmp_path: Path):
+    read = load(write_files(tmp_path, HETREC | {"user_friends.dat": b"userID\tfriendID\n2\t7\n2\t2\n2\t7\n"}))
+    np.testing.assert_array_equal(read.trust, np.array([[0], [1]], np.int32), strict=True)
+
+
 @pytest.mark.parametrize(
     ("defect", "message"),
     [
@@ -176,6 +181,31 @@ WEIGHT = "an integer from 1 to 1000000000"
         (
             ("artists.dat", b"50\t", b"52\t"),
             "FOLDER/artists.dat:3, column 'id': '52' stands already on line 2; expected each once",
+        ),
+        (
+            ("user_artists.dat", b"userID\tartistID\tweight\n"),
+            "FOLDER/user_artists.dat:1: no row follows the header; expected lines of userID, artistID, weight",
+        ),
+        (
+            ("user_artists.dat", b"\tartistID", b"\tuserID"),
+            "FOLDER/user_artists.dat:1: the header 'userID, userID, weight' names column 'userID' 2 times; "
+            "expected once",
+        ),
+        (
+            ("user_artists.dat", b"13883", b"NaN"),
+            f"FOLDER/user_artists.dat:2, column 'weight': 'NaN'; expected {WEIGHT}",
+        ),
+        (
+            ("user_artists.dat", b"13883", b"9" * 20),
+            f"FOLDER/user_artists.dat:2, column 'weight': '{'9' * 20}'; expected {WEIGHT}",
+        ),
+        (
+            ("artists.dat", b"Morcheeba", b"Morch\xe9eba"),
+            "FOLDER/artists.dat:2: byte 0xe9 is not UTF-8; save the file as UTF-8",
+        ),
+        (
+            ("artists.dat", b"Morcheeba", b"Mor\x00cheeba"),
+            "FOLDER/artists.dat:2: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
         ),
         (("artists.dat", b"50\t", b"05\t"), f"FOLDER/artists.dat:3, column 'id': '05'; expected {INTEGER_ID}"),
     ],

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,27 @@ BEHAVIORS = "impression_id, user_id, time, history, impressions"
         (
             ("behaviors.tsv", b"11/10/2019", b"11/0/2019"),
             f"FOLDER/behaviors.tsv:1, column 'time': '11/0/2019 11:30:54 AM'; expected {A_MOMENT}",
+        ),
+        (
+            ("behaviors.tsv", b"11/10/2019", b"11/10/1969"),
+            f"FOLDER/behaviors.tsv:1, column 'time': '11/10/1969 11:30:54 AM'; expected {A_MOMENT}",
+        ),
+        (
+            ("behaviors.tsv", b"4\tU598", b"2\tU598"),
+            "FOLDER/behaviors.tsv:4, column 'impression_id': '2' stands already on line 2; expected each once",
+        ),
+        (
+            ("behaviors.tsv", b"4\tU598", b"-4\tU598"),
+            "FOLDER/behaviors.tsv:4, column 'impression_id': '-4'; "
+            "expected a non-negative integer id of at most 18 digits without leading zeros",
+        ),
+        (
+            ("behaviors.tsv", b"4\tU598", b"4\tU5\x0098"),
+            "FOLDER/behaviors.tsv:4: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
+        ),
+        (
+            ("behaviors.tsv", gzip.compress(FILES["behaviors.tsv"], compresslevel=0)[:-12]),
+            "FOLDER/behaviors.tsv:4: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (
             ("news.tsv", b"N40\t", b"N10\t"),

@@ -139,7 +139,7 @@ FETCH = "is not there; python -m tools.fetch_data ml-100k brings it or says how"
         (
             ("ml-100k.inter", b"\t900", b"\t9" + b"0" * 18),
             "FOLDER/ml-100k.inter:3, column 'timestamp:float': '9000000000000000000'; "
-            "expected non-negative integer Unix seconds",
+            "expected Unix seconds up to 9999999999; divide milliseconds by 1000",
         ),
         (
             ("ml-100k.inter", b"2\t10\t", b"3\t10\t"),
@@ -205,6 +205,14 @@ FETCH = "is not there; python -m tools.fetch_data ml-100k brings it or says how"
             "FOLDER/ml-100k.kg:5, column 'tail_id:token': ''; expected some text",
         ),
         (
+            ("ml-100k.kg", b"m.toy\tfilm.genre\tm.fun\n", b"head_id:token\trelation_id:token\ttail_id:token\n"),
+            "FOLDER/ml-100k.kg:2, column 'head_id:token': 'head_id:token'; expected no second header",
+        ),
+        (
+            ("ml-100k.kg", b"m.fun\tgenre", b"m.fun\x00\tgenre"),
+            "FOLDER/ml-100k.kg:3: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
+        ),
+        (
             ("ml-100k.inter", gzip.compress(RECBOLE["ml-100k.inter"], compresslevel=0)[:-12]),
             "FOLDER/ml-100k.inter:5: the gzip stream is truncated here; expected a complete gzip file",
         ),
@@ -225,6 +233,51 @@ def test_malformed_atomic_file_is_refused_with_its_line(tmp_path: Path, defect: 
         (
             ("u.data", b"7\t30", b"7\t31"),
             "FOLDER/u.data:1, column 'item_id': '31'; expected an item of u.item",
+        ),
+        (
+            ("u.data", b""),
+            "FOLDER/u.data:1: the file is empty; expected lines of user_id, item_id, rating, timestamp",
+        ),
+        (
+            ("u.data", b"7\t20\t4\t500", b"7\t20\t4\t500\t0"),
+            r"FOLDER/u.data:4: 5 columns in '7\t20\t4\t500\t0'; expected 4: user_id, item_id, rating, timestamp",
+        ),
+        (
+            ("u.data", b"\t4\t500", b"\tfour\t500"),
+            "FOLDER/u.data:4, column 'rating': 'four'; expected a finite number from 1 to 5 in steps of 1",
+        ),
+        (
+            ("u.data", b"\t4\t500", b"\tnan\t500"),
+            "FOLDER/u.data:4, column 'rating': 'nan'; expected a finite number from 1 to 5 in steps of 1",
+        ),
+        (
+            ("u.data", b"\t900", b"\t900000000000"),
+            "FOLDER/u.data:2, column 'timestamp': '900000000000'; expected Unix seconds up to 9999999999; "
+            "divide milliseconds by 1000",
+        ),
+        (
+            ("u.data", b"2\t30\t", b"2\t10\t"),
+            "FOLDER/u.data:3: user_id '2' and item_id '10' stand already on line 2; expected each pair once",
+        ),
+        (
+            ("u.data", b"7\t30\t3", b"-7\t30\t3"),
+            "FOLDER/u.data:1, column 'user_id': '-7'; expected a user of u.user",
+        ),
+        (
+            ("u.user", b"\n2|", b"\n007|"),
+            "FOLDER/u.user:2, column 'user_id': '007'; "
+            "expected a non-negative integer id of at most 18 digits without leading zeros",
+        ),
+        (
+            ("u.item", b"30|unknown||||", b"30|unknown|||"),
+            f"FOLDER/u.item:1: 23 columns in '30|unknown|||{FLAGS[30].decode()}'; expected 24: item_id, movie_title, "
+            "release_date, video_release_date, imdb_url, unknown, Action, Adventure, Animation, Children's, Comedy, "
+            "Crime, Documentary, Drama, Fantasy, Film-Noir, Horror, Musical, Mystery, Romance, Sci-Fi, Thriller, War, "
+            "Western",
+        ),
+        (
+            ("u.item", gzip.compress(GROUPLENS["u.item"], compresslevel=0)[:-12]),
+            "FOLDER/u.item:3: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (
             ("u.user", b"|technician", b""),

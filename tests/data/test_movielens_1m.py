@@ -88,7 +88,8 @@ RATING = "a finite number from 1 to 5 in steps of 1"
         ),
         (
             ("ratings.dat", b"::900", b"::" + b"9" * 19),
-            f"FOLDER/ratings.dat:2, column 'timestamp': '{'9' * 19}'; expected non-negative integer Unix seconds",
+            f"FOLDER/ratings.dat:2, column 'timestamp': '{'9' * 19}'; expected Unix seconds up to 9999999999; "
+            "divide milliseconds by 1000",
         ),
         (("ratings.dat", b"2::10", b"3::10"), "FOLDER/ratings.dat:2, column 'user': '3'; expected a user of users.dat"),
         (

@@ -108,7 +108,8 @@ ONE_ROW = "a quote is not closed, or a carriage return stands inside the line; e
         ),
         (
             ("ratings.csv", b",900", b",1" + b"0" * 18),
-            f"FOLDER/ratings.csv:3, column 'timestamp': '1{'0' * 18}'; expected non-negative integer Unix seconds",
+            f"FOLDER/ratings.csv:3, column 'timestamp': '1{'0' * 18}'; expected Unix seconds up to 9999999999; "
+            "divide milliseconds by 1000",
         ),
         (("ratings.csv", b"2,10", b"u2,10"), f"FOLDER/ratings.csv:3, column 'userId': 'u2'; expected {INTEGER_ID}"),
         (

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recjax.config import Dataset
+from recjax.config import Dataset, Samples
 from recjax.data.interactions import Interactions
 from recjax.data.next_item import next_item_data
 from recjax.errors import UserError
@@ -160,3 +161,16 @@ def test_protocol_names_everything_that_a_number_depends_on():
     )
     assert data.selection_metric == "ndcg@10"
     assert (data.schema.n_items, data.schema.max_history) == (5, 3)
+
+
+def test_times_beyond_32_bits_are_refused_where_a_model_reads_them():
+    interactions = histories([7, 4])
+    assert interactions.timestamp is not None
+    late = dataclasses.replace(interactions, timestamp=interactions.timestamp + 2**31)
+    next_item_data(late, Dataset(max_history=3))
+    with pytest.raises(UserError) as error:
+        next_item_data(late, Dataset(max_history=3), Samples(times=True))
+    assert str(error.value) == (
+        "the model reads times of 32 bits and toy has the Unix second 2147484048; allowed: up to 2147483647 "
+        "(January 2038)"
+    )

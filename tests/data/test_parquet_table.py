@@ -61,6 +61,23 @@ def test_a_damaged_file_is_refused(tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
+def test_text_and_names_that_are_not_utf_8_are_refused(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    damaged = pa.array([b"fine", None, b"caf\xe9"]).view(pa.string())
+    for texts in (damaged, damaged.dictionary_encode()):
+        pq.write_table(pa.table({"a": texts}), path)
+        with pytest.raises(UserError) as error:
+            read_parquet(path, {"a": "texts"})
+        assert str(error.value) == f"{path}:3, column 'a': b'caf\\xe9'; expected UTF-8"
+    pq.write_table(pa.table({"user": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"user", b"us\xffr"))
+    with pytest.raises(UserError) as error:
+        read_parquet(path, {"user": "integers"})
+    assert str(error.value) == (
+        f"{path}: cannot be read as Parquet (a name in it is not UTF-8); expected the file as published"
+    )
+
+
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)

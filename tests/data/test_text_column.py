@@ -53,7 +53,7 @@ def test_choices_index_what_is_allowed():
 
 def test_integers_and_timestamps():
     same(column("-3", "7", "007").integers(-3, 7), [-3, 7, 7], np.int64)
-    same(column("0", " 1700000000 ", "9" * 18).timestamps(), [0, 1_700_000_000, 10**18 - 1], np.int64)
+    same(column("0", " 1700000000 ", "9" * 10).timestamps(), [0, 1_700_000_000, 10**10 - 1], np.int64)
 
 
 def test_floats():
@@ -109,7 +109,7 @@ INTEGER_ID = "a non-negative integer id of at most 18 digits without leading zer
             ("1", "1" * 19),
             "timestamps",
             {},
-            f"f:3, column 'c': '{'1' * 19}'; expected non-negative integer Unix seconds",
+            f"f:3, column 'c': '{'1' * 19}'; expected Unix seconds up to 9999999999; divide milliseconds by 1000",
         ),
         (("1", "1.0"), "timestamps", {}, "f:3, column 'c': '1.0'; expected non-negative integer Unix seconds"),
         (("1", "z" * 99), "floats", {}, f"f:3, column 'c': '{'z' * 57}...'; expected a finite number"),

@@ -118,6 +118,7 @@ def test_a_line_longer_than_a_block_is_refused(tmp_path: Path):
 
 
 HEADER = b"user,item,note\n"
+ZERO_BYTE = "byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8"
 ONE_ROW = "a quote is not closed, or a carriage return stands inside the line; expected one row a line"
 AFTER = {"after_header": (("x",),)}
 NO_HEADER = {"header": False}
@@ -130,6 +131,10 @@ LATIN = {"encoding": "latin-1"}
     [
         (b"", {}, ":1: the file is empty; expected lines of user, item, note"),
         (b"\xef\xbb\xbf\n", {}, ":1: the file is empty; expected lines of user, item, note"),
+        (b" \t\n  \n", {"delimiter": None}, ":1: the file is empty; expected lines of user, item, note"),
+        (HEADER + b"1,2,\x003\n", {}, f":2: {ZERO_BYTE}"),
+        (HEADER + b"1,2,\x003\n", LATIN, f":2: {ZERO_BYTE}"),
+        ("user,item,note\n1,2,3\n".encode("utf-16-be"), {}, f":1: {ZERO_BYTE}"),
         (HEADER, {}, ":1: no row follows the header; expected lines of user, item, note"),
         (HEADER + b"x\n", AFTER, ":1: no row follows the header; expected lines of user, item, note"),
         (HEADER + b"y\n1,2,3\n", AFTER, ":2: 'y'; expected 'x'"),

