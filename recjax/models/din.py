@@ -1,7 +1,8 @@
 """DIN: the user's history is summed with weights that depend on the candidate item.
 
-Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), with PReLU and without the
-mini-batch-aware regulariser.
+Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), equation 3. The activation unit
+reads both vectors, their difference and their product, as in the authors' code (the paper: their outer product).
+Departures: ReLU in the place of PReLU and Dice, no mini-batch-aware regulariser, and AdamW in the place of SGD.
 
 Shapes: B batch, L history length, F other categorical fields, D embedding dim.
 """
