@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_rows, compiled
 from random_variables import random_variables
 
 from recjax.config import Experiment
@@ -143,18 +144,29 @@ def test_loss_is_the_logloss_of_rows_that_count(name: str, variables: dict[str, 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_place_of_padding_and_order_of_bags_mean_nothing_and_one_program_a_shape(
+def test_place_of_padding_and_order_of_bags_mean_nothing(
     name: str, variables: dict[str, Any], batch: dict[str, jax.Array]
 ):
     ids = np.array(batch["sparse_ids"])
     ids[:, 2:5], ids[:, 7:10] = ids[:, [4, 2, 3]], ids[:, [9, 8, 7]]
     model = CONFIGS[name].build(SCHEMA)
-    score = jax.jit(lambda variables, batch: model.apply(variables, batch))
+    score = compiled(model)
     whole = score(variables[name], batch)
     np.testing.assert_allclose(
         score(variables[name], batch | {"sparse_ids": jnp.asarray(ids)}), whole, rtol=1e-4, atol=1e-5
     )
-    assert score._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_padding_rows_change_neither_loss_nor_gradient(
+    name: str, variables: dict[str, Any], batch: dict[str, jax.Array]
+):
+    check_padding_rows(CONFIGS[name].build(SCHEMA), variables[name], batch)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_program_a_shape(name: str, variables: dict[str, Any], batch: dict[str, jax.Array]):
+    check_one_program_a_shape(CONFIGS[name].build(SCHEMA), variables[name], batch)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
