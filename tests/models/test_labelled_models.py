@@ -20,6 +20,7 @@ from recjax.models.din import DINConfig
 from recjax.models.dlrm import DLRMConfig
 from recjax.models.wide_and_deep import WideAndDeepConfig
 from recjax.training.pipeline import load_data, train
+from recjax.transforms.paths import flatten
 
 B, N, D = 4, 3, 4
 P = PADDING_ID
@@ -68,8 +69,10 @@ def dense(layer: Any, x: np.ndarray) -> np.ndarray:
 
 
 def mlp(layers: Any, x: np.ndarray) -> np.ndarray:
-    for index in range(len(layers)):
-        x = np.maximum(dense(layers[f"dense_{index}"], x), 0)
+    """Returns what dense layers make of x, each with a ReLU, or with the PReLU that stands beside it."""
+    for index in range(sum(name.startswith("dense") for name in layers)):
+        x = dense(layers[f"dense_{index}"], x)
+        x = np.where(x >= 0, x, layers.get(f"prelu_{index}", {}).get("negative_slope", 0) * x)
     return x
 
 
@@ -131,6 +134,13 @@ def test_logits_agree_with_numpy(name: str, variables: dict[str, Any], batch: di
     actual = CONFIGS[name].build(SCHEMA).apply(variables[name], batch)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_slopes_of_negative_values_are_learned_by_din_alone(name: str, variables: dict[str, Any]):
+    slopes = [path for path in flatten(variables[name]["params"]) if path.endswith("/negative_slope")]
+    parts = ("attention_mlp", "top_mlp") if name == "din" else ()
+    assert slopes == [f"{part}/prelu_{index}/negative_slope" for part in parts for index in (0, 1)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
