@@ -1,6 +1,7 @@
 """What is asserted of every top-n model that is solved, on the tiny data set."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ def solve(ratings_file: Path, config: ModelConfig, epochs: int = 1, split: Any =
 
 
 def assert_one_program(solved: Solved) -> None:
-    """Asserts that all updates share one program, and the requests of both parts another."""
-    score = jax.jit(solved.model.score)
+    """Asserts that all updates share one program, the scores of both parts another, and their answers a third."""
+    score, serve = jax.jit(solved.model.score), jax.jit(functools.partial(solved.model.serve, top_k=2))
     for part in ("valid", "test"):
         for request in solved.data.eval_batches(part, 2):
             score(solved.model.variables, request)
-    assert score._cache_size() == 1
+            serve(solved.model.variables, request)
+    assert score._cache_size() == serve._cache_size() == 1
     module, config = solved.model.module, solved.experiment.model
     optimizer = make_optimizer(solved.experiment.training, chain(), config, 1)
     step = make_train_step(module, optimizer, 0)

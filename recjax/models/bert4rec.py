@@ -5,7 +5,7 @@ items of every sequence are masked as `mask_rate` says, not a random number of t
 positions alone are computed; some sequences have just their last item masked, as at evaluation (the paper does so
 for a copy of the data); a sequence is trained on for many more epochs than the authors' code did (Petrov and
 Macdonald, RecSys 2022, show that this is what its results hang on); scores are products with the item table,
-without an output layer and bias of their own; pre-norm blocks; padding at the end.
+without an output layer and bias of their own; pre-norm blocks; ReLU in the place of GELU; padding at the end.
 
 Shapes: B batch, L history length, T = L + 1 sequence length, M masked items a sequence, D embedding dim,
 V catalogue, K items returned.

@@ -4,7 +4,8 @@ Both are learned together: BPR on the interactions, TransR on the graph's triple
 knowledge this is the structural one; the sets here have no texts or images to go with it.
 
 Source: Zhang et al., Collaborative Knowledge Base Embedding for Recommender Systems (KDD 2016), sections 3.1 and 4;
-Lin et al., Learning Entity and Relation Embeddings for Knowledge Graph Completion (AAAI 2015), for TransR.
+Lin et al., Learning Entity and Relation Embeddings for Knowledge Graph Completion (AAAI 2015), for TransR. Departures:
+an item bias, Adam in the place of SGD, and L2 on the rows in use in the place of TransR's bounds on their norms.
 
 Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, P dim of a relation's space, T triples drawn,
 N tails of each, R relations, V catalogue.

@@ -1,7 +1,8 @@
 """DIN: the user's history is summed with weights that depend on the candidate item.
 
-Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), with PReLU and without the
-mini-batch-aware regulariser.
+Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KDD 2018), equation 3. The activation unit
+reads both vectors, their difference and their product, as in the authors' code (the paper: their outer product).
+Departures: PReLU with one slope a layer, not Dice, no mini-batch-aware regulariser, and AdamW in the place of SGD.
 
 Shapes: B batch, L history length, F other categorical fields, D embedding dim.
 """
@@ -74,7 +75,7 @@ class DIN(nn.Module):
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
         c = self.config
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"activation": None, "dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
         ids = {field.name: (field, ids_BL) for field, ids_BL in self.schema.split_fields(batch["sparse_ids"])}
         items = Embedding(ids["item"][0].vocab_size, c.embedding_dim, dtype=c.dtype, name="table_item")
         candidate_BD, history_BL = items(ids["item"][1]), ids["history"][1]

@@ -2,8 +2,9 @@
 
 Source: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks (ICLR 2016), and Hidasi and
 Karatzoglou, Recurrent Neural Networks with Top-k Gains (CIKM 2018), which brought item embeddings shared with the
-output. Departures: full-softmax cross-entropy over the catalogue in the place of in-batch negatives, no output
-bias, histories padded to one length in the place of parallel sessions, and AdamW.
+output. Departures: full-softmax cross-entropy over the catalogue in the place of in-batch negatives, a dense layer
+from the states to the embeddings that items are scored by, no output bias, histories padded to one length in the place
+of parallel sessions, and AdamW.
 
 Shapes: B batch, L history length, D embedding dim, H units, V catalogue, K items returned.
 """

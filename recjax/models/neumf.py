@@ -1,6 +1,7 @@
 """NeuMF: a generalised matrix factorisation and an MLP, each with its own embeddings, in one logit.
 
-Source: He et al., Neural Collaborative Filtering (WWW 2017), trained from scratch, without pretrained halves.
+Source: He et al., Neural Collaborative Filtering (WWW 2017), trained from scratch, without pretrained halves, and with
+dropout in the MLP.
 
 Shapes: B batch, K items scored, D embedding dim, V catalogue, W hidden width.
 """

@@ -2,7 +2,8 @@
 
 Source: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018). Departures: full-softmax
 cross-entropy over the catalogue instead of one sampled negative (Petrov and Macdonald, RecSys 2023, show
-that it closes the gap to BERT4Rec), pre-norm blocks, and padding at the end of the history.
+that it closes the gap to BERT4Rec), keys and values normed like the queries (the authors' code norms queries alone),
+MLPs with a hidden width of their own (the paper's is the embedding's), and padding at the end of the history.
 
 Shapes: B batch, L history length, D embedding dim, V catalogue, K items returned.
 """

@@ -1,6 +1,7 @@
 """Wide & Deep: a linear model of the features beside an MLP of their embeddings.
 
-Source: Cheng et al., Wide & Deep Learning for Recommender Systems (DLRS 2016), without hand-made crosses.
+Source: Cheng et al., Wide & Deep Learning for Recommender Systems (DLRS 2016). Departures: no hand-made crosses in the
+wide part, and AdamW for both parts, in the place of FTRL for the wide and AdaGrad for the deep one.
 
 Shapes: B batch, N dense features, F categorical fields, D embedding dim.
 """

@@ -1,5 +1,8 @@
 """Dense layers in a row.
 
+Source of the PReLU: He et al., Delving Deep into Rectifiers (ICCV 2015), equation 1, "channel-shared", from a slope of
+0.25 on.
+
 Shapes: B batch, D width.
 """
 
@@ -18,7 +21,7 @@ class MLP(nn.Module):
     widths: Sequence[int]
     dropout_rate: float = 0.0
     linear_end: bool = False
-    activation: Callable[[Array], Array] = jax.nn.relu
+    activation: Callable[[Array], Array] | None = jax.nn.relu  # None is a PReLU, which learns one slope a layer
     dtype: Any = jnp.float32
     dot_general_cls: Callable | None = None
 
@@ -29,6 +32,6 @@ class MLP(nn.Module):
             x = nn.Dense(width, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name=f"dense_{index}")(x)
             if self.linear_end and index == len(self.widths) - 1:
                 return x
-            x = self.activation(x)
+            x = self.activation(x) if self.activation else nn.PReLU(negative_slope_init=0.25, name=f"prelu_{index}")(x)
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return x

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
@@ -103,6 +104,28 @@ def test_loss_is_over_the_masked_items_and_no_others(loss_of: Any, variables: An
     assert loss_of(variables, batch) == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
 
 
+def test_what_stands_under_a_mask_is_seen_by_no_position(
+    model: BERT4Rec, draw: Any, variables: Any, batch: dict[str, np.ndarray]
+):
+    def hidden(batch: dict[str, np.ndarray]) -> np.ndarray:
+        kept = {"capture_intermediates": lambda module, _: module.name == "norm"}
+        _, state = jax.jit(lambda v, b: model.apply(v, b, train=False, method="loss", **kept))(variables, batch)
+        return np.asarray(state["intermediates"]["norm"]["__call__"][0])
+
+    masked, counts = map(
+        np.asarray, draw(jax.random.key(0), LENGTHS + 1, L + 1, CONFIG.mask_rate, CONFIG.last_only_rate)
+    )
+    other, before = {name: column.copy() for name, column in batch.items()}, hidden(batch)
+    for row, length in enumerate(LENGTHS):
+        for position in masked[row][counts[row]]:
+            name, at = ("labels", length - 1) if position == length else ("history", position)
+            other[name][row, at] = (other[name][row, at] + 1) % V
+    np.testing.assert_array_equal(hidden(other), before)
+    seen = next(position for position in range(L) if position not in masked[0][counts[0]])
+    other["history"][0, seen] = (other["history"][0, seen] + 1) % V
+    assert (hidden(other)[0] != before[0]).any(1).all()
+
+
 @pytest.fixture(scope="module")
 def draw() -> Any:
     return jax.jit(draw_masked, static_argnums=(2, 3, 4))
@@ -160,6 +183,10 @@ def test_a_padding_row_adds_nothing_to_the_loss(loss_of: Any, variables: Any, ba
     junk = cut | {name: np.where(np.arange(B)[:, None] < 2, batch[name], 1) for name in ("history", "labels")}
     assert loss_of(variables, junk) == pytest.approx(float(loss_of(variables, cut)), rel=1e-6)
     assert loss_of(variables, cut) != loss_of(variables, batch)
+
+
+def test_one_program_a_shape(model: BERT4Rec, variables: Any, batch: dict[str, np.ndarray]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_serve_returns_the_best_unseen_items_in_order(

@@ -4,6 +4,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 
 from recjax.config import Dataset, Experiment, Training
@@ -77,6 +78,11 @@ def test_dropout_changes_the_training_loss_by_its_key(model: Any, variables: Any
     first, again, other = (float(loss(variables, BATCH, key)) for key in keys)
     assert first == again
     assert first != other
+
+
+def test_one_program_a_shape(model: Any, variables: Any):
+    history = np.array([[2, 0, -1], [-1, -1, -1], [5, -1, -1]], np.int32)
+    check_one_program_a_shape(model, variables, BATCH | {"history": history})
 
 
 def test_a_training_lowers_the_loss_and_beats_popularity_in_one_program(ratings_file: Path):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 from short_training import short_training
 
@@ -117,6 +118,10 @@ def test_padding_rows_add_nothing(model: CKE, variables: Any, batch: dict[str, A
     loss = jax.jit(lambda variables, batch: model.apply(variables, batch, train=False, method="loss"))
     expected = float(loss(variables, batch))
     assert float(loss(variables, padded | {"context": batch["context"]})) == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_program_a_shape(model: CKE, variables: Any, batch: dict[str, Any]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_serve_leaves_out_the_history(model: CKE, variables: Any, batch: dict[str, Any]):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_rows
 from random_variables import random_variables
 
 from recjax.data.batches import PADDING_ID
@@ -114,6 +115,10 @@ def test_order_within_a_bag_and_place_of_its_padding_mean_nothing(
     np.testing.assert_allclose(shuffled, score(variables, batch), rtol=1e-5, atol=1e-6)
 
 
+def test_padding_rows_change_neither_loss_nor_gradient(model: DLRMDCNv2, variables: Any, batch: dict[str, np.ndarray]):
+    check_padding_rows(model, variables, batch)
+
+
 def test_rows_of_a_batch_do_not_see_each_other(score: Any, variables: Any, batch: dict[str, np.ndarray]):
     order = np.array([4, 2, 0, 3, 1])
     permuted = score(variables, {name: column[order] for name, column in batch.items()})
@@ -121,10 +126,7 @@ def test_rows_of_a_batch_do_not_see_each_other(score: Any, variables: Any, batch
 
 
 def test_one_program_a_shape(model: DLRMDCNv2, variables: Any, batch: dict[str, np.ndarray]):
-    score = jax.jit(lambda variables, batch: model.apply(variables, batch))
-    score(variables, batch)
-    score(jax.tree.map(lambda x: x + 1, variables), batch | {"dense": batch["dense"] + 1})
-    assert score._cache_size() == 1
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_padding_ids, check_serve, compiled, multi_hot
 from solved_models import Solved, assert_one_program, solve
 
 from recjax.data.top_n import TopNSchema
@@ -59,6 +60,16 @@ def test_weights_are_ridge_regressions_of_each_item_on_the_others(rows: np.ndarr
     unseen = sums[0].copy()
     unseen[[1, 6, 2]] = -np.inf
     assert answer["items"][0].tolist() == np.argsort(-unseen)[:2].tolist()
+
+
+def test_scores_of_any_weights_agree_with_numpy_and_padding_changes_nothing():
+    model, rng = EASEConfig(l2=L2).build(SCHEMA), np.random.default_rng(1)
+    variables = {"params": {"weights": {"kernel": rng.standard_normal((N_ITEMS, N_ITEMS)).astype(np.float32)}}}
+    batch = {"history": np.array([[1, 6, 2, -1], [7, -1, -1, -1], [0, 3, 5, 4], [-1, -1, -1, -1]], np.int32)}
+    expected = multi_hot(batch["history"], N_ITEMS) @ variables["params"]["weights"]["kernel"]
+    np.testing.assert_allclose(compiled(model)(variables, batch), expected, rtol=1e-5, atol=1e-6)
+    check_padding_ids(model, variables, batch)
+    check_serve(model, variables, batch, top_k=3)
 
 
 def test_two_items_by_hand():

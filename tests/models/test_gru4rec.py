@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
@@ -114,6 +115,10 @@ def test_padding_means_nothing(loss_of: Any, score: Any, variables: Any, batch: 
     assert loss_of(variables, other) == loss_of(variables, batch)
     padded = {name: np.pad(column, [(0, 2)] + [(0, 0)] * (column.ndim - 1)) for name, column in batch.items()}
     assert loss_of(variables, padded) == pytest.approx(float(loss_of(variables, batch)), rel=1e-6)
+
+
+def test_one_program_a_shape(model: GRU4Rec, variables: Any, batch: dict[str, np.ndarray]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_serve_returns_the_best_unseen_items_in_order(

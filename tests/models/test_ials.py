@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from model_checks import check_padding_ids
 from solved_models import Solved, assert_one_program, solve
 
 from recjax.data.top_n import TopNSchema
@@ -98,8 +99,9 @@ def test_a_user_is_folded_in_from_the_history_alone(rows: np.ndarray, batch: dic
     known[0, [10, 0, 3, 7]], known[1, 5] = 1, 1
     expected = half_step(known, table) @ table.T
     scores = jax.jit(model.apply)(variables, request)
-    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     assert not np.asarray(scores[2]).any()  # nothing is known of this user
+    check_padding_ids(model, variables, request)
     answer = jax.jit(lambda v, b: model.apply(v, b, top_k=3, method="serve"))(variables, request)
     expected[known > 0] = -np.inf
     assert answer["items"][:2].tolist() == np.argsort(-expected[:2], 1)[:, :3].tolist()

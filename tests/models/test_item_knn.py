@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_padding_ids
 from solved_models import assert_one_program, solve
 
 from recjax.data.top_n import TopNSchema
@@ -60,6 +61,7 @@ def test_scores_are_sums_of_similarities_to_the_users_items(
     dense = similarity(rows, shrink, n)
     expected = [dense[:, known[known >= 0]].sum(1) for known in history]
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+    check_padding_ids(model, variables, {"history": history})
     answer = jax.jit(lambda v, b: model.apply(v, b, top_k=3, method="serve"))(variables, {"history": history})
     for row, known, items in zip(expected, history, answer["items"].tolist(), strict=True):
         assert not set(items) & set(known.tolist())

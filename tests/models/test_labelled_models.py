@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_rows, compiled
 from random_variables import random_variables
 
 from recjax.config import Experiment
@@ -19,6 +20,7 @@ from recjax.models.din import DINConfig
 from recjax.models.dlrm import DLRMConfig
 from recjax.models.wide_and_deep import WideAndDeepConfig
 from recjax.training.pipeline import load_data, train
+from recjax.transforms.paths import flatten
 
 B, N, D = 4, 3, 4
 P = PADDING_ID
@@ -67,8 +69,10 @@ def dense(layer: Any, x: np.ndarray) -> np.ndarray:
 
 
 def mlp(layers: Any, x: np.ndarray) -> np.ndarray:
-    for index in range(len(layers)):
-        x = np.maximum(dense(layers[f"dense_{index}"], x), 0)
+    """Returns what dense layers make of x, each with a ReLU, or with the PReLU that stands beside it."""
+    for index in range(sum(name.startswith("dense") for name in layers)):
+        x = dense(layers[f"dense_{index}"], x)
+        x = np.where(x >= 0, x, layers.get(f"prelu_{index}", {}).get("negative_slope", 0) * x)
     return x
 
 
@@ -133,6 +137,13 @@ def test_logits_agree_with_numpy(name: str, variables: dict[str, Any], batch: di
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_slopes_of_negative_values_are_learned_by_din_alone(name: str, variables: dict[str, Any]):
+    slopes = [path for path in flatten(variables[name]["params"]) if path.endswith("/negative_slope")]
+    parts = ("attention_mlp", "top_mlp") if name == "din" else ()
+    assert slopes == [f"{part}/prelu_{index}/negative_slope" for part in parts for index in (0, 1)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_loss_is_the_logloss_of_rows_that_count(name: str, variables: dict[str, Any], batch: dict[str, jax.Array]):
     params = jax.tree.map(np.asarray, variables[name]["params"])
     p = [1 / (1 + np.exp(-REFERENCES[name](params, np.asarray(batch["dense"])[row], row))) for row in range(B)]
@@ -143,18 +154,29 @@ def test_loss_is_the_logloss_of_rows_that_count(name: str, variables: dict[str, 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_place_of_padding_and_order_of_bags_mean_nothing_and_one_program_a_shape(
+def test_place_of_padding_and_order_of_bags_mean_nothing(
     name: str, variables: dict[str, Any], batch: dict[str, jax.Array]
 ):
     ids = np.array(batch["sparse_ids"])
     ids[:, 2:5], ids[:, 7:10] = ids[:, [4, 2, 3]], ids[:, [9, 8, 7]]
     model = CONFIGS[name].build(SCHEMA)
-    score = jax.jit(lambda variables, batch: model.apply(variables, batch))
+    score = compiled(model)
     whole = score(variables[name], batch)
     np.testing.assert_allclose(
         score(variables[name], batch | {"sparse_ids": jnp.asarray(ids)}), whole, rtol=1e-4, atol=1e-5
     )
-    assert score._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_padding_rows_change_neither_loss_nor_gradient(
+    name: str, variables: dict[str, Any], batch: dict[str, jax.Array]
+):
+    check_padding_rows(CONFIGS[name].build(SCHEMA), variables[name], batch)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_program_a_shape(name: str, variables: dict[str, Any], batch: dict[str, jax.Array]):
+    check_one_program_a_shape(CONFIGS[name].build(SCHEMA), variables[name], batch)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 from short_training import short_training
 
@@ -97,6 +98,10 @@ def test_padding_rows_add_nothing(loss_of: Any, variables: Any, batch: dict[str,
         for name, column in batch.items()
     }
     assert float(loss_of(variables, padded)) == pytest.approx(float(loss_of(variables, batch)), rel=1e-6)
+
+
+def test_one_program_a_shape(model: LightGCN, variables: Any, batch: dict[str, Any]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_serve_leaves_out_the_history(model: LightGCN, variables: Any, batch: dict[str, Any]):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_rows
 
 from recjax.data.batches import PADDING_ID
 from recjax.data.features import Field, LabelledSchema
@@ -53,8 +54,9 @@ def test_categorical_weights_start_at_zero_and_there_is_nothing_to_prune(model: 
     assert LogisticRegressionConfig().hidden_units() == ()
 
 
+def test_padding_rows_change_neither_loss_nor_gradient(model: LogisticRegression, variables: dict):
+    check_padding_rows(model, variables, BATCH)
+
+
 def test_one_program_a_shape(model: LogisticRegression, variables: dict):
-    score = jax.jit(lambda variables, batch: model.apply(variables, batch))
-    score(variables, BATCH)
-    score(variables, BATCH | {"dense": BATCH["dense"] + 1})
-    assert score._cache_size() == 1
+    check_one_program_a_shape(model, variables, BATCH)

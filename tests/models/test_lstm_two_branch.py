@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
@@ -135,6 +136,11 @@ def test_padding_means_nothing(loss_of: Any, score: Any, variables: Any, batch: 
         for name, ids in (("user_ratings", "user_items"), ("item_ratings", "item_users"))
     }
     np.testing.assert_array_equal(score(variables, other), score(variables, batch))
+    wider = batch | {
+        name: np.pad(batch[name], ((0, 0), (0, 2)), constant_values=-1)
+        for name in ("user_items", "user_ratings", "item_users", "item_ratings")
+    }
+    np.testing.assert_allclose(score(variables, wider), score(variables, batch), rtol=1e-6)
     padded = {name: np.pad(column, [(0, 2)] + [(0, 0)] * (column.ndim - 1)) for name, column in batch.items()}
     assert loss_of(variables, padded) == pytest.approx(float(loss_of(variables, batch)), rel=1e-6)
 
@@ -147,6 +153,10 @@ def test_the_order_of_each_sequence_is_read(score: Any, variables: Any, batch: d
         }
         changed = score(variables, other) != score(variables, batch)
         assert changed.tolist() == [index == row for index in range(B)]
+
+
+def test_one_program_a_shape(model: LSTMTwoBranch, variables: Any, batch: dict[str, np.ndarray]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_serve_returns_the_ratings(model: LSTMTwoBranch, score: Any, variables: Any, batch: dict[str, np.ndarray]):

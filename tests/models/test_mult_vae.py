@@ -77,6 +77,25 @@ def test_loss_agrees_with_numpy(model: MultVAE, variables: Any, batch: Any):
     assert loss == pytest.approx((likelihood + 0.3 * kl).mean(), rel=1e-5)
 
 
+def test_codes_are_drawn_with_the_encoders_mean_and_deviation(batch: Any):
+    # Without hidden layers the decoder is affine, so that the codes can be read off the logits.
+    model = MultVAEConfig(encoder_dims=(), latent_dim=3, decoder_dims=(), dropout_rate=0.0).build(SCHEMA)
+    variables, n = random_variables(model, batch), 20_000
+    many = {"history": np.repeat(HISTORY[1:2], n, axis=0), "weight": np.ones(n, np.float32), "step": jnp.asarray(0)}
+    fixed = {"train": True, "method": "loss", "rngs": {"dropout": jax.random.key(0)}}
+    kept = {"capture_intermediates": lambda module, _: module.name == "decoder"}
+    _, state = jax.jit(lambda variables, batch: model.apply(variables, batch, **fixed, **kept))(variables, many)
+    logits = np.asarray(state["intermediates"]["decoder"]["__call__"][0])
+    layer = jax.tree.map(np.asarray, variables["params"]["decoder"]["dense_0"])
+    codes = (logits - layer["bias"]) @ np.linalg.pinv(layer["kernel"])
+    row = multi_hot(HISTORY[1:2], V) / 2  # four items: of length 1
+    mean, log_variance = np.split(dense(variables["params"]["encoder"]["dense_0"], row)[0], 2)
+    deviation = np.exp(log_variance / 2)
+    np.testing.assert_allclose((codes.mean(0) - mean) / deviation, 0, atol=5 / np.sqrt(n))
+    np.testing.assert_allclose(codes.std(0) / deviation, 1, atol=5 / np.sqrt(2 * n))
+    np.testing.assert_allclose(np.corrcoef(codes.T), np.eye(3), atol=5 / np.sqrt(n))
+
+
 def test_the_kl_weight_rises_in_a_line_to_its_cap(model: MultVAE):
     weights = [float(model.kl_weight(jnp.asarray(step))) for step in (0, 4, 9, 10, 1000)]
     np.testing.assert_allclose(weights, [0.03, 0.15, 0.3, 0.3, 0.3], rtol=1e-6)

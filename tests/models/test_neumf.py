@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_rows, compiled
 from random_variables import random_variables
 
 from recjax.config import Dataset, Experiment, Training
@@ -49,11 +50,16 @@ def logit(variables: Any, user: int, item: int) -> float:
 
 
 def test_scores_of_the_catalogue_agree_with_numpy(model: NeuMF, variables: Any, batch: dict[str, jax.Array]):
-    score = jax.jit(model.apply)
     expected = [[logit(variables, user, item) for item in range(N_ITEMS)] for user in batch["user"].tolist()]
-    np.testing.assert_allclose(score(variables, batch), expected, rtol=1e-5, atol=1e-5)
-    score(variables, batch | {"user": jnp.array([1, 1, 1])})
-    assert score._cache_size() == 1
+    np.testing.assert_allclose(compiled(model)(variables, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_rows_change_neither_loss_nor_gradient(model: NeuMF, variables: Any, batch: dict[str, jax.Array]):
+    check_padding_rows(model, variables, batch)
+
+
+def test_one_program_a_shape(model: NeuMF, variables: Any, batch: dict[str, jax.Array]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_loss_is_the_mean_logloss_of_items_and_negatives_of_rows_that_count(

@@ -4,6 +4,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from model_checks import check_padding_ids
 from solved_models import assert_one_program, solve
 
 from recjax.data.top_n import TopNSchema
@@ -41,6 +42,7 @@ def test_all_users_have_the_same_scores_and_are_served_what_they_have_not(model:
     answer = jax.jit(lambda v, b: model.apply(v, b, top_k=2, method="serve"))(variables, REQUESTS)
     assert answer["items"].tolist() == [[2, 0], [0, 1]]
     assert answer["scores"].tolist() == [[2, 0], [0, 0]]
+    check_padding_ids(model, variables, REQUESTS)
 
 
 def test_a_training_gives_the_sanity_row_of_its_name_in_one_program(ratings_file: Path):

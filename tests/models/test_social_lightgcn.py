@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_serve
 from random_variables import random_variables
 from short_training import short_training
 
@@ -92,6 +93,15 @@ def test_loss_agrees_with_numpy_and_padding_rows_add_nothing(model: SocialLightG
     assert float(loss_of(variables, batch)) == pytest.approx(np.mean(losses), rel=1e-5)
     padded = {name: np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items() if name != "context"}
     assert float(loss_of(variables, padded | {"context": batch["context"]})) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_serve_returns_the_best_unseen_items_in_order(model: SocialLightGCN, variables: Any, batch: dict[str, Any]):
+    check_serve(model, variables, batch, top_k=1)
+    check_serve(model, variables, batch | precomputed(model, variables, batch["context"]), top_k=1)
+
+
+def test_one_program_a_shape(model: SocialLightGCN, variables: Any, batch: dict[str, Any]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_without_a_share_it_is_lightgcn(variables: Any, batch: dict[str, Any]):

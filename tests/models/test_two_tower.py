@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_one_program_a_shape, check_padding_ids
 from random_variables import random_variables
 from short_training import short_training
 
@@ -99,6 +100,14 @@ def test_loss_agrees_with_numpy(variables: Any, batch: dict[str, Any], mask_know
 def test_the_positive_item_is_hidden_from_the_history(loss_of: Any, variables: Any, batch: dict[str, Any]):
     without = jnp.where(batch["history"] == batch["item"][:, None], -1, batch["history"])
     assert float(loss_of(variables, batch | {"history": without})) == float(loss_of(variables, batch))
+
+
+def test_padding_of_histories_changes_nothing(model: TwoTower, variables: Any, batch: dict[str, Any]):
+    check_padding_ids(model, variables, batch)
+
+
+def test_one_program_a_shape(model: TwoTower, variables: Any, batch: dict[str, Any]):
+    check_one_program_a_shape(model, variables, batch)
 
 
 def test_padding_rows_add_nothing(loss_of: Any, variables: Any, batch: dict[str, Any]):

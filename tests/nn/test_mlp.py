@@ -49,6 +49,24 @@ def test_computes_in_the_given_type_with_float32_parameters():
     assert mlp.apply(params, jnp.ones((2, 4))).dtype == jnp.bfloat16
 
 
+def test_without_an_activation_each_layer_learns_the_slope_of_negative_values():
+    mlp, x = MLP(widths=(2, 1), activation=None), jnp.array([[-1.0]])
+    slopes = {
+        path: leaf.item()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(mlp.init(jax.random.key(0), x))
+        if "negative_slope" in str(path)
+    }
+    assert list(slopes.values()) == [0.25, 0.25]
+    params = {
+        "dense_0": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.0, 1.0])},
+        "prelu_0": {"negative_slope": jnp.array(0.5)},
+        "dense_1": {"kernel": jnp.array([[4.0], [-1.0]]), "bias": jnp.array([0.0])},
+        "prelu_1": {"negative_slope": jnp.array(0.1)},
+    }
+    # -1 and 3, after the first PReLU -0.5 and 3; -5, after the second one -0.5.
+    np.testing.assert_allclose(mlp.apply({"params": params}, x), [[-0.5]], rtol=1e-6)
+
+
 def test_another_activation_stands_in_the_place_of_relu():
     mlp, x = MLP(widths=(2,), activation=jnp.tanh), jnp.array([[-1.0]])
     params = {"params": {"dense_0": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.0, 1.0])}}}
