@@ -61,6 +61,8 @@ class Dataset:
     positive_rating: float = 4.0  # labels of the binary task: rating >= this
     time_features: bool = True  # of the binary task: hour, weekday and quarter of an interaction, the item's age then
     max_history: int = 100  # items of a sequence; the newest are kept
+    # How a next-item model's long training histories are cut: the same in every epoch, or drawn anew for each.
+    windows: Literal["fixed", "drawn"] = "fixed"
 
     def __post_init__(self) -> None:
         check(self.min_interactions >= 1, "Dataset.min_interactions", self.min_interactions, ">= 1")

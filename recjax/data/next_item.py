@@ -26,6 +26,7 @@ from recjax.errors import UserError
 
 ORDERED_SPLITS = ("leave_last_one_out", "temporal")
 PARTS = ("valid", "test")
+_DRAW = 1  # tells the generator of windows from that of the order in which they are taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +42,18 @@ class NextItemData:
     """Training windows, and one evaluation sample a user.
 
     Training cuts every user's training items into windows of L + 1, the newest first, so that long
-    histories are used whole; each window predicts its item i + 1 from its items up to i.
+    histories are used whole; each window predicts its item i + 1 from its items up to i. With `drawn_windows`,
+    every epoch takes a user's newest window and draws where the others end: as many windows, other contexts.
     """
 
     name: str
     split: Split
     schema: NextItemSchema
     windows: dict[str, NDArray]
+    window_ends: NDArray  # [W] of the fixed cut, as positions in split.train; a user's newest window first
     protocol: str
     with_times: bool = False
+    drawn_windows: bool = False
     sampled_candidates: int = 0
     seed: int = 0
     context: Mapping[str, NDArray] = dataclasses.field(default_factory=dict)
@@ -70,8 +74,9 @@ class NextItemData:
 
         With times, `times` and `label_times` [B, L] int32 too: Unix seconds of `history` and of `labels`.
         """
+        windows = self._draw_windows(seed, epoch) if self.drawn_windows else self.windows
         for rows in row_chunks(shuffled_rows(self.n_train, seed, epoch), batch_size):
-            yield take_batch(self.windows, rows, batch_size)
+            yield take_batch(windows, rows, batch_size)
 
     def eval_batches(self, part: str, batch_size: int) -> Iterator[NumpyBatch]:
         """Yields one sample a held-out user of `part` ("valid" or "test").
@@ -97,6 +102,15 @@ class NextItemData:
         samples, _ = self._samples("test")
         names = ("history", "lengths", "times", "target_time") if self.with_times else ("history", "lengths")
         return {name: samples[name] for name in names}
+
+    def _draw_windows(self, seed: int, epoch: int) -> dict[str, NDArray]:
+        """Returns as many windows of each user as the fixed cut has: the newest, and others of full length."""
+        train, L = self.split.train, self.schema.max_history
+        user = train.user[self.window_ends - 1]
+        starts, ends = np.searchsorted(train.user, user), np.searchsorted(train.user, user, side="right")
+        drawn = np.random.default_rng((seed, epoch, _DRAW)).integers(np.minimum(starts + L + 1, ends), ends + 1)
+        is_newest = self.window_ends == ends
+        return _cut(train, np.where(is_newest, ends, drawn), L, self.with_times)
 
     def _samples(self, part: str) -> tuple[dict[str, NDArray], Interactions]:
         known = self.split.known(part)
@@ -148,18 +162,15 @@ def next_item_data(
     _check_order(interactions)
     parts = split(interactions, dataset)
     L = dataset.max_history
-    item, user = parts.train.item, parts.train.user
+    user = parts.train.user
     starts = np.searchsorted(user, np.arange(parts.train.n_users))
     ends = np.searchsorted(user, np.arange(parts.train.n_users), side="right")
     window_ends = np.concatenate([np.arange(e, s + 1, -L) for s, e in zip(starts, ends, strict=True)])  # length >= 2
-    window_starts = np.maximum(window_ends - L - 1, starts[user[window_ends - 1]])
     if not len(window_ends):
         raise UserError(
             f"the {dataset.split} split of {interactions.name} leaves no user two training items in a row; use data "
             "with more interactions a user, a higher Dataset.min_interactions or other Dataset.ratios"
         )
-    history, lengths = gather_windows(item, window_starts, window_ends - 1, L)
-    labels, _ = gather_windows(item, window_starts + 1, window_ends, L)
     for part, known, held_out in (
         ("validation", parts.train.user, parts.valid.user),
         ("test", np.concatenate([parts.train.user, parts.valid.user]), parts.test.user),
@@ -169,24 +180,33 @@ def next_item_data(
                 f"the {dataset.split} split of {interactions.name} leaves no user of the {part} part with a history; "
                 "use leave_last_one_out or other Dataset.ratios"
             )
-    windows = {"history": history, "labels": labels, "lengths": lengths}
-    if samples.times:
-        seconds = _seconds(parts.train)
-        windows["times"], _ = gather_windows(seconds, window_starts, window_ends - 1, L)
-        windows["label_times"], _ = gather_windows(seconds, window_starts + 1, window_ends, L)
     return NextItemData(
         name=interactions.name,
         split=parts,
         schema=NextItemSchema(interactions.n_items, L),
-        windows=windows,
+        windows=_cut(parts.train, window_ends, L, samples.times),
+        window_ends=window_ends,
         protocol=(
             f"{interactions.name}/{dataset.min_interactions}-core/{dataset.split}/{candidates_in_words(dataset)}/"
             f"seen_items_removed/ties_against_the_target/max_history={L}"
         ),
         with_times=samples.times,
+        drawn_windows=dataset.windows == "drawn",
         sampled_candidates=dataset.sampled_candidates,
         seed=dataset.seed,
     )
+
+
+def _cut(train: Interactions, ends: NDArray, max_history: int, with_times: bool) -> dict[str, NDArray]:
+    """Returns the windows of at most L + 1 training items that end there, each of one user."""
+    starts = np.maximum(ends - max_history - 1, np.searchsorted(train.user, train.user[ends - 1]))
+    history, lengths = gather_windows(train.item, starts, ends - 1, max_history)
+    windows = {"history": history, "labels": gather_windows(train.item, starts + 1, ends, max_history)[0]}
+    if with_times:
+        seconds = _seconds(train)
+        windows["times"] = gather_windows(seconds, starts, ends - 1, max_history)[0]
+        windows["label_times"] = gather_windows(seconds, starts + 1, ends, max_history)[0]
+    return windows | {"lengths": lengths}
 
 
 def _check_order(interactions: Interactions) -> None:

@@ -72,6 +72,53 @@ def test_newest_window_is_the_full_one():
     assert data.windows["lengths"].tolist() == [4, 4, 1]
 
 
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(2, 5), st.integers(1, 3))
+def test_drawn_windows_are_as_many_of_each_user_and_of_training_items_in_order(
+    lengths: list[int], max_history: int, epoch: int
+):
+    lengths = [*lengths, 4]
+    data = data_of(lengths, max_history, windows="drawn")
+    (batch,) = data.train_batches(data.n_train, 0, epoch)
+    user_of = np.repeat(np.arange(len(lengths)), lengths)
+    train = set(data.split.train.item.tolist())
+    for history, labels, length in zip(*(batch[n] for n in ("history", "labels", "lengths")), strict=True):
+        items = [*history[:length].tolist(), int(labels[length - 1])]
+        assert items == list(range(items[0], items[-1] + 1))  # the user's items are numbered in order
+        assert len({user_of[item] for item in items}) == 1
+        assert train.issuperset(items)
+        assert labels[:length].tolist() == items[1:]
+    newest = {
+        labels[length - 1] for labels, length in zip(data.windows["labels"], data.windows["lengths"], strict=True)
+    }
+    by_user = [user_of[batch["history"][:, 0]], user_of[data.windows["history"][:, 0]]]
+    np.testing.assert_array_equal(*(np.sort(users) for users in by_user))
+    last_of = {user_of[item]: item for item in sorted(newest)}
+    assert set(last_of.values()) <= set(batch["labels"][np.arange(data.n_train), batch["lengths"] - 1].tolist())
+
+
+def test_drawn_windows_are_the_same_for_a_seed_and_epoch_and_others_for_another():
+    data, fixed = data_of([40], 4, windows="drawn"), data_of([40], 4)
+
+    def drawn(source: Any, seed: int, epoch: int) -> list[list[int]]:
+        (batch,) = source.train_batches(source.n_train, seed, epoch)
+        return sorted(batch["history"].tolist())
+
+    assert drawn(data, 0, 1) == drawn(data, 0, 1)
+    assert drawn(data, 0, 1) != drawn(data, 0, 2)
+    assert drawn(data, 0, 1) != drawn(data, 1, 1)
+    assert drawn(fixed, 0, 1) == drawn(fixed, 1, 2)
+
+
+def test_drawn_windows_carry_the_times_of_their_items():
+    interactions = histories([30])
+    data = next_item_data(interactions, Dataset(max_history=4, windows="drawn"), Samples(times=True))
+    (batch,) = data.train_batches(data.n_train, 0, 1)
+    assert (batch["lengths"] == 4).any()
+    used = np.arange(4) < batch["lengths"][:, None]
+    np.testing.assert_array_equal(batch["times"][used], interactions.timestamp[batch["history"][used]])
+    np.testing.assert_array_equal(batch["label_times"][used], interactions.timestamp[batch["labels"][used]])
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(2, 4))
 def test_held_out_items_are_in_no_training_window_and_no_earlier_history(lengths: list[int], max_history: int):
     lengths = [*lengths, 4]
