@@ -24,7 +24,7 @@ def get_config() -> Experiment:
     """Returns the experiment."""
     return Experiment(
         name="hstu",
-        dataset=under("leave_one_out/full", source="ml-100k", max_history=50),
+        dataset=under("leave_one_out/full", source="ml-100k", max_history=50, windows="drawn"),
         model=HSTUConfig(embedding_dim=64, layers=2, heads=2, dropout_rate=0.2, temperature=0.0),
         training=Training(epochs=30, batch_size=64, learning_rate=4e-3, warmup_steps=100, decay="cosine"),
         finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),

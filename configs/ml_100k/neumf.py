@@ -21,13 +21,11 @@ SEARCH: dict[str, tuple] = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(
-        epochs=40, batch_size=2048, learning_rate=1e-3, weight_decay=0.1, validation_every=2, patience=5
-    )
+    training = Training(epochs=40, batch_size=2048, learning_rate=1e-3, validation_every=2, patience=5)
     return Experiment(
         name="neumf",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=NeuMFConfig(factors=64, embedding_dim=64, mlp=(128, 64), embedding_dropout_rate=0.2),
+        model=NeuMFConfig(factors=64, embedding_dim=64, mlp=(128, 64), embedding_dropout_rate=0.4, negatives=8),
         training=training,
         finetuning=training,
     )
