@@ -63,7 +63,8 @@ def test_a_config_is_under_the_protocol_that_it_names(path: Path) -> None:
     assert named in PROTOCOLS
     dataset = load_config(path).dataset
     assert dataset.source == DATA_SETS[path.parent.name]
-    assert dataset == under(named, source=dataset.source, max_history=dataset.max_history)
+    free = {"max_history": dataset.max_history, "windows": dataset.windows}  # how much a model reads, and how it trains
+    assert dataset == under(named, source=dataset.source, **free)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=short)
