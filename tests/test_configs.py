@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tuning import draw_trials, load_search
+from benchmarks.tuning import apply, best_first, draw_trials, load_search, read_trials
 from recjax.config import load_config
 from recjax.data.protocols import PROTOCOLS, under
 from recjax.data.sources import PLACED
@@ -17,6 +17,7 @@ CONFIGS = REPOSITORY / "configs"
 DATA_SETS = {"ml_100k": "ml-100k", "filmtrust": "filmtrust"}  # folder -> source
 PUBLISHED = sorted(path for folder in DATA_SETS for path in (CONFIGS / folder).glob("*.py"))
 FILES = [*PUBLISHED, *sorted(CONFIGS.glob("*.py"))]
+TRIALS = sorted((REPOSITORY / "benchmarks" / "results" / "tuning").glob("*.jsonl"))
 IN_WORDS = ("Paper", "Command", "Protocol", "Expected", "Measured")
 
 
@@ -83,3 +84,9 @@ def test_a_config_made_of_another_differs_in_name_and_protocol_alone(path: Path)
     for name in ("model", "training", "finetuning", "transforms", "serving"):
         assert getattr(experiment, name) == getattr(base, name)
     assert (experiment.name, experiment.dataset) != (base.name, base.dataset)
+
+
+@pytest.mark.parametrize("file", TRIALS, ids=lambda file: file.stem)
+def test_a_config_has_the_settings_of_its_best_trial(file: Path) -> None:
+    (experiment,) = [experiment for experiment in map(load_config, PUBLISHED) if experiment.name == file.stem]
+    assert apply(experiment, best_first(read_trials(file))[0].overrides) == experiment

@@ -21,11 +21,11 @@ SEARCH: dict[str, tuple] = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=6, batch_size=512, learning_rate=3e-3, weight_decay=0.3, decay="cosine")
+    training = Training(epochs=6, batch_size=512, learning_rate=3e-3, weight_decay=1.0, decay="cosine")
     return Experiment(
         name="dlrm_dcnv2",
         dataset=under("labelled_8_1_1", source="ml-100k", max_history=50),
-        model=DLRMDCNv2Config(embedding_dim=16, embedding_dropout_rate=0.2, top_mlp=(128, 64)),
+        model=DLRMDCNv2Config(embedding_dim=32, embedding_dropout_rate=0.2, top_mlp=(128, 64)),
         training=training,
         finetuning=training,
     )
