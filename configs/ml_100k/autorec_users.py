@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="autorec_users",
         dataset=under("rating_90_10", source="ml-100k"),
-        model=AutoRecConfig(by="users", hidden_dims=(500,), l2=1e-4, dropout_rate=0.5),
+        model=AutoRecConfig(by="users", hidden_dims=(100,), l2=3e-5, dropout_rate=0.0),
         training=training,
         finetuning=training,
     )
