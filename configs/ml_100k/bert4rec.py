@@ -13,10 +13,10 @@ from recjax.data.protocols import under
 from recjax.models.bert4rec import BERT4RecConfig
 
 SEARCH: dict[str, tuple] = {
-    "model.mask_rate": (0.3, 0.5, 0.7),
-    "model.last_only_rate": (0.0, 0.1, 0.3),
-    "model.dropout_rate": (0.1, 0.2),
-    "training.learning_rate": (2e-3, 3e-3, 5e-3),
+    "model.mask_rate": (0.3, 0.5),
+    "model.last_only_rate": (0.1, 0.3),
+    "model.dropout_rate": (0.2, 0.3),
+    "model.heads": (1, 2),
 }
 
 
@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="bert4rec",
         dataset=under("leave_one_out/full", source="ml-100k", max_history=50, windows="drawn"),
-        model=BERT4RecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.1, mask_rate=0.5),
+        model=BERT4RecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.2, mask_rate=0.5),
         training=Training(
             epochs=80, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", validation_every=2
         ),
