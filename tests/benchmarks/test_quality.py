@@ -145,10 +145,10 @@ except SystemExit as exited:
 def test_every_reference_is_of_a_config_under_its_protocol(name: str) -> None:
     experiment = load_config(ML_100K / f"{name}.py")
     assert experiment.name == name
+    free = {"max_history": experiment.dataset.max_history, "windows": experiment.dataset.windows}
     for reference in REFERENCES[name]:
         assert reference.protocol in PROTOCOLS
-        expected = under(reference.protocol, source=SOURCE, max_history=experiment.dataset.max_history)
-        assert experiment.dataset == expected
+        assert experiment.dataset == under(reference.protocol, source=SOURCE, **free)
 
 
 def test_other_names_in_references_are_of_configs() -> None:
