@@ -1,8 +1,9 @@
-"""What every model promises, asserted in one way: one function a promise."""
+"""What every model promises, asserted in one way: one function a promise; and the short trainings that show it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from recjax.config import Dataset, Experiment, ModelConfig, Training
+from recjax.evaluation import Data
 from recjax.training.fit import FitResult
 from recjax.training.optimizer import make_optimizer
-from recjax.training.pipeline import load_data, train
-from recjax.training.step import init_state, is_solved, make_train_step
+from recjax.training.pipeline import finalize, load_data, train
+from recjax.training.step import init_params, init_state, is_solved, make_train_step
 from recjax.transforms.protocol import chain
+from recjax.transforms.quantize import quantize
 
 Batch = Mapping[str, np.ndarray]
 
@@ -54,12 +57,16 @@ def check_padding_rows(model: Any, variables: Any, batch: Batch) -> None:
 
 
 def check_serve(model: Any, variables: Any, batch: Batch, top_k: int) -> None:
-    """Asserts that `serve` returns the best items that are not in the history, in order."""
+    """Asserts that `serve` returns the best items that are not in the history, in order.
+
+    A history's items are the first `lengths` of its row where the batch has them, else those that are not padding.
+    """
     scores = np.asarray(compiled(model)(variables, batch))
     answer = compiled(model, "serve", top_k=top_k)(variables, batch)
     assert answer["items"].dtype == jnp.int32
     for row, history in enumerate(batch["history"]):
-        unseen = [item for item in np.argsort(-scores[row], kind="stable").tolist() if item not in set(history)]
+        seen = set(history[: batch["lengths"][row]] if "lengths" in batch else history)
+        unseen = [item for item in np.argsort(-scores[row], kind="stable").tolist() if item not in seen]
         assert answer["items"][row].tolist() == unseen[:top_k]
         np.testing.assert_allclose(answer["scores"][row], scores[row, unseen[:top_k]], rtol=1e-5)
 
@@ -126,3 +133,42 @@ def check_learns(ratings_file: Path, model: ModelConfig, **training: Any) -> Non
     result = train_tiny(ratings_file, model, **training)
     assert result.history[-1].train_loss < result.history[0].train_loss
     assert result.best.validation["ndcg@10"] > result.history[0].validation["ndcg@10"]
+
+
+class ShortTraining(NamedTuple):
+    """What a few epochs without validation gave."""
+
+    data: Data
+    params: Any
+    losses: list[float]  # mean of each epoch
+    step: Any  # the compiled step
+
+
+def short_training(experiment: Experiment, data: Data) -> ShortTraining:
+    """Returns what the experiment's epochs give on the data, every one of more than one batch."""
+    training, module, context = experiment.training, experiment.model.build(data.schema), dict(data.context)
+    optimizer, losses = make_optimizer(training, chain(), experiment.model, 100), []
+
+    def batches(epoch: int) -> list[Batch]:
+        given = data.train_batches(training.batch_size, 0, epoch)
+        return [{**batch, "context": context} if context else batch for batch in given]
+
+    state, step = init_state(init_params(module, batches(1)[0], 0), optimizer), make_train_step(module, optimizer, 0)
+    for epoch in range(training.epochs):
+        of_epoch = []
+        for batch in batches(epoch):
+            state, loss = step(state, batch)
+            of_epoch.append(float(loss))
+        assert len(of_epoch) > 1
+        losses.append(sum(of_epoch) / len(of_epoch))
+    return ShortTraining(data, state.params, losses, step)
+
+
+def check_int8(experiment: Experiment, trained: ShortTraining, kernels: list[str], *, tolerance: float) -> None:
+    """Asserts which kernels int8 freezes, and that a score differs by at most that share of the largest."""
+    plain = finalize(experiment, trained.data, trained.params)
+    int8 = finalize(dataclasses.replace(experiment, transforms=(quantize(),)), trained.data, trained.params)
+    assert int8.report.details == {"int8": {"int8_kernels": kernels}}
+    batch = next(iter(trained.data.eval_batches("valid", 16)))
+    expected, scores = (jax.jit(model.score)(model.variables, batch) for model in (plain, int8))
+    np.testing.assert_allclose(scores, expected, atol=tolerance * np.abs(expected).max())

@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import (
+    ShortTraining,
+    check_hidden_units,
+    check_int8,
+    check_one_program_a_shape,
+    check_serve,
+    short_training,
+)
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
@@ -13,10 +20,9 @@ from recjax.data.next_item import NextItemSchema
 from recjax.errors import UserError
 from recjax.models.bert4rec import BERT4Rec, BERT4RecConfig, draw_masked
 from recjax.training.optimizer import make_optimizer
-from recjax.training.pipeline import finalize, load_data
-from recjax.training.step import init_params, init_state, make_train_step
+from recjax.training.pipeline import load_data
+from recjax.training.step import init_state
 from recjax.transforms.protocol import chain
-from recjax.transforms.quantize import quantize
 
 B, L, D, H, V = 4, 6, 8, 2, 11
 CONFIG = BERT4RecConfig(embedding_dim=D, heads=H, mlp_dims=(12, 5), dropout_rate=0.3, mask_rate=0.4, loss_chunk=3)
@@ -189,15 +195,8 @@ def test_one_program_a_shape(model: BERT4Rec, variables: Any, batch: dict[str, n
     check_one_program_a_shape(model, variables, batch)
 
 
-def test_serve_returns_the_best_unseen_items_in_order(
-    model: BERT4Rec, score: Any, variables: Any, batch: dict[str, np.ndarray]
-):
-    answer = jax.jit(lambda variables, batch: model.apply(variables, batch, top_k=5, method="serve"))(variables, batch)
-    scores = np.asarray(score(variables, batch))
-    for row in range(B):
-        seen = set(batch["history"][row, : LENGTHS[row]].tolist())
-        unseen = [item for item in np.argsort(-scores[row], kind="stable").tolist() if item not in seen]
-        assert answer["items"][row].tolist() == unseen[:5]
+def test_serve_returns_the_best_unseen_items_in_order(model: BERT4Rec, variables: Any, batch: dict[str, np.ndarray]):
+    check_serve(model, variables, batch, 5)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +218,7 @@ def test_config_rejects(values: dict[str, Any], message: str):
 
 
 def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
-    for layer in CONFIG.hidden_units():
-        for path, axis in layer.slices:
-            leaf = variables["params"]
-            for key in path.split("/"):
-                leaf = leaf[key]
-            assert leaf.shape[axis] == getattr(CONFIG, layer.field)[layer.index]
+    check_hidden_units(CONFIG, variables)
 
 
 @pytest.fixture(scope="module")
@@ -238,45 +232,24 @@ def experiment(sasrec_experiment: Experiment) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def trained(experiment: Experiment) -> Any:
-    """Returns the data, the compiled step, each epoch's mean loss and the parameters of a short training."""
-    data = load_data(experiment)
-    optimizer = make_optimizer(experiment.training, chain(), experiment.model, 10)
-    module, losses = experiment.model.build(data.schema), []
-    params = init_params(module, next(data.train_batches(16, 0, 1)), 0)
-    step, state = make_train_step(module, optimizer, 0), init_state(params, optimizer)
-    for epoch in range(experiment.training.epochs):
-        batches = list(data.train_batches(16, 0, epoch))
-        assert len(batches) > 1
-        of_epoch = []
-        for batch in batches:
-            state, loss = step(state, batch)
-            of_epoch.append(float(loss))
-        losses.append(np.mean(of_epoch))
-    return data, step, losses, state.params
+def trained(experiment: Experiment) -> ShortTraining:
+    return short_training(experiment, load_data(experiment))
 
 
-def test_a_short_training_learns_with_one_program(trained: Any):
-    _, step, losses, _ = trained
-    assert losses[-1] < losses[0] - 0.2
-    assert step._cache_size() == 1
+def test_a_short_training_learns_with_one_program(trained: ShortTraining):
+    assert trained.losses[-1] < trained.losses[0] - 0.2
+    assert trained.step._cache_size() == 1
 
 
-def test_int8_answers_nearly_the_same(experiment: Experiment, trained: Any):
-    data, _, _, params = trained
-    batch = next(data.eval_batches("valid", 16))
-    plain = finalize(experiment, data, params)
-    int8 = finalize(dataclasses.replace(experiment, transforms=(quantize(),)), data, params)
-    assert len(int8.variables["int8"]["block_0"]["attention"]) == 4
-    expected, scores = (jax.jit(model.score)(model.variables, batch) for model in (plain, int8))
-    np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
+def test_int8_answers_nearly_the_same(experiment: Experiment, trained: ShortTraining):
+    layers = [f"attention/{name}" for name in ("key", "out", "query", "value")] + ["mlp/dense_0", "mlp/dense_1"]
+    check_int8(experiment, trained, [f"block_0/{layer}/kernel" for layer in layers], tolerance=0.1)
 
 
-def test_every_step_masks_other_items(trained: Any):
-    data, step, _, params = trained
-    batch, optimizer = next(data.train_batches(16, 0, 1)), make_optimizer(Training(), chain(), CONFIG, 10)
+def test_every_step_masks_other_items(trained: ShortTraining):
+    batch, optimizer = next(trained.data.train_batches(16, 0, 1)), make_optimizer(Training(), chain(), CONFIG, 10)
     losses = []
     for number in (0, 0, 1):
-        state = init_state(params, optimizer)
-        losses.append(float(step(state._replace(step=state.step + number), batch)[1]))
+        state = init_state(trained.params, optimizer)
+        losses.append(float(trained.step(state._replace(step=state.step + number), batch)[1]))
     assert losses[0] == losses[1] != losses[2]

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import check_one_program_a_shape, short_training
 from random_variables import random_variables
-from short_training import short_training
 
 from recjax.config import Dataset, Experiment, Training
 from recjax.data.interactions import KnowledgeGraph
@@ -183,6 +182,6 @@ def test_data_without_a_graph_are_refused(experiment: Experiment):
 
 
 def test_training_lowers_the_loss_with_one_program(experiment: Experiment, data: TopNData):
-    _, losses, n_programs = short_training(experiment, data)
-    assert losses[-1] < 0.9 * losses[0]
-    assert n_programs == 1
+    trained = short_training(experiment, data)
+    assert trained.losses[-1] < 0.9 * trained.losses[0]
+    assert trained.step._cache_size() == 1

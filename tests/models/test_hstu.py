@@ -5,18 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import (
+    ShortTraining,
+    check_int8,
+    check_one_program_a_shape,
+    check_serve,
+    short_training,
+)
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
 from recjax.data.next_item import NextItemSchema
 from recjax.errors import UserError
 from recjax.models.hstu import HSTU, HSTUConfig, query_times
-from recjax.training.optimizer import make_optimizer
-from recjax.training.pipeline import finalize, load_data
-from recjax.training.step import init_params, init_state, make_train_step
-from recjax.transforms.protocol import chain
-from recjax.transforms.quantize import quantize
+from recjax.training.pipeline import load_data
 
 B, L, D, H, K, W, V = 4, 6, 8, 2, 3, 5, 11  # W is a head's value dim
 CONFIG = HSTUConfig(embedding_dim=D, heads=H, key_dim=K, value_dim=W, dropout_rate=0.3, temperature=0.5, loss_chunk=5)
@@ -183,14 +185,9 @@ def test_one_program_a_shape(
 
 
 def test_serve_returns_the_best_unseen_items_in_order(
-    model: HSTU, score: Any, variables: Any, request_batch: dict[str, np.ndarray]
+    model: HSTU, variables: Any, request_batch: dict[str, np.ndarray]
 ):
-    serve = jax.jit(lambda variables, batch: model.apply(variables, batch, top_k=5, method="serve"))
-    answer, scores = serve(variables, request_batch), np.asarray(score(variables, request_batch))
-    for row in range(B):
-        seen = set(request_batch["history"][row, : LENGTHS[row]].tolist())
-        unseen = [item for item in np.argsort(-scores[row], kind="stable").tolist() if item not in seen]
-        assert answer["items"][row].tolist() == unseen[:5]
+    check_serve(model, variables, request_batch, 5)
 
 
 @pytest.mark.parametrize(
@@ -224,35 +221,14 @@ def experiment(sasrec_experiment: Experiment) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def trained(experiment: Experiment) -> Any:
-    """Returns the data, the compiled step, each epoch's mean loss and the parameters of a short training."""
-    data = load_data(experiment)
-    optimizer = make_optimizer(experiment.training, chain(), experiment.model, 10)
-    module, losses = experiment.model.build(data.schema), []
-    params = init_params(module, next(data.train_batches(16, 0, 1)), 0)
-    step, state = make_train_step(module, optimizer, 0), init_state(params, optimizer)
-    for epoch in range(experiment.training.epochs):
-        batches = list(data.train_batches(16, 0, epoch))
-        assert len(batches) > 1
-        of_epoch = []
-        for batch in batches:
-            state, loss = step(state, batch)
-            of_epoch.append(float(loss))
-        losses.append(np.mean(of_epoch))
-    return data, step, losses, state.params
+def trained(experiment: Experiment) -> ShortTraining:
+    return short_training(experiment, load_data(experiment))
 
 
-def test_a_short_training_learns_with_one_program(trained: Any):
-    _, step, losses, _ = trained
-    assert losses[-1] < losses[0] - 0.2
-    assert step._cache_size() == 1
+def test_a_short_training_learns_with_one_program(trained: ShortTraining):
+    assert trained.losses[-1] < trained.losses[0] - 0.2
+    assert trained.step._cache_size() == 1
 
 
-def test_int8_answers_nearly_the_same(experiment: Experiment, trained: Any):
-    data, _, _, params = trained
-    batch = next(data.eval_batches("valid", 16))
-    plain = finalize(experiment, data, params)
-    int8 = finalize(dataclasses.replace(experiment, transforms=(quantize(),)), data, params)
-    assert int8.report.details == {"int8": {"int8_kernels": ["block_0/out/kernel", "block_0/uvqk/kernel"]}}
-    expected, scores = (jax.jit(model.score)(model.variables, batch) for model in (plain, int8))
-    np.testing.assert_allclose(scores, expected, atol=0.1 * np.abs(expected).max())
+def test_int8_answers_nearly_the_same(experiment: Experiment, trained: ShortTraining):
+    check_int8(experiment, trained, ["block_0/out/kernel", "block_0/uvqk/kernel"], tolerance=0.1)

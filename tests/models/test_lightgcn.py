@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import check_one_program_a_shape, short_training
 from random_variables import random_variables
-from short_training import short_training
 
 from recjax.config import Dataset, Experiment, Training
 from recjax.data.top_n import TopNSchema
@@ -139,11 +138,11 @@ def test_training_lowers_the_loss_and_everything_compiles_once_a_shape(ratings_f
         finetuning=training,
     )
     data = load_data(experiment)
-    params, losses, n_programs = short_training(experiment, data)
-    assert losses[-1] < 0.75 * losses[0]
-    assert n_programs == 1
+    trained = short_training(experiment, data)
+    assert trained.losses[-1] < 0.75 * trained.losses[0]
+    assert trained.step._cache_size() == 1
 
-    final, traces = finalize(experiment, data, params), []
+    final, traces = finalize(experiment, data, trained.params), []
     assert set(final.variables["precomputed"]) == {"users", "items"}
 
     def score(variables: Any, batch: Any) -> jax.Array:

@@ -5,18 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import (
+    ShortTraining,
+    check_hidden_units,
+    check_int8,
+    check_one_program_a_shape,
+    short_training,
+)
 from random_variables import random_variables
 
 from recjax.config import Experiment, Training
 from recjax.data.rating import RatingSchema
 from recjax.errors import UserError
 from recjax.models.lstm_two_branch import LSTMTwoBranch, LSTMTwoBranchConfig
-from recjax.training.optimizer import make_optimizer
-from recjax.training.pipeline import finalize, load_data
-from recjax.training.step import init_params, init_state, make_train_step
-from recjax.transforms.protocol import chain
-from recjax.transforms.quantize import quantize
+from recjax.training.pipeline import load_data
 
 B, L, D, H, U, V = 4, 5, 4, 3, 7, 9
 CONFIG = LSTMTwoBranchConfig(embedding_dim=D, units=H, mlp_dims=(6,), dropout_rate=0.3, l2=0.01)
@@ -182,12 +184,7 @@ def test_config_rejects(values: dict[str, Any], message: str):
 
 
 def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
-    for layer in CONFIG.hidden_units():
-        for path, axis in layer.slices:
-            leaf = variables["params"]
-            for key in path.split("/"):
-                leaf = leaf[key]
-            assert leaf.shape[axis] == getattr(CONFIG, layer.field)[layer.index]
+    check_hidden_units(CONFIG, variables)
 
 
 @pytest.fixture(scope="module")
@@ -202,36 +199,15 @@ def experiment(dlrm_experiment: Experiment) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def trained(experiment: Experiment) -> Any:
-    """Returns the data, the compiled step, each epoch's mean loss and the parameters of a short training."""
-    data = load_data(experiment)
-    optimizer = make_optimizer(experiment.training, chain(), experiment.model, 10)
-    module, losses = experiment.model.build(data.schema), []
-    params = init_params(module, next(data.train_batches(32, 0, 1)), 0)
-    step, state = make_train_step(module, optimizer, 0), init_state(params, optimizer)
-    for epoch in range(experiment.training.epochs):
-        batches = list(data.train_batches(32, 0, epoch))
-        assert len(batches) > 1
-        of_epoch = []
-        for batch in batches:
-            state, loss = step(state, batch)
-            of_epoch.append(float(loss))
-        losses.append(np.mean(of_epoch))
-    return data, step, losses, state.params
+def trained(experiment: Experiment) -> ShortTraining:
+    return short_training(experiment, load_data(experiment))
 
 
-def test_a_short_training_learns_with_one_program(trained: Any):
-    _, step, losses, _ = trained
-    assert losses[-1] < 0.9 * losses[0]
-    assert step._cache_size() == 1
+def test_a_short_training_learns_with_one_program(trained: ShortTraining):
+    assert trained.losses[-1] < 0.9 * trained.losses[0]
+    assert trained.step._cache_size() == 1
 
 
-def test_int8_answers_nearly_the_same(experiment: Experiment, trained: Any):
-    data, _, _, params = trained
-    batch = next(data.eval_batches("valid", 16))
-    plain = finalize(experiment, data, params)
-    int8 = finalize(dataclasses.replace(experiment, transforms=(quantize(),)), data, params)
+def test_int8_answers_nearly_the_same(experiment: Experiment, trained: ShortTraining):
     kernels = ["item_branch/input/kernel", "mlp/dense_0/kernel", "mlp/dense_1/kernel", "user_branch/input/kernel"]
-    assert int8.report.details == {"int8": {"int8_kernels": kernels}}
-    expected, ratings = (jax.jit(model.score)(model.variables, batch) for model in (plain, int8))
-    np.testing.assert_allclose(ratings, expected, atol=0.1)
+    check_int8(experiment, trained, kernels, tolerance=0.02)  # of ratings up to 5: 0.1

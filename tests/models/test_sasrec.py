@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape
+from model_checks import check_hidden_units, check_one_program_a_shape
 from random_variables import random_variables
 
 from recjax.data.next_item import NextItemSchema
@@ -167,10 +167,5 @@ def test_one_program_a_shape(model: SASRec, variables: Any, batch: dict[str, np.
 
 
 def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
-    for layer in CONFIG.hidden_units():
-        for path, axis in layer.slices:
-            leaf = variables["params"]
-            for key in path.split("/"):
-                leaf = leaf[key]
-            assert leaf.shape[axis] == getattr(CONFIG, layer.field)[layer.index]
+    check_hidden_units(CONFIG, variables)
     assert [layer.name for layer in CONFIG.hidden_units()] == ["mlp_dims[0]", "mlp_dims[1]"]

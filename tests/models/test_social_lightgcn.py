@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape, check_serve
+from model_checks import check_one_program_a_shape, check_serve, short_training
 from random_variables import random_variables
-from short_training import short_training
 
 from recjax.config import Dataset, Experiment, Training
 from recjax.data.sources import load_interactions
@@ -155,6 +154,6 @@ def test_training_lowers_the_loss_with_one_program(experiment: Experiment):
     edges = np.random.default_rng(0).integers(interactions.n_users, size=(2, 40)).astype(np.int32)
     interactions = dataclasses.replace(interactions, trust=edges)
     data = top_n_data(interactions, experiment.dataset, experiment.model.samples())
-    _, losses, n_programs = short_training(experiment, data)
-    assert losses[-1] < 0.75 * losses[0]
-    assert n_programs == 1
+    trained = short_training(experiment, data)
+    assert trained.losses[-1] < 0.75 * trained.losses[0]
+    assert trained.step._cache_size() == 1

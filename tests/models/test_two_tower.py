@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import check_one_program_a_shape, check_padding_ids
+from model_checks import check_hidden_units, check_one_program_a_shape, check_padding_ids, short_training
 from random_variables import random_variables
-from short_training import short_training
 
 from recjax.config import Dataset, Experiment, Training
 from recjax.data.top_n import TopNData, TopNSchema
@@ -132,12 +131,7 @@ def test_serve_leaves_out_the_history(model: TwoTower, variables: Any, batch: di
 
 
 def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
-    for layer in CONFIG.hidden_units():
-        for path, axis in layer.slices:
-            leaf = variables["params"]
-            for key in path.split("/"):
-                leaf = leaf[key]
-            assert leaf.shape[axis] == getattr(CONFIG, layer.field)[layer.index]
+    check_hidden_units(CONFIG, variables)
     assert [layer.name for layer in CONFIG.hidden_units()] == ["user_mlp[0]", "user_mlp[1]", "item_mlp[0]"]
 
 
@@ -177,9 +171,9 @@ def data(experiment: Experiment) -> TopNData:
 
 
 def test_training_lowers_the_loss_with_one_program(experiment: Experiment, data: TopNData):
-    _, losses, n_programs = short_training(experiment, data)
-    assert losses[-1] < 0.95 * losses[0]
-    assert n_programs == 1
+    trained = short_training(experiment, data)
+    assert trained.losses[-1] < 0.95 * trained.losses[0]
+    assert trained.step._cache_size() == 1
 
 
 def test_frozen_to_int8_it_answers_much_the_same_from_one_program(experiment: Experiment, data: TopNData):
