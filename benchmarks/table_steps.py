@@ -34,13 +34,13 @@ from benchmarks.table_contestants import (
 from benchmarks.timing import quiet_heap
 from benchmarks.torch_tables import missing_torch, torch_contestant
 from recjax.command_line import INTERRUPTED, make_output_folder
-from recjax.config import TABLE_OPTIMIZERS
 from recjax.data.features import LabelledSchema
 from recjax.hardware.device import describe_device
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.progress import console, stage
+from recjax.training.optimizer import ROW_UPDATES
 
-SPARSE = TABLE_OPTIMIZERS[1:]
+SPARSE = tuple(ROW_UPDATES)
 NAMES = {"dense": "dense Adam", PLAIN: "dense Adam, plain JAX", "torch": "torch SparseAdam"}
 SLOTS = {"sgd": 0.0, "rowwise_adagrad": 0.0, "lazy_adam": 2.0}  # of the table's size; a scalar a row counts as none
 N_STAND_IN_FIELDS, STAND_IN_BATCHES, BAG, SCALING_BATCHES = 26, 4, 26, 32

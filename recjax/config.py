@@ -12,7 +12,7 @@ import traceback
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, get_args, get_origin
 
 import pydantic
 
@@ -20,14 +20,18 @@ from recjax.errors import UserError, unknown_name
 
 T = TypeVar("T")
 
-TABLE_OPTIMIZERS = ("dense", "sgd", "rowwise_adagrad", "lazy_adam")
-
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass that names the valid keys when given a wrong one."""
+    """Returns `cls` as a frozen, keyword-only dataclass that names what is valid when given a wrong key or choice.
+
+    A choice is a field that is a Literal of names.
+    """
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    valid = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    valid = [field.name for field in fields]
+    choices = {field.name: get_args(field.type) for field in fields if get_origin(field.type) is Literal}
+    choices = {name: names for name, names in choices.items() if all(isinstance(n, str) for n in names)}
     construct = cls.__init__
 
     def construct_checked(self: Any, **values: Any) -> None:
@@ -35,6 +39,9 @@ def config(cls: type[T]) -> type[T]:
             if key not in valid:
                 raise unknown_name(f"{cls.__name__} key", key, valid)
         construct(self, **values)
+        for key, names in choices.items():
+            if getattr(self, key) not in names:
+                raise unknown_name(f"{cls.__name__}.{key}", str(getattr(self, key)), names)
 
     cls.__init__ = construct_checked  # type: ignore[method-assign]
     return cls
@@ -58,8 +65,8 @@ class Dataset:
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, valid, test; not for leave_last_one_out
     seed: int = 0  # of the random splits and of sampled candidates
     sampled_candidates: int = 0  # unseen items ranked beside the held-out ones; 0 ranks the full catalogue
-    positive_rating: float = 4.0  # labels of the binary task: rating >= this
-    time_features: bool = True  # of the binary task: hour, weekday and quarter of an interaction, the item's age then
+    positive_rating: float = 4.0  # labels of the labelled task: rating >= this
+    time_features: bool = True  # of the labelled task: hour, weekday and quarter of an interaction, the item's age then
     max_history: int = 100  # items of a sequence; the newest are kept
     # How a next-item model's long training histories are cut: the same in every epoch, or drawn anew for each.
     windows: Literal["fixed", "drawn"] = "fixed"
@@ -73,6 +80,7 @@ class Dataset:
             "three positive numbers that sum to 1",
         )
         check(self.max_history >= 2, "Dataset.max_history", self.max_history, ">= 2")
+        check(self.seed >= 0, "Dataset.seed", self.seed, ">= 0")
         check(self.sampled_candidates >= 0, "Dataset.sampled_candidates", self.sampled_candidates, ">= 0")
 
 
@@ -104,9 +112,8 @@ class Training:
         check(self.validation_every >= 1, "Training.validation_every", self.validation_every, ">= 1")
         check(self.patience >= 0, "Training.patience", self.patience, ">= 0")
         check(self.max_grad_norm >= 0, "Training.max_grad_norm", self.max_grad_norm, ">= 0")
-        named = self.table_optimizer in TABLE_OPTIMIZERS
-        check(named, "Training.table_optimizer", self.table_optimizer, ", ".join(map(repr, TABLE_OPTIMIZERS)))
         check(self.table_learning_rate >= 0, "Training.table_learning_rate", self.table_learning_rate, ">= 0")
+        check(self.seed >= 0, "Training.seed", self.seed, ">= 0")
 
 
 @config

@@ -65,6 +65,8 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Dataset(ratios=(0.5, 0.4, 0.2)), "allowed: three positive numbers that sum to 1"),
         (lambda: Dataset(ratios=(1.1, 0.1, -0.2)), "allowed: three positive numbers that sum to 1"),
         (lambda: Dataset(max_history=1), "Dataset.max_history is 1; allowed: >= 2"),
+        (lambda: Dataset(seed=-1), "Dataset.seed is -1; allowed: >= 0"),
+        (lambda: Training(seed=-1), "Training.seed is -1; allowed: >= 0"),
         (lambda: Training(epochs=0), "Training.epochs is 0; allowed: >= 1"),
         (lambda: Training(learning_rate=0.0), "Training.learning_rate is 0.0; allowed: > 0"),
         (lambda: Training(patience=-1), "Training.patience is -1; allowed: >= 0"),
@@ -72,7 +74,16 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Training(table_learning_rate=-0.1), "Training.table_learning_rate is -0.1; allowed: >= 0"),
         (
             lambda: Training(table_optimizer="adam"),
-            "Training.table_optimizer is 'adam'; allowed: 'dense', 'sgd', 'rowwise_adagrad', 'lazy_adam'",
+            "unknown Training.table_optimizer 'adam'; valid: dense, lazy_adam, rowwise_adagrad, sgd; "
+            "did you mean 'lazy_adam'?",
+        ),
+        (
+            lambda: Training(decay="cosin"),
+            "unknown Training.decay 'cosin'; valid: constant, cosine; did you mean 'cosine'?",
+        ),
+        (
+            lambda: Dataset(windows="draw"),
+            "unknown Dataset.windows 'draw'; valid: drawn, fixed; did you mean 'drawn'?",
         ),
         (lambda: Serving(buckets=()), "Serving.buckets is (); allowed: ascending positive sizes"),
         (lambda: Serving(buckets=(8, 4)), "Serving.buckets is (8, 4); allowed: ascending positive sizes"),
@@ -80,6 +91,7 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Serving(buckets=(0, 4)), "Serving.buckets is (0, 4); allowed: ascending positive sizes"),
         (lambda: Serving(top_k=0), "Serving.top_k is 0; allowed: >= 1"),
         (lambda: SASRecConfig(embedding_dim=6, heads=4), "SASRecConfig.heads is 4; allowed: a divisor"),
+        (lambda: SASRecConfig(dtype="float16"), "unknown SASRecConfig.dtype 'float16'; valid: bfloat16, float32"),
         (lambda: SASRecConfig(mlp_dims=()), "SASRecConfig.mlp_dims is ()"),
         (lambda: SASRecConfig(dropout_rate=1.0), "SASRecConfig.dropout_rate is 1.0; allowed: [0, 1)"),
         (lambda: DLRMDCNv2Config(top_mlp=(4, 0)), "DLRMDCNv2Config.top_mlp is (4, 0)"),

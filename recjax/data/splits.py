@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from recjax.config import Dataset
 from recjax.data.interactions import Interactions
-from recjax.errors import UserError, unknown_name
+from recjax.errors import UserError
 
 _TRAIN, _VALID, _TEST = range(3)
-METHODS = ("leave_last_one_out", "random", "random_by_user", "temporal", "strong_generalisation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def split(interactions: Interactions, dataset: Dataset) -> Split:
     """Returns the parts that `dataset.split` asks for.
 
     Raises:
-      UserError: an unknown method, timestamps that it needs are missing, or a part would be empty.
+      UserError: timestamps that it needs are missing, or a part would be empty.
     """
     if dataset.split == "leave_last_one_out":
         return leave_last_one_out(interactions)
@@ -63,9 +62,7 @@ def split(interactions: Interactions, dataset: Dataset) -> Split:
         return random_by_user(interactions, dataset.ratios, dataset.seed)
     if dataset.split == "strong_generalisation":
         return strong_generalisation(interactions, dataset.ratios, dataset.seed)
-    if dataset.split == "temporal":
-        return temporal(interactions, dataset.ratios)
-    raise unknown_name("Dataset.split", dataset.split, METHODS)
+    return temporal(interactions, dataset.ratios)
 
 
 def leave_last_one_out(interactions: Interactions) -> Split:

@@ -35,7 +35,6 @@ class AutoRecConfig(ModelConfig):
     dropout_rate: float = 0.0  # [0, 1); of the hidden layers
 
     def __post_init__(self) -> None:
-        check(self.by in ("items", "users"), "AutoRecConfig.by", self.by, "'items', 'users'")
         check(
             min(self.hidden_dims, default=0) >= 1,
             "AutoRecConfig.hidden_dims",

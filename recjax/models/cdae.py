@@ -46,7 +46,6 @@ class CDAEConfig(ModelConfig):
     def __post_init__(self) -> None:
         one_width = len(self.hidden_dims) == 1 and self.hidden_dims[0] >= 1
         check(one_width, "CDAEConfig.hidden_dims", self.hidden_dims, "one width >= 1")
-        check(self.activation in ACTIVATIONS, "CDAEConfig.activation", self.activation, ", ".join(ACTIVATIONS))
         check(0 <= self.dropout_rate < 1, "CDAEConfig.dropout_rate", self.dropout_rate, "[0, 1)")
         check(self.negatives >= 0, "CDAEConfig.negatives", self.negatives, ">= 0")
         check(self.l2 >= 0, "CDAEConfig.l2", self.l2, ">= 0")

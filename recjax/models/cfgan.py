@@ -48,7 +48,6 @@ class CFGANConfig(ModelConfig):
         for name in ("generator_dims", "discriminator_dims"):
             widths = getattr(self, name)
             check(min(widths, default=0) >= 1, f"CFGANConfig.{name}", widths, "one or more widths >= 1")
-        check(self.activation in ACTIVATIONS, "CFGANConfig.activation", self.activation, ", ".join(ACTIVATIONS))
         check(self.zero_reconstruction >= 0, "CFGANConfig.zero_reconstruction", self.zero_reconstruction, ">= 0")
         check(0 <= self.partial_masking <= 1, "CFGANConfig.partial_masking", self.partial_masking, "[0, 1]")
         check(0 <= self.dropout_rate < 1, "CFGANConfig.dropout_rate", self.dropout_rate, "[0, 1)")

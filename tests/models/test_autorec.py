@@ -143,7 +143,7 @@ def test_hidden_units_name_real_parameters_of_the_stated_width(variables: Any):
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"by": "rows"}, "AutoRecConfig.by is 'rows'; allowed: 'items', 'users'"),
+        ({"by": "rows"}, "unknown AutoRecConfig.by 'rows'; valid: items, users"),
         ({"hidden_dims": ()}, "AutoRecConfig.hidden_dims is (); allowed: one or more widths >= 1"),
         ({"hidden_dims": (8, 0)}, "AutoRecConfig.hidden_dims is (8, 0); allowed: one or more widths >= 1"),
         ({"l2": -1.0}, "AutoRecConfig.l2 is -1.0; allowed: >= 0"),

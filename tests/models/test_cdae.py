@@ -116,7 +116,7 @@ def test_nodes_start_at_zero_and_those_of_users_in_training_move(ratings_file: P
     [
         ({"hidden_dims": ()}, "CDAEConfig.hidden_dims is (); allowed: one width >= 1"),
         ({"hidden_dims": (8, 4)}, "CDAEConfig.hidden_dims is (8, 4); allowed: one width >= 1"),
-        ({"activation": "relu"}, "CDAEConfig.activation is 'relu'; allowed: sigmoid, tanh, identity"),
+        ({"activation": "relu"}, "unknown CDAEConfig.activation 'relu'; valid: identity, sigmoid, tanh"),
         ({"dropout_rate": -0.1}, "CDAEConfig.dropout_rate is -0.1; allowed: [0, 1)"),
         ({"negatives": -1}, "CDAEConfig.negatives is -1; allowed: >= 0"),
         ({"l2": -0.1}, "CDAEConfig.l2 is -0.1; allowed: >= 0"),

@@ -141,7 +141,10 @@ def test_it_learns(ratings_file: Path):
     [
         ({"generator_dims": ()}, "CFGANConfig.generator_dims is (); allowed: one or more widths >= 1"),
         ({"discriminator_dims": (0,)}, "CFGANConfig.discriminator_dims is (0,); allowed: one or more widths >= 1"),
-        ({"activation": "gelu"}, "CFGANConfig.activation is 'gelu'; allowed: sigmoid, tanh, relu"),
+        (
+            {"activation": "gelu"},
+            "unknown CFGANConfig.activation 'gelu'; valid: relu, sigmoid, tanh; did you mean 'relu'?",
+        ),
         ({"zero_reconstruction": -1.0}, "CFGANConfig.zero_reconstruction is -1.0; allowed: >= 0"),
         ({"partial_masking": 1.1}, "CFGANConfig.partial_masking is 1.1; allowed: [0, 1]"),
         ({"dropout_rate": 1.0}, "CFGANConfig.dropout_rate is 1.0; allowed: [0, 1)"),
