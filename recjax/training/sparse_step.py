@@ -17,7 +17,7 @@ from recjax.models.contract import Batch
 from recjax.training.lookups import REMEDY, Tables, find_lookups, given_rows, split_tables
 from recjax.training.optimizer import TableOptimizer
 from recjax.training.row_updates import Slots, combine_duplicates, update_rows
-from recjax.training.step import TrainState
+from recjax.training.step import TrainState, is_solved
 from recjax.transforms.paths import unflatten_like
 from recjax.transforms.protocol import Params
 
@@ -53,7 +53,12 @@ def make_sparse_train_step(
       optimizer: of all parameters but the tables, without clipping; it sees them by path, not nested.
       tables: of the tables. Its clipping is of all gradients together, as it is where tables are dense.
       seed: of the dropout keys, which are those of `recjax.training.step`.
+
+    Raises:
+      UserError: the module is solved, without gradients.
     """
+    if is_solved(module):
+        raise UserError(f"{type(module).__name__} is solved and has no gradient whose rows could be taken; {REMEDY}")
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
@@ -61,7 +66,8 @@ def make_sparse_train_step(
 
         def loss_of(dense: dict[str, jax.Array], tables: Tables) -> jax.Array:
             params = unflatten_like(state.params, {**dense, **tables})
-            return module.apply({"params": params}, batch, train=True, method="loss", rngs={"dropout": key})
+            known = {**batch, "step": state.step}
+            return module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
 
         def loss_given_rows(dense: dict[str, jax.Array], rows: dict[str, list[jax.Array]]) -> jax.Array:
             with given_rows(rows):

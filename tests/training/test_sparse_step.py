@@ -17,8 +17,11 @@ from recjax.data.batches import PADDING_ID
 from recjax.data.features import Field, LabelledSchema
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
+from recjax.data.top_n import TopNSchema
 from recjax.errors import UserError
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
+from recjax.models.ials import IALSConfig
+from recjax.models.irgan import IRGANConfig
 from recjax.training.optimizer import ROW_UPDATES, TableOptimizer, make_optimizer, make_table_optimizer
 from recjax.training.pipeline import train
 from recjax.training.row_updates import sgd
@@ -224,3 +227,22 @@ def test_a_model_without_tables_is_refused():
     assert str(error.value) == (
         "training.table_optimizer needs a model with an embedding table; set training.table_optimizer=dense"
     )
+
+
+def test_a_model_that_is_solved_is_refused_by_name():
+    module = IALSConfig(embedding_dim=4).build(TopNSchema(n_users=3, n_items=5, max_history=2))
+    with pytest.raises(UserError) as error:
+        make_sparse_train_step(module, optax.sgd(0.1), TableOptimizer(sgd(), lambda step: 0.1), 0)
+    assert str(error.value) == (
+        "IALS is solved and has no gradient whose rows could be taken; set training.table_optimizer=dense"
+    )
+
+
+def test_a_loss_knows_the_number_of_the_step():
+    """IRGAN's policy starts after some steps; its whole table is refused, which the loss only tells when it can run."""
+    module = IRGANConfig(embedding_dim=4).build(TopNSchema(n_users=3, n_items=5, max_history=2))
+    columns = {"user": np.arange(2), "history": np.array([[0, 1], [2, -1]]), "weight": np.ones(2, np.float32)}
+    tables = TableOptimizer(sgd(), lambda step: 0.1)
+    state = init_sparse_state(init_params(module, columns, 0), optax.sgd(0.1), tables)
+    with pytest.raises(UserError, match="IRGAN uses the whole of "):
+        make_sparse_train_step(module, optax.sgd(0.1), tables, 0)(state, columns)
