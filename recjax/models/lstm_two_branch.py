@@ -20,7 +20,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.batches import PADDING_ID
 from recjax.data.rating import RatingSchema
 from recjax.losses import masked_mean
-from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 from recjax.nn.recurrent import Recurrent, last_state
@@ -55,18 +55,7 @@ class LSTMTwoBranchConfig(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the dense layers over the branches."""
-        return tuple(
-            HiddenUnits(
-                field="mlp_dims",
-                index=i,
-                slices=(
-                    (f"mlp/dense_{i}/kernel", 1),
-                    (f"mlp/dense_{i}/bias", 0),
-                    (f"mlp/dense_{i + 1}/kernel", 0),
-                ),
-            )
-            for i in range(len(self.mlp_dims))
-        )
+        return mlp_hidden_units(self.mlp_dims, "mlp_dims", "mlp", f"mlp/dense_{len(self.mlp_dims)}")
 
 
 class LSTMTwoBranch(nn.Module):

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
-from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
@@ -64,18 +64,9 @@ class TwoTowerConfig(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers of both towers."""
-        return tuple(
-            HiddenUnits(
-                field=f"{side}_mlp",
-                index=i,
-                slices=(
-                    (f"{side}_tower/dense_{i}/kernel", 1),
-                    (f"{side}_tower/dense_{i}/bias", 0),
-                    (f"{side}_tower/dense_{i + 1}/kernel", 0),
-                ),
-            )
-            for side in ("user", "item")
-            for i in range(len(getattr(self, f"{side}_mlp")))
+        return (
+            *mlp_hidden_units(self.user_mlp, "user_mlp", "user_tower", f"user_tower/dense_{len(self.user_mlp)}"),
+            *mlp_hidden_units(self.item_mlp, "item_mlp", "item_tower", f"item_tower/dense_{len(self.item_mlp)}"),
         )
 
 
