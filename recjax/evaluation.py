@@ -228,13 +228,14 @@ def _beyond_accuracy(
     """Returns the measures of the recommended lists, and every metric's gap between groups of users."""
     train, k = data.split.train, lists.shape[1]
     counts_V = np.bincount(train.item, minlength=train.n_items).astype(np.float64)
-    values = {
+    of_lists = {
         f"coverage@{k}": beyond_accuracy.catalogue_coverage(lists, train.n_items),
         f"gini@{k}": beyond_accuracy.gini(lists, train.n_items),
         f"average_popularity@{k}": beyond_accuracy.average_popularity(lists, counts_V),
         f"exposure_gap@{k}": beyond_accuracy.exposure_gap(lists, counts_V),
         f"diversity@{k}": beyond_accuracy.intra_list_diversity(lists, train.user, train.item, train.n_items),
     }
+    values = {ranking_metric_name(name, data.sampled_candidates): value for name, value in of_lists.items()}
     for feature, group in beyond_accuracy.user_groups(train.user_features).items():
         for name, column in samples.items():
             gap = beyond_accuracy.group_gap(column, group[users])

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import jax
@@ -89,6 +90,15 @@ def test_quality_names_its_protocol_and_part(next_item: NextItemData, labelled: 
     for data in (next_item, labelled):
         for part in ("valid", "test"):
             assert make_evaluator(zeros, data, part)(None).protocol == f"{data.protocol}/{part}"
+
+
+def test_every_metric_of_sampled_candidates_says_so(next_item: NextItemData):
+    data = dataclasses.replace(next_item, sampled_candidates=5)
+    names = make_evaluator(lambda table, batch: score_after_last(table, batch), data, "test")(
+        jnp.zeros((data.schema.n_items,) * 2)
+    ).metrics
+    assert {"ndcg@10/sampled(5)", "coverage@10/sampled(5)"} <= set(names)
+    assert all("/sampled(5)" in name for name in names)
 
 
 def test_scorer_is_compiled_once_over_batches_and_calls(
