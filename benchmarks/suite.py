@@ -76,6 +76,12 @@ class Suite:
         names = [case.experiment.name for case in self.cases]
         unique = len(set(names)) == len(names)
         check(unique, "names of a suite's experiments", names, "all different: rows and models are filed under them")
+        if not {"single_stream", "multi_stream"} & set(self.measurement.scenarios):
+            largest = min(case.experiment.serving.buckets[-1] for case in self.cases)
+            allowed = (
+                f"> {MULTI_STREAM_SAMPLES}: no smaller batch is measured in the offline scenario, the only one here"
+            )
+            check(largest > MULTI_STREAM_SAMPLES, "largest of serving.buckets", largest, allowed)
 
 
 def suite_names() -> list[str]:

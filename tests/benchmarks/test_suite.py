@@ -46,6 +46,12 @@ def test_the_suites_of_the_repository() -> None:
     assert suite_names() == ["quick", "smoke", "zoo"]
 
 
+def test_offline_alone_needs_a_batch_that_it_measures() -> None:
+    message = r"largest of serving.buckets is 8; allowed: > 8: no smaller batch is measured in the offline scenario"
+    with pytest.raises(UserError, match=message):
+        load_suite("zoo", ["serving.buckets=8"])
+
+
 @pytest.mark.parametrize("name", ["quick", "smoke"])
 def test_a_suite_loads_and_is_what_it_says(name: str) -> None:
     suite = load_suite(name, [])
