@@ -1,4 +1,4 @@
-"""Criteo's click logs as a stream: files larger than memory in, batches of the binary task out.
+"""Criteo's click logs as a stream: files larger than memory in, batches of the labelled task out.
 
 Shapes: B batch, N = 13 dense features, F = 26 categorical fields of one id each, E rows.
 """
@@ -54,7 +54,7 @@ class CriteoOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CriteoData:
-    """The binary task over parts that are streamed from files, with the face of `LabelledData`."""
+    """The labelled task over parts that are streamed from files, with the face of `LabelledData`."""
 
     name: str
     parts_of: Mapping[str, Part]

@@ -1,4 +1,4 @@
-"""Features of the binary task: dense columns and categorical ids of any interactions.
+"""Features of the labelled task: dense columns and categorical ids of any interactions.
 
 Shapes: E interactions, N dense features, T the fields' bag lengths summed, V items, L bag length.
 """

@@ -1,4 +1,4 @@
-"""The binary task: features of a (user, item, moment) in, probability of a positive label out.
+"""The labelled task: features of a (user, item, moment) in, probability of a positive label out.
 
 Shapes: B batch, N dense features, T the fields' bag lengths summed, E interactions.
 """

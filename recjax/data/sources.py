@@ -35,7 +35,7 @@ PLACED: Mapping[str, Callable[[Path], Interactions]] = {
     **{module.NAME: module.load for module in _OF_ONE_NAME},
     **{name: module.load for module in _OF_SEVERAL_NAMES for name in module.NAMES},
 }
-# Click logs, streamed from their folders for the binary task alone.
+# Click logs, streamed from their folders for the labelled task alone.
 CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")
 # Out of random generators seeded by Dataset.seed.
 SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM = "synthetic-interactions", "synthetic-dlrm-v2"

@@ -1,4 +1,4 @@
-"""Logistic regression on the features of the binary task: the row that a deep model must beat.
+"""Logistic regression on the features of the labelled task: the row that a deep model must beat.
 
 Shapes: B batch, N dense features, F categorical fields.
 """
