@@ -31,7 +31,6 @@ TABLE_ROWS = (
 )
 BAG_LENGTHS = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
 N_DENSE = 13
-EMBEDDING_DIM = 128
 # User-item pairs of a query: 20 equally likely values, mean 270. mlcommons/inference #1975, tools/dist_quantile.txt.
 PAIRS_A_QUERY = (100, 100, *(200,) * 12, 300, 300, 400, 500, 600, 700)
 

@@ -67,7 +67,6 @@ def changed(**columns: Any) -> dict[str, Any]:
 
 NAMES = "uid, item_id, timestamp, played_ratio_pct, track_length_seconds"
 ID = "an integer from 0 to 2147483647"
-FIVE_NULLS = pa.array([None] * 5, pa.uint16())
 
 
 @pytest.mark.parametrize(
