@@ -223,7 +223,7 @@ DATA_SETS: dict[str, DataSet] = {
         files=("big_matrix.csv", "small_matrix.csv", "item_categories.csv", "social_network.csv"),
     ),
     "epinions": Placed(
-        about="Epinions: 664,824 product ratings by 49,290 users, and who trusts whom",
+        about="Epinions: 664,824 product ratings by 40,163 users, and who trusts whom",
         terms="research use; cite Massa and Avesani (2007)",
         source="the Epinions data of trustlet.org, unpacked",
         files=("ratings_data.txt", "trust_data.txt"),

@@ -31,7 +31,7 @@ def write_measured(file: Path) -> None:
     """Writes the line of the rows in `file` into the config that they are of; rows with overrides are of none.
 
     Raises:
-      UserError: the file has no rows, or the config no line to replace.
+      UserError: the file has no rows, the config is not there, or it has no line to replace.
     """
     rows = read_rows([file])
     if not rows:
@@ -39,6 +39,8 @@ def write_measured(file: Path) -> None:
     if rows[0].overrides:
         return
     config = Path(rows[0].config)
+    if not config.is_file():
+        raise UserError(f"{file} is of {config}, which is not here; run this in the folder that the rows were made in")
     text, count = LINE.subn(measured_line(rows), config.read_text(), count=1)
     if not count:
         raise UserError(f"{config} has no line that begins with 'Measured: '; put one into its docstring")

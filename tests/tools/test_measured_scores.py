@@ -67,6 +67,10 @@ def test_unusable_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     config.write_text('"""Nothing."""\n')
     assert main([store(tmp_path / "mine.jsonl", [row(config, 0, 0.25)])]) == 2
     assert_one_line(capsys.readouterr().err, f"{config} has no line that begins with 'Measured: '")
+    assert main([store(tmp_path / "mine.jsonl", [row(tmp_path / "gone.py", 0, 0.25)])]) == 2
+    assert_one_line(
+        capsys.readouterr().err, f"{tmp_path / 'mine.jsonl'} is of {tmp_path / 'gone.py'}, which is not here"
+    )
     assert main([store(tmp_path / "none.jsonl", [])]) == 2
     assert_one_line(capsys.readouterr().err, f"{tmp_path / 'none.jsonl'} has no rows")
 
