@@ -152,12 +152,8 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
     (labelled data), the logloss that knowing nothing buys. "biases" is the training mean plus the user's and the
     item's mean deviation from it, each shrunk (rating).
     """
-    rng = np.random.default_rng(seed)
     if isinstance(data, RatingData):
-        drawn = rng.choice(data.split.train.rating, (data.schema.n_users, data.schema.n_items))
-        tables = {"random": drawn, "biases": _rating_biases(data)}
-        predict = make_evaluator(lambda table, batch: table[batch["user"], batch["item"]], data, part)
-        return {name: predict(table.astype(np.float32)) for name, table in tables.items()}
+        return _rating_sanity_rows(data, part, seed)
 
     def random(key: jax.Array, batch: Batch) -> jax.Array:
         return jax.random.normal(key, batch["labels" if isinstance(data, Binary) else "candidates"].shape)
@@ -180,8 +176,23 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
     return rows
 
 
-def _rating_biases(data: RatingData, damping: float = 5.0) -> NDArray:
-    """Returns mean + item bias + user bias [U, V]; damping counts as so many ratings of no deviation.
+def _rating_sanity_rows(data: RatingData, part: str, seed: int) -> dict[str, Quality]:
+    def random(variables: tuple[jax.Array, jax.Array], batch: Batch) -> jax.Array:
+        key, ratings_E = variables
+        return jax.random.choice(key, ratings_E, batch["user"].shape)
+
+    def biases(variables: tuple[jax.Array, jax.Array], batch: Batch) -> jax.Array:
+        user_U, item_V = variables
+        return data.schema.mean_rating + user_U[batch["user"]] + item_V[batch["item"]]
+
+    return {
+        "random": make_evaluator(random, data, part)((jax.random.key(seed), data.split.train.rating)),
+        "biases": make_evaluator(biases, data, part)(_rating_biases(data)),
+    }
+
+
+def _rating_biases(data: RatingData, damping: float = 5.0) -> tuple[NDArray, NDArray]:
+    """Returns the biases of users [U] and items [V], float32; damping counts as so many ratings of no deviation.
 
     Source: Ekstrand, Riedl and Konstan, Collaborative Filtering Recommender Systems (2011), section 2.1.
     """
@@ -193,7 +204,7 @@ def _rating_biases(data: RatingData, damping: float = 5.0) -> NDArray:
     item_bias = mean_deviation(train.item, train.rating - schema.mean_rating, schema.n_items)
     left = train.rating - schema.mean_rating - item_bias[train.item]
     user_bias = mean_deviation(train.user, left, schema.n_users)
-    return schema.mean_rating + user_bias[:, None] + item_bias[None]
+    return user_bias.astype(np.float32), item_bias.astype(np.float32)
 
 
 def _next_item_metrics(scores_BV: jax.Array, batch: Batch, cutoffs: tuple[int, ...]) -> dict[str, jax.Array]:

@@ -122,10 +122,11 @@ def _item_fields(interactions: Interactions) -> dict[str, tuple[Field, Int32[np.
     if "genres" in interactions.item_features:
         bags = interactions.item_features["genres"]
         names = sorted({genre for bag in bags for genre in bag})
-        ids = np.full((len(bags), max(map(len, bags))), PADDING_ID, np.int32)
+        ids = np.full((len(bags), max(map(len, bags), default=0)), PADDING_ID, np.int32)
         for row, bag in enumerate(bags):
             ids[row, : len(bag)] = [names.index(genre) for genre in bag]
-        fields["genres"] = Field("genres", len(names), ids.shape[1]), ids
+        if names:  # a source may have the column and no genre in it
+            fields["genres"] = Field("genres", len(names), ids.shape[1]), ids
     return fields
 
 
@@ -140,9 +141,9 @@ def _user_fields(interactions: Interactions) -> list[tuple[Field, Int[np.ndarray
 
 
 def _filled_year(interactions: Interactions) -> NDArray | None:
-    """Returns each item's year, the mean where it is unknown; None where the source has no years."""
+    """Returns each item's year, the mean where it is unknown; None where the source has no years, or knows none."""
     year = interactions.item_features.get("year")
-    return None if year is None else np.where(np.isnan(year), np.nanmean(year), year)
+    return None if year is None or np.isnan(year).all() else np.where(np.isnan(year), np.nanmean(year), year)
 
 
 def _quarters(timestamp: Int64[np.ndarray, "E"]) -> tuple[int, int]:

@@ -99,7 +99,8 @@ class LSTMTwoBranch(nn.Module):
         joint_B = self.mlp(jnp.concatenate([embedded, states], 1), train=train)[:, 0]
         logit_B = joint_B + self.user_biases.rows(batch["user"])[:, 0] + self.item_biases.rows(batch["item"])[:, 0]
         lowest, span = self.schema.min_rating, self.schema.max_rating - self.schema.min_rating
-        mean = (self.schema.mean_rating - lowest) / span  # where an untrained model starts
+        # Where an untrained model starts; a training part all at one end of the scale would start at infinity.
+        mean = min(max((self.schema.mean_rating - lowest) / span, 1e-3), 1 - 1e-3)
         return lowest + span * jax.nn.sigmoid(logit_B + jnp.log(mean / (1 - mean)))
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:

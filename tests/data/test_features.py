@@ -111,3 +111,14 @@ def test_bare_interactions_have_one_dense_column_and_two_fields(movies: Interact
     assert schema == LabelledSchema(1, (Field("user", 2), Field("item", 3)))
     np.testing.assert_array_equal(dense, np.zeros((4, 1), np.float32))
     assert ids.tolist() == [[0, 0], [0, 1], [1, 2], [1, 0]]
+
+
+def test_years_and_genres_that_nobody_knows_are_no_features(movies: Interactions):
+    nothing = np.empty(3, object)
+    nothing[:] = [[], [], []]
+    bare = dataclasses.replace(movies, item_features={"year": np.full(3, np.nan, np.float32), "genres": nothing})
+    schema, columns_of = make_features(bare, bare)
+    assert "genres" not in [field.name for field in schema.fields]
+    dense, ids = columns_of(bare)
+    assert np.isfinite(dense).all()
+    assert ids.shape[1] == sum(field.length for field in schema.fields)

@@ -211,3 +211,10 @@ def test_a_short_training_learns_with_one_program(trained: ShortTraining):
 def test_int8_answers_nearly_the_same(experiment: Experiment, trained: ShortTraining):
     kernels = ["item_branch/input/kernel", "mlp/dense_0/kernel", "mlp/dense_1/kernel", "user_branch/input/kernel"]
     check_int8(experiment, trained, kernels, tolerance=0.02)  # of ratings up to 5: 0.1
+
+
+@pytest.mark.parametrize("mean", [1.0, 5.0])
+def test_a_training_part_at_one_end_of_the_scale_starts_near_it(mean: float, batch: Any, variables: Any):
+    model = CONFIG.build(dataclasses.replace(SCHEMA, mean_rating=mean))
+    at_zero = jax.tree.map(np.zeros_like, variables)
+    np.testing.assert_allclose(model.apply(at_zero, batch), mean, atol=0.01)
