@@ -39,14 +39,16 @@ from the rows in `{folder}`, one a model and seed, which `python -m benchmarks.q
   it is random), the initial parameters, the order of the batches and the dropout.
 - *Better* than a reference means: by any margin. *Reaches*: no worse than its floor, which is the reference less its
   tolerance (0.005 of AUC and logloss, 2% of any other metric, nothing for SASRec). **Short**: below the floor.
-- References are what their sources report, RecBole's with default hyper-parameters; recjax's were tuned, as the section
-  on tuning tells. A cross-check is a figure whose split or metric differs in detail: none is promised to be reached.
+- References are what their sources report. RecBole 1.2.1 was run on 2 CPU cores with its default hyper-parameters, seed
+  2020 and an early stop after 10 evaluations without gain; recjax's were tuned, as the section on tuning tells. A
+  cross-check is a figure whose split or metric differs in detail: none is promised to be reached.
 - A figure counts only under its own protocol. Do not compare across tables."""
 
 SIMPLE_MODELS = f"""A model that no reference gates must have {SIMPLE_MODEL_RATIO:g} times the NDCG@10 of popularity,
 a lower RMSE than user and item biases, or at least the AUC of recjax's own logistic regression;
 {", ".join(OF_SASREC)} must have {OF_SASREC_RATIO:g} times the HR@10 and NDCG@10 of recjax's own sasrec. Each under the
-same protocol; popularity and biases over the same seeds too."""
+same protocol; popularity and biases over the same seeds too. hstu knows when the request comes, which sasrec and the
+others do not (docs/models.md)."""
 
 TUNING = """`python -m benchmarks.tune CONFIG` trains the config as it stands and points drawn from the grid of its
 SEARCH, and judges each by the validation part. No trial reads the test part of its own split; under a random split,

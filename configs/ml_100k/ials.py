@@ -6,7 +6,7 @@ Hardware and time: 2 cores of a server CPU, 5 seconds.
 Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: no reference under this protocol; must beat popularity 1.5x. Recommenders.jl has NDCG@10 .440 for another
   matrix factorisation under random_80_20, ItemKNN .399, popularity .220.
-Measured: docs/quality.md
+Measured: NDCG@10 0.3338 ±0.0101 over 3 seeds (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training

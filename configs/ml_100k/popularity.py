@@ -6,7 +6,7 @@ Hardware and time: 2 cores of a server CPU, 2 seconds.
 Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: test NDCG@10 .1005, RecBole 1.2.1 with its defaults (measured under this protocol), which
   counts an item once a batch, not once an interaction; exact counts give more, here and in Recommenders.jl.
-Measured: docs/quality.md
+Measured: NDCG@10 0.1376 ±0.0049 over 3 seeds (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training

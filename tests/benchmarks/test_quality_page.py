@@ -23,6 +23,7 @@ LABELLED = "ml-100k/1-core/random_8:1:1/seed=0/label=rating>=4/no_time_features/
 RATING = "ml-100k/1-core/random_8.55:0.45:1/seed=0/clipped_to_the_scale/test"
 RATING_80_20 = "ml-100k/1-core/random_7.2:0.8:2/seed=0/clipped_to_the_scale/test"
 COMMIT = "0123456789abcdef"
+REPOSITORY = Path(__file__).parents[2]
 
 
 def row(experiment: str, quality: dict[str, float], seed: int = 0, **changes: Any) -> QualityRow:
@@ -371,3 +372,18 @@ def test_it_is_written_from_all_rows_and_trials(tmp_path: Path) -> None:
     assert lines(text, "## Tuning", "cke") == [
         "| cke | 1 | 100 | ndcg@10 | 0.2000 | 0.2000 | the config as it stands | – |"
     ]
+
+
+def test_the_published_page_is_that_of_the_published_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    results, page = Path("benchmarks/results"), tmp_path / "quality.md"
+    write_page(results / "quality", page, results / "tuning")
+    assert page.read_text().replace(str(page), "docs/quality.md") == Path("docs/quality.md").read_text()
+
+
+def test_the_lines_in_the_readme_are_lines_of_the_page() -> None:
+    page = (REPOSITORY / "docs" / "quality.md").read_text().splitlines()
+    _, _, after = (REPOSITORY / "README.md").read_text().partition("## Quality\n")
+    lines = [line for line in after.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(lines) > 10
+    assert [line for line in lines if line not in page] == []
