@@ -55,6 +55,19 @@ def test_items_by_user_agree_with_a_plain_loop(rows: list[tuple[int, int, int]],
         assert np.flatnonzero(member).tolist() == sorted(set(has))
 
 
+def test_ratings_before_a_moment_by_hand():
+    by_user = RatingsByOwner(interactions(BY_HAND), "user")
+    owners = np.array([0, 0, 0, 0, 2, 1], np.int32)
+    times = np.array([2, 3, 9, 99, 0, 99], np.int64)
+    ids, ratings = by_user.before(owners, times, 3)
+    # In time order user 0 has items 1 (row 2), 4 (row 3), both at 2, and 3 (row 0) at 9.
+    assert ids.tolist() == [[-1, -1, -1], [1, 4, -1], [1, 4, -1], [1, 4, 3], [-1, -1, -1], [-1, -1, -1]]
+    assert ratings.tolist() == [[0, 0, 0], [2, 3, 0], [2, 3, 0], [2, 3, 0], [0, 0, 0], [0, 0, 0]]
+    assert ids.dtype == np.int32
+    assert ratings.dtype == np.float32
+    assert by_user.before(owners[3:4], times[3:4], 2)[0].tolist() == [[4, 3]]  # the newest, oldest first
+
+
 def test_ratings_without_times_are_all_of_the_owners():
     by_item = RatingsByOwner(interactions(BY_HAND, with_times=False), "item")
     ids, ratings = by_item.before(np.array([4, 2], np.int32), None, 2)
@@ -63,16 +76,30 @@ def test_ratings_without_times_are_all_of_the_owners():
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
-@given(rows=ROWS, codes=st.lists(st.integers(0, 4), max_size=7), width=st.integers(1, 6))
-def test_whole_rows_of_ratings_agree_with_a_plain_loop(
-    side: str, rows: list[tuple[int, int, int]], codes: list[int], width: int
+@given(
+    rows=ROWS,
+    asked=st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 8)), max_size=7),
+    width=st.integers(1, 6),
+    start=st.sampled_from([0, 1_000_000_000]),  # times of real sources are far above the span that they cover
+)
+def test_ratings_by_owner_agree_with_a_plain_loop(
+    side: str, rows: list[tuple[int, int, int]], asked: list[tuple[int, int]], width: int, start: int
 ):
+    rows = [(user, item, start + time) for user, item, time in rows]
+    asked = [(code, start + moment) for code, moment in asked]
     store = RatingsByOwner(interactions(rows), side)
     owner, other = (0, 1) if side == "user" else (1, 0)
-    ids, ratings = store.before(np.array(codes, np.int32), None, width)
-    assert ids.shape == ratings.shape == (len(codes), width)
-    for code, id_row, rating_row in zip(codes, ids.tolist(), ratings.tolist(), strict=True):
-        has = [(row[2], number, row[other]) for number, row in enumerate(rows) if row[owner] == code]
-        kept = sorted(has)[-width:]  # by time, then by row
-        assert id_row == [item for _, _, item in kept] + [PADDING_ID] * (width - len(kept))
-        assert rating_row == [number for _, number, _ in kept] + [0] * (width - len(kept))
+    codes = np.array([code for code, _ in asked], np.int32)
+    moments = np.array([moment for _, moment in asked], np.int64)
+    for times in (moments, None):
+        ids, ratings = store.before(codes, times, width)
+        assert ids.shape == ratings.shape == (len(asked), width)
+        for (code, moment), id_row, rating_row in zip(asked, ids.tolist(), ratings.tolist(), strict=True):
+            older = [
+                (row[2], number, row[other])  # by time, then by row
+                for number, row in enumerate(rows)
+                if row[owner] == code and (times is None or row[2] < moment)
+            ]
+            kept = sorted(older)[-width:]
+            assert id_row == [item for _, _, item in kept] + [PADDING_ID] * (width - len(kept))
+            assert rating_row == [number for _, number, _ in kept] + [0] * (width - len(kept))

@@ -2,6 +2,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recjax.config import Dataset, Samples
 from recjax.data.batches import PADDING_ID
@@ -172,3 +174,68 @@ def test_sequences_without_times_are_refused(rows: list[Row]):
     with pytest.raises(UserError) as error:
         data_of(Samples(history=True), rows, with_times=False)
     assert str(error.value) == "the model reads sequences and toy has no times; add a timestamp column"
+
+
+SEQUENCES = Samples(history=True)
+START = 1_000_000_000  # times of real sources are far above the span that they cover
+
+
+def check_sequences(data: RatingData, sample: dict[str, Any], time: int) -> None:
+    """Asserts that a sample's sequences are the newest training ratings older than `time`, oldest first."""
+    train, L = data.split.train, data.schema.max_history
+    assert train.timestamp is not None
+    times = train.timestamp.tolist()
+    for name, by, other in (("user", 0, 1), ("item", 1, 0)):
+        older = [
+            (times[number], number, triple[other], triple[2])
+            for number, triple in enumerate(triples(train))
+            if triple[by] == sample[name] and times[number] < time
+        ]
+        kept = sorted(older)[-L:]
+        others = "items" if name == "user" else "users"
+        assert sample[f"{name}_{others}"] == [code for _, _, code, _ in kept] + [PADDING_ID] * (L - len(kept))
+        assert sample[f"{name}_ratings"] == [rating for *_, rating in kept] + [0] * (L - len(kept))
+
+
+def test_sequences_by_hand():
+    # The temporal split trains on the first five rows.
+    rows = [(0, 0, 1, START), (0, 1, 2, START + 5), (1, 1, 3, START + 5), (0, 2, 4, START + 9), (1, 2, 5, START + 9)]
+    rows += [(0, 3, 1, START + 20), (1, 0, 2, START + 30)]
+    data = data_of(SEQUENCES, rows, split="temporal", ratios=(5 / 7, 1 / 7, 1 / 7), max_history=2)
+    found = {(row["user"], row["item"]): row for row in real_rows(data.train_batches(8, 0, 1))}
+    assert found[0, 0]["user_items"] == [-1, -1]
+    assert found[0, 1]["user_items"] == [0, -1]
+    assert found[0, 1]["user_ratings"] == [1, 0]
+    assert found[0, 2]["user_items"] == [0, 1]
+    assert found[0, 2]["item_users"] == [-1, -1]  # user 1 rates item 2 at the same moment
+    assert found[1, 1]["item_users"] == [-1, -1]
+    (valid,), (test,) = (real_rows(data.eval_batches(part, 1)) for part in ("valid", "test"))
+    assert (valid["user_items"], valid["user_ratings"]) == ([1, 2], [2, 4])  # the newest two
+    assert (valid["item_users"], valid["item_ratings"]) == ([-1, -1], [0, 0])
+    assert (test["user_items"], test["item_users"], test["item_ratings"]) == ([1, 2], [0, -1], [1, 0])
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, N_USERS - 1), st.integers(0, N_ITEMS - 1), st.integers(2, 5), st.integers(0, 9)),
+        min_size=9,
+        max_size=25,
+        unique_by=lambda row: row[:2],
+    ),
+    st.integers(2, 5),
+    st.sampled_from([0, START]),
+)
+def test_sequences_hold_older_training_ratings_alone(rows: list[Row], max_history: int, start: int):
+    rows = [(user, item, rating, start + time) for user, item, rating, time in rows]
+    rows[0] = (*rows[0][:2], 1, rows[0][3])  # so that not all ratings are equal
+    data = data_of(SEQUENCES, rows, max_history=max_history)
+    assert data.schema.max_history == max_history
+    time_of = {row[:2]: row[3] for row in rows}
+    samples = [
+        *real_rows(data.train_batches(4, seed=0, epoch=1)),
+        *real_rows(data.eval_batches("valid", 4)),
+        *real_rows(data.eval_batches("test", 4)),
+    ]
+    assert len(samples) == len(rows)
+    for sample in samples:
+        check_sequences(data, sample, time_of[sample["user"], sample["item"]])
