@@ -359,6 +359,17 @@ def test_random_ratings_are_training_ratings_and_depend_on_the_seed(ratings: Rat
     assert len(set(drawn.round(5))) > 1
 
 
+@pytest.mark.parametrize("data", ["next_item", "top_n"])
+def test_random_draws_other_scores_for_every_batch(
+    data: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    whole: Any = request.getfixturevalue(data)
+    monkeypatch.setitem(EVAL_BATCH, type(whole), 1)
+    # Were all users given the same scores, what they have seen alone would tell their lists apart.
+    monkeypatch.setattr("recjax.evaluation.LIST_LENGTH", 2)
+    assert sanity_rows(whole, "test")["random"].metrics["coverage@2"] > 0.7
+
+
 @pytest.mark.parametrize(
     ("metric", "worse", "better"),
     [("rmse", 1.0, 0.9), ("mae", 1.0, 0.9), ("logloss", 0.5, 0.4), ("ndcg@10", 0.2, 0.4), ("auc", 0.5, 0.8)],
