@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from recjax import beyond_accuracy
 from recjax.losses import (
     chunked_softmax_cross_entropy,
     exposure_gap,
@@ -182,3 +183,41 @@ def test_exposure_gap_by_hand():
     assert jnp.isfinite(gradient).all()
     assert (gradient[:2, 1] > 0).all()  # raising the head item widens the gap
     assert (gradient[2] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def exposure() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns scores of 7 items for 10 users, of which no two are close; what may be recommended; distinct counts."""
+    rng = np.random.default_rng(0)
+    logits = np.stack([rng.permutation(V) for _ in range(N)]).astype(np.float32)
+    where = rng.random((N, V)) < 0.7
+    where[:, 0] = True
+    return logits, where, np.array([3, 9, 1, 20, 6, 14, 2], np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_exposure_gap_agrees_with_numpy(exposure: tuple[np.ndarray, ...], temperature: float):
+    logits, where, _ = exposure
+    head = [3, 5]  # 20 + 14 of 55 are the fewest with half
+    shares = []
+    for row, kept in zip(logits.astype(np.float64), where, strict=True):
+        odds = np.where(kept, np.exp(row / temperature), 0)
+        shares.append(odds[head].sum() / odds.sum())
+    expected = np.mean(shares) - (20 + 14) / 55
+    assert exposure_gap(*map(jnp.asarray, exposure), temperature) == pytest.approx(expected, abs=1e-6)
+
+
+def test_exposure_gap_approaches_that_of_the_first_items_as_the_temperature_falls(exposure: tuple[np.ndarray, ...]):
+    logits, where, counts = exposure
+    first = np.where(where, logits, -np.inf).argmax(1)[:, None]
+    limit = beyond_accuracy.exposure_gap(first, counts.astype(np.float64))
+    away = [abs(float(exposure_gap(*map(jnp.asarray, exposure), t)) - limit) for t in (2.0, 1.0, 0.5, 0.05)]
+    assert away == sorted(away, reverse=True)
+    assert away[0] > 0.05
+    assert away[-1] < 1e-6
+
+
+def test_items_that_tie_with_the_last_of_the_head_are_in_it():
+    counts = jnp.array([4.0, 2.0, 2.0, 1.0])  # half is 4.5: item 0 and one of two that tie, here both
+    logits, where = jnp.zeros((1, 4)), jnp.ones((1, 4), bool)
+    assert exposure_gap(logits, where, counts, 1.0) == pytest.approx(3 / 4 - 8 / 9)

@@ -49,7 +49,7 @@ class RatingsByOwner:
         order = np.lexsort((time, owner))
         self.owner, self.other, self.rating = owner[order], other[order], train.rating[order]
         # One ascending key a rating, so that "the owner's ratings before a moment" is a single binary search.
-        self._first, self._span = int(time.min(initial=0)), int(np.ptp(time)) + 2 if len(time) else 2
+        self._first, self._span = (int(time.min()), int(np.ptp(time)) + 2) if len(time) else (0, 2)
         self._keys = self._key(self.owner, time[order])
 
     def before(

@@ -122,3 +122,13 @@ def test_years_and_genres_that_nobody_knows_are_no_features(movies: Interactions
     dense, ids = columns_of(bare)
     assert np.isfinite(dense).all()
     assert ids.shape[1] == sum(field.length for field in schema.fields)
+
+
+def test_history_holds_the_liked_training_items_that_are_older(movies: Interactions):
+    train = movies.select(np.arange(3))
+    liked = train.select(train.rating >= 3)
+    schema, columns_of = make_features(movies, train, liked, 2)
+    _, ids = columns_of(movies)
+    assert schema.fields[-1] == Field("history", 3, length=2)
+    # User 0 likes item 0, then item 1; user 1 item 2, years before item 0.
+    assert ids[:, -2:].tolist() == [[-1, -1], [0, -1], [-1, -1], [2, -1]]
