@@ -27,7 +27,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="lightgcn",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=LightGCNConfig(embedding_dim=64, layers=2, l2=1e-3),
+        model=LightGCNConfig(embedding_dim=64, layers=2, negatives=4, l2=1e-3),
         training=training,
         finetuning=training,
     )
