@@ -22,11 +22,11 @@ SEARCH: dict[str, tuple] = {
 
 def get_config() -> Experiment:
     """Returns the experiment."""
-    training = Training(epochs=60, batch_size=2048, learning_rate=3e-3, validation_every=2, patience=4)
+    training = Training(epochs=60, batch_size=2048, learning_rate=1e-3, validation_every=2, patience=4)
     return Experiment(
         name="cke",
         dataset=under("random_8_1_1/full", source="ml-100k"),
-        model=CKEConfig(embedding_dim=64, negatives=4, l2=3e-3, knowledge_weight=0.1),
+        model=CKEConfig(embedding_dim=64, negatives=4, knowledge_weight=0.03, l2=6e-3),
         training=training,
         finetuning=training,
     )

@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="lstm_two_branch",
         dataset=under("rating_90_10", source="ml-100k", max_history=20),
-        model=LSTMTwoBranchConfig(embedding_dim=32, units=32, mlp_dims=(64,), dropout_rate=0.2),
+        model=LSTMTwoBranchConfig(embedding_dim=32, units=32, mlp_dims=(64,), dropout_rate=0.4, l2=1e-3),
         training=Training(epochs=8, batch_size=512, learning_rate=3e-3, decay="cosine"),
         finetuning=Training(epochs=2, batch_size=512, learning_rate=3e-4, decay="cosine", seed=1),
     )
