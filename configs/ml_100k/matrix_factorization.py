@@ -7,7 +7,7 @@ Protocol: rating_90_10 (a tenth of the ratings is the test), predictions clipped
 Expected: no reference under this protocol; must beat the sanity row "biases". Cornac's README has RMSE .8998 and MAE
   .7430 for its MF under a random 80/20 split, but as means over users of each user's error, which are lower than
   errors over all ratings.
-Measured: docs/quality.md
+Measured: RMSE 0.9074 ±0.0050 over 3 seeds (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training
