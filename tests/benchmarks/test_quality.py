@@ -1,11 +1,9 @@
 """The quality command line, and the names that its references have."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from assertions import assert_one_line
+from assertions import assert_help_is_light, assert_one_line
 from config_files import write_config
 
 from benchmarks import quality_rows
@@ -127,18 +125,7 @@ def test_unusable_arguments_are_one_line_and_exit_code_2(
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = """
-import sys
-from benchmarks.quality import main
-try:
-    main(["--help"])
-except SystemExit as exited:
-    print("exit", exited.code, sorted({"jax", "flax", "numpy", "rich", "scipy", "plotly"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: python -m benchmarks.quality")
-    assert "--page" in done.stdout
-    assert done.stdout.splitlines()[-1] == "exit 0 []"
+    assert_help_is_light("benchmarks.quality", "--page")
 
 
 @pytest.mark.parametrize("name", REFERENCES)

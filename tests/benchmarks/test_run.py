@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from assertions import assert_one_line
+from assertions import assert_help_is_light, assert_one_line
 
 from benchmarks import runner
 from benchmarks.run import main
@@ -155,18 +155,7 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = """
-import sys
-from benchmarks.run import main
-try:
-    main(["--help"])
-except SystemExit as exited:
-    print("exit", exited.code, sorted({"jax", "flax", "numpy", "rich", "scipy", "plotly"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: python -m benchmarks.run")
-    assert "--list" in done.stdout
-    assert done.stdout.splitlines()[-1] == "exit 0 []"
+    assert_help_is_light("benchmarks.run", "--list")
 
 
 def test_the_module_runs_as_a_command() -> None:
