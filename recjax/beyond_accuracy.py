@@ -1,6 +1,6 @@
 """What a recommender does beside being right: whom and what it serves, and how evenly.
 
-Every measure is of the lists of K items that U users were given.
+Every measure is of the lists of at most K items that U users were given; NOTHING stands where a list is shorter.
 
 Shapes: U users, K items of a list, V catalogue, E training interactions.
 """
@@ -12,6 +12,7 @@ import scipy.sparse
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+NOTHING = -1  # in the place of an item, after the last one of a list with fewer than K
 SMALLEST_GROUP = 10  # users; the mean of fewer says little
 
 
@@ -22,7 +23,7 @@ def catalogue_coverage(lists: Int[np.ndarray, "U K"], n_items: int) -> float:
       >>> catalogue_coverage(np.array([[0, 1], [0, 2]]), 4)
       0.75
     """
-    return len(np.unique(lists)) / n_items
+    return len(np.unique(lists[lists != NOTHING])) / n_items
 
 
 def gini(lists: Int[np.ndarray, "U K"], n_items: int) -> float:
@@ -34,13 +35,13 @@ def gini(lists: Int[np.ndarray, "U K"], n_items: int) -> float:
       >>> gini(np.array([[0, 1], [0, 1]]), 2), gini(np.array([[0], [0]]), 2)
       (0.0, 0.5)
     """
-    exposure_V = np.sort(np.bincount(lists.ravel(), minlength=n_items))
+    exposure_V = np.sort(np.bincount(lists[lists != NOTHING], minlength=n_items))
     return float(((2 * np.arange(1, n_items + 1) - n_items - 1) * exposure_V).sum() / (n_items * exposure_V.sum()))
 
 
 def average_popularity(lists: Int[np.ndarray, "U K"], item_counts: Float[np.ndarray, "V"]) -> float:
     """Returns the mean number of training interactions of the listed items."""
-    return float(item_counts[lists].mean())
+    return float(item_counts[lists[lists != NOTHING]].mean())
 
 
 def head_items(item_counts: Float[np.ndarray, "V"]) -> Bool[np.ndarray, "V"]:
@@ -60,37 +61,41 @@ def exposure_gap(lists: Int[np.ndarray, "U K"], item_counts: Float[np.ndarray, "
     Source: Abdollahpouri et al., The Unfairness of Popularity Bias in Recommendation (RMSE at RecSys 2019).
     """
     head = head_items(item_counts)
-    return float(head[lists].mean() - item_counts[head].sum() / item_counts.sum())
+    return float(head[lists[lists != NOTHING]].mean() - item_counts[head].sum() / item_counts.sum())
 
 
 def intra_list_diversity(lists: Int[np.ndarray, "U K"], user: NDArray, item: NDArray, n_items: int) -> float:
-    """Returns the mean over lists of 1 - the mean cosine similarity of two of its items.
+    """Returns the mean over lists of two items or more of 1 - the mean cosine similarity of two of its items.
 
-    Items are the sets of users who have them in training; an item that nobody has is similar to none.
+    Items are the sets of users who have them in training; an item that nobody has is similar to none. nan if no list
+    has two items.
 
     Formula: for unit vectors, the sum of all pairs' products is (|sum of them|^2 - how many are not zero) / 2.
 
     Args:
-      lists: K >= 2 items each.
+      lists: whole or shorter.
       user: [E] training interactions.
       item: [E] likewise.
       n_items: V.
     Source: Ziegler et al., Improving Recommendation Lists Through Topic Diversification (WWW 2005), with
       interactions in the place of topics.
     """
-    n_lists, k = lists.shape
+    length_U = (lists != NOTHING).sum(1)
+    lists, length_U = lists[length_U >= 2], length_U[length_U >= 2]
+    if not len(lists):
+        return float("nan")
+    listed_items = lists[lists != NOTHING]
     ones = np.ones(len(item))
     item_user = scipy.sparse.csr_matrix((ones, (item, user)), shape=(n_items, int(user.max()) + 1))
     item_user.data[:] = 1  # a repeated interaction counts once
     norm_V = np.sqrt(np.diff(item_user.indptr))
     unit = scipy.sparse.diags(1 / np.maximum(norm_V, 1)) @ item_user
-    listed = scipy.sparse.csr_matrix(
-        (np.ones(lists.size), lists.ravel(), np.arange(0, lists.size + 1, k)), (n_lists, n_items)
-    )
+    starts = np.concatenate([[0], np.cumsum(length_U)])
+    listed = scipy.sparse.csr_matrix((np.ones(len(listed_items)), listed_items, starts), (len(lists), n_items))
     sums = listed @ unit
     squared_U = np.asarray(sums.multiply(sums).sum(1)).ravel()
-    known_U = (norm_V > 0)[lists].sum(1)
-    return float(np.mean(1 - (squared_U - known_U) / (k * (k - 1))))
+    known_U = np.add.reduceat(norm_V[listed_items] > 0, starts[:-1], dtype=np.int64)
+    return float(np.mean(1 - (squared_U - known_U) / (length_U * (length_U - 1))))
 
 
 def user_groups(features: Mapping[str, NDArray]) -> dict[str, NDArray]:

@@ -88,7 +88,9 @@ def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Ca
     def ranking(variables: object, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         scores_BV = score(variables, batch)
         offered_BV = jnp.where(batch["candidates"], scores_BV, -jnp.inf)
-        return of_batch(scores_BV, batch, data.cutoffs), jax.lax.top_k(offered_BV, list_length)[1]
+        listed_BK = jax.lax.top_k(offered_BV, list_length)[1]
+        offered_BK = jnp.take_along_axis(batch["candidates"], listed_BK, 1)  # not all are: there may be fewer than K
+        return of_batch(scores_BV, batch, data.cutoffs), jnp.where(offered_BK, listed_BK, beyond_accuracy.NOTHING)
 
     def evaluate(variables: object) -> Quality:
         values: list[dict[str, NDArray]] = []
@@ -249,7 +251,11 @@ def _beyond_accuracy(
         f"exposure_gap@{k}": beyond_accuracy.exposure_gap(lists, counts_V),
         f"diversity@{k}": beyond_accuracy.intra_list_diversity(lists, train.user, train.item, train.n_items),
     }
-    values = {ranking_metric_name(name, data.sampled_candidates): value for name, value in of_lists.items()}
+    values = {
+        ranking_metric_name(name, data.sampled_candidates): value
+        for name, value in of_lists.items()
+        if np.isfinite(value)  # no list of two items has no diversity
+    }
     for feature, group in beyond_accuracy.user_groups(train.user_features).items():
         for name, column in samples.items():
             gap = beyond_accuracy.group_gap(column, group[users])

@@ -1,6 +1,6 @@
 """Losses as pure functions; each is the mean over the entries that `where` keeps.
 
-Shapes: N positions, D embedding dim, V vocabulary or catalogue, B batch.
+Shapes: N positions, D embedding dim, V vocabulary or catalogue, B batch, L sequence length, K items.
 """
 
 import functools
@@ -71,6 +71,35 @@ def multinomial_cross_entropy(
     Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 2018), equation 2.
     """
     return masked_mean(-jnp.sum(counts * jax.nn.log_softmax(logits, axis=1), axis=1), where)
+
+
+def bpr_loss(scores_BK: Float[Array, "B K"]) -> Float[Array, "B"]:
+    """Returns each row's mean over the negatives n of -log sigmoid(positive - n); the positive item's score is first.
+
+    Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback (UAI 2009).
+    """
+    return -jax.nn.log_sigmoid(scores_BK[:, :1] - scores_BK[:, 1:]).mean(1)
+
+
+def next_item_cross_entropy(
+    hidden_BLD: Float[Array, "B L D"],
+    table_VD: Float[Array, "V D"],
+    labels_BL: Int[Array, "B L"],
+    lengths_B: Int[Array, "B"],
+    chunk_size: int,
+) -> Float[Array, ""]:
+    """Returns the full-softmax cross-entropy of the item after each of the first `lengths_B` positions.
+
+    Args:
+      hidden_BLD: hidden state after each position.
+      table_VD: output embeddings.
+      labels_BL: the item after each position; any value behind the length.
+      lengths_B: positions of each sequence that count.
+      chunk_size: positions whose logits are held at once.
+    """
+    where_BL = jnp.arange(hidden_BLD.shape[1])[None] < lengths_B[:, None]
+    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+    return chunked_softmax_cross_entropy(hidden_ND, table_VD, labels_BL.reshape(-1), where_BL.reshape(-1), chunk_size)
 
 
 def chunked_softmax_cross_entropy(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recjax.beyond_accuracy import (
+    NOTHING,
     SMALLEST_GROUP,
     average_popularity,
     catalogue_coverage,
@@ -126,6 +127,19 @@ def test_diversity_agrees_with_a_plain_double_loop(rows: list[list[int]], pairs:
     lists = np.array(rows)  # item V - 1 is nobody's; others may be too, and a pair may stand more than once
     user, item = np.array(pairs).T
     assert intra_list_diversity(lists, user, item, V) == pytest.approx(plain_diversity(lists, pairs), abs=1e-9)
+
+
+def test_shorter_lists_count_for_what_they_hold():
+    lists = np.array([[0, 1, 2], [0, 2, NOTHING], [1, NOTHING, NOTHING], [NOTHING] * 3])
+    counts = np.array([1.0, 5.0, 2.0, 2.0])  # the head is item 1, with 5 of 10
+    user, item = np.array([0, 1, 0, 1, 1]), np.array([0, 0, 1, 1, 2])
+    assert catalogue_coverage(lists, 4) == 3 / 4
+    assert gini(lists, 4) == (-3 * 0 - 1 * 2 + 1 * 2 + 3 * 2) / (4 * 6)  # listed 2, 2, 2 and 0 times
+    assert average_popularity(lists, counts) == pytest.approx((1 + 5 + 2 + 1 + 2 + 5) / 6)
+    assert exposure_gap(lists, counts) == pytest.approx(2 / 6 - 5 / 10)
+    of_three, of_two = 1 - (1 + 2 / np.sqrt(2)) / 3, 1 - 1 / np.sqrt(2)  # a list of one has no diversity
+    assert intra_list_diversity(lists, user, item, 4) == pytest.approx((of_three + of_two) / 2)
+    assert np.isnan(intra_list_diversity(lists[2:], user, item, 4))
 
 
 def test_user_groups_by_hand():

@@ -249,13 +249,14 @@ def test_popularity_of_top_n_counts_training_interactions(top_n: TopNData):
 
 
 def best_of(data: Any, part: str, table: np.ndarray) -> np.ndarray:
-    """Returns each evaluated user's ten best candidates; no two scores of the table may be equal."""
+    """Returns each evaluated user's ten best candidates, or all if fewer; no two scores of the table may be equal."""
     (batch,) = data.eval_batches(part, 40)
     lists = []
     for user, candidates, real in zip(batch["user"], batch["candidates"], batch["weight"], strict=True):
         if real:
             offered = np.flatnonzero(candidates)
-            lists.append(offered[np.argsort(-table[user, offered])][:LIST_LENGTH])
+            best = offered[np.argsort(-table[user, offered])][:LIST_LENGTH]
+            lists.append(np.pad(best, (0, LIST_LENGTH - len(best)), constant_values=beyond_accuracy.NOTHING))
     return np.array(lists)
 
 
@@ -277,6 +278,17 @@ def test_every_ranking_says_what_else_the_lists_are(kind: str, people: Interacti
     gaps = {name for name in quality.metrics if "/gap(" in name}
     assert gaps == {f"{name}/gap({feature})" for name in quality.samples for feature in ("gender", "age")}
     assert set(quality.metrics) == set(quality.samples) | set(beyond) | gaps
+
+
+def test_candidates_fewer_than_a_list_are_all_that_is_listed(people: Interactions):
+    data = next_item_data(people, Dataset(max_history=4, sampled_candidates=5))
+    table = np.random.default_rng(2).permutation(40 * 30).reshape(40, 30).astype(np.float32)
+    quality = make_evaluator(score_of_user, data, "valid")(jnp.asarray(table))
+    lists, train = best_of(data, "valid", table), data.split.train
+    assert set((lists != beyond_accuracy.NOTHING).sum(1)) == {6}  # the target and five beside it
+    assert quality.metrics["gini@10/sampled(5)"] == pytest.approx(beyond_accuracy.gini(lists, 30))
+    diversity = beyond_accuracy.intra_list_diversity(lists, train.user, train.item, 30)
+    assert quality.metrics["diversity@10/sampled(5)"] == pytest.approx(diversity)
 
 
 def test_gaps_are_between_the_means_of_groups(people: Interactions, top_n: TopNData):

@@ -220,7 +220,7 @@ DATA_SETS: dict[str, DataSet] = {
         about="KuaiRec: a fully observed matrix of 1,411 users and 3,327 videos, and the sparse one around it",
         terms="CC BY-SA 4.0; cite Gao et al. (2022)",
         source="the folder data of KuaiRec.zip, kuairec.com",
-        files=("big_matrix.csv", "small_matrix.csv", "item_categories.csv", "social_network.csv"),
+        files=("big_matrix.csv", "item_categories.csv", "social_network.csv"),
     ),
     "epinions": Placed(
         about="Epinions: 664,824 product ratings by 40,163 users, and who trusts whom",

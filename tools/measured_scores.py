@@ -19,12 +19,14 @@ EXAMPLES = """examples:
 
 
 def measured_line(rows: Sequence[QualityRow]) -> str:
-    """Returns the line of one experiment: the metric that chose its epoch, on the test part, over its seeds."""
+    """Returns the line of one experiment: the metric that chose its epoch, on the test part, and what a seed took."""
     metric = rows[0].metric
     values = [row.quality[metric] for row in rows]
     spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     seeds = f"{len(values)} seed" + "s" * (len(values) > 1)
-    return f"Measured: {metric.upper()} {np.mean(values):.4f}{spread} over {seeds} (docs/quality.md)."
+    score = f"{metric.upper()} {np.mean(values):.4f}{spread} over {seeds}"
+    train_s = np.median([row.train_s for row in rows])
+    return f"Measured: {score}, {train_s:.0f} s each on {rows[0].environment['device']} (docs/quality.md)."
 
 
 def write_measured(file: Path) -> None:

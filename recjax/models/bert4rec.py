@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool, Float, Int
 from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import chunked_softmax_cross_entropy
-from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.contract import Batch, HiddenUnits, block_hidden_units
 from recjax.nn.attention import TransformerBlock
 from recjax.nn.embedding import Embedding
-from recjax.nn.retrieval import top_unseen
+from recjax.nn.retrieval import top_next
 
 
 @config
@@ -60,18 +60,7 @@ class BERT4RecConfig(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the MLP of every block."""
-        return tuple(
-            HiddenUnits(
-                field="mlp_dims",
-                index=i,
-                slices=(
-                    (f"block_{i}/mlp/dense_0/kernel", 1),
-                    (f"block_{i}/mlp/dense_0/bias", 0),
-                    (f"block_{i}/mlp/dense_1/kernel", 0),
-                ),
-            )
-            for i in range(len(self.mlp_dims))
-        )
+        return block_hidden_units(len(self.mlp_dims))
 
 
 def draw_masked(
@@ -176,9 +165,7 @@ class BERT4Rec(nn.Module):
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
-        history_BL = batch["history"]
-        used_BL = jnp.arange(history_BL.shape[1])[None] < batch["lengths"][:, None]
-        return top_unseen(self(batch), jnp.where(used_BL, history_BL, -1), top_k)
+        return top_next(self(batch), batch["history"], batch["lengths"], top_k)
 
     def _output_table(self) -> Float[Array, "V D"]:
         return self.items.table[: self.schema.n_items].astype(self.config.dtype)

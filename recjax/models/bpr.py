@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
-from recjax.losses import masked_mean
+from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
@@ -72,8 +71,7 @@ class BPR(nn.Module):
         penalty_B = jnp.sum(user_BD**2, 1) + jnp.sum(item_BKD**2, (1, 2))
         user_BD = self.dropout(user_BD, deterministic=not train)
         score_BK = jnp.einsum("bd,bkd->bk", user_BD, item_BKD) + self.item_biases.rows(items_BK)[..., 0]
-        loss_B = -jax.nn.log_sigmoid(score_BK[:, :1] - score_BK[:, 1:]).mean(1)
-        return masked_mean(loss_B + self.config.l2 * penalty_B, batch["weight"] > 0)
+        return masked_mean(bpr_loss(score_BK) + self.config.l2 * penalty_B, batch["weight"] > 0)
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns each user's score of every item."""

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
-from recjax.losses import masked_mean
+from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
@@ -110,10 +110,9 @@ class CKE(nn.Module):
         items_BK = jnp.concatenate([batch["item"][:, None], batch["negatives"]], 1)
         user_BD, item_BKD = self.users.rows(batch["user"]), self.item_vectors(items_BK)
         score_BK = jnp.einsum("bd,bkd->bk", user_BD, item_BKD) + self.item_biases.rows(items_BK)[..., 0]
-        loss_B = -jax.nn.log_sigmoid(score_BK[:, :1] - score_BK[:, 1:]).mean(1)
         rows_BKD = (self.items.rows(items_BK), self.entities.rows(items_BK))
         penalty_B = jnp.sum(user_BD**2, 1) + sum(jnp.sum(x_BKD**2, (1, 2)) for x_BKD in rows_BKD)
-        interactions = masked_mean(loss_B + c.l2 * penalty_B, batch["weight"] > 0)
+        interactions = masked_mean(bpr_loss(score_BK) + c.l2 * penalty_B, batch["weight"] > 0)
         key = self.make_rng("dropout") if train else jax.random.key(0)
         return interactions + c.knowledge_weight * self.knowledge_loss(batch["context"], key)
 

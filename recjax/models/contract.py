@@ -61,6 +61,22 @@ def mlp_hidden_units(widths: Sequence[int], field: str, module: str, following: 
     )
 
 
+def block_hidden_units(n_blocks: int) -> tuple[HiddenUnits, ...]:
+    """Returns the MLP of every transformer block `block_0`, `block_1` and so on, whose widths are `mlp_dims`."""
+    return tuple(
+        HiddenUnits(
+            field="mlp_dims",
+            index=i,
+            slices=(
+                (f"block_{i}/mlp/dense_0/kernel", 1),
+                (f"block_{i}/mlp/dense_0/bias", 0),
+                (f"block_{i}/mlp/dense_1/kernel", 0),
+            ),
+        )
+        for i in range(n_blocks)
+    )
+
+
 class Model(Protocol):
     """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter.
 

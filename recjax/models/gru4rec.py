@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
-from recjax.losses import chunked_softmax_cross_entropy
+from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import Batch
 from recjax.nn.embedding import Embedding
 from recjax.nn.recurrent import Recurrent, last_state
-from recjax.nn.retrieval import top_unseen
+from recjax.nn.retrieval import top_next
 
 
 @config
@@ -84,13 +84,8 @@ class GRU4Rec(nn.Module):
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean cross-entropy of every position's next item; `labels` is [B, L] int32."""
         hidden_BLD = self.encode(batch["history"], train=train)
-        where_BL = jnp.arange(hidden_BLD.shape[1])[None] < batch["lengths"][:, None]
-        return chunked_softmax_cross_entropy(
-            hidden_BLD.reshape(-1, hidden_BLD.shape[-1]),
-            self.output_table(),
-            batch["labels"].reshape(-1),
-            where_BL.reshape(-1),
-            self.config.loss_chunk,
+        return next_item_cross_entropy(
+            hidden_BLD, self.output_table(), batch["labels"], batch["lengths"], self.config.loss_chunk
         )
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
@@ -100,6 +95,4 @@ class GRU4Rec(nn.Module):
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
-        history_BL = batch["history"]
-        used_BL = jnp.arange(history_BL.shape[1])[None] < batch["lengths"][:, None]
-        return top_unseen(self(batch), jnp.where(used_BL, history_BL, -1), top_k)
+        return top_next(self(batch), batch["history"], batch["lengths"], top_k)

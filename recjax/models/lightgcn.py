@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
-from recjax.losses import masked_mean
+from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
 from recjax.nn.embedding import Embedding
 from recjax.nn.propagation import Propagation, propagation, symmetric_weights
@@ -98,9 +97,8 @@ class LightGCN(nn.Module):
         items_BK = jnp.concatenate([batch["item"][:, None], batch["negatives"]], 1)
         vectors = self.precompute(batch["context"])
         score_BK = jnp.einsum("bd,bkd->bk", vectors["users"][batch["user"]], vectors["items"][items_BK])
-        loss_B = -jax.nn.log_sigmoid(score_BK[:, :1] - score_BK[:, 1:]).mean(1)
         penalty_B = jnp.sum(self.users.rows(batch["user"]) ** 2, 1) + jnp.sum(self.items.rows(items_BK) ** 2, (1, 2))
-        return masked_mean(loss_B + self.config.l2 * penalty_B, batch["weight"] > 0)
+        return masked_mean(bpr_loss(score_BK) + self.config.l2 * penalty_B, batch["weight"] > 0)
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns each user's score of every item, from the propagated vectors."""

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
-from recjax.losses import chunked_softmax_cross_entropy
-from recjax.models.contract import Batch, HiddenUnits
+from recjax.losses import next_item_cross_entropy
+from recjax.models.contract import Batch, HiddenUnits, block_hidden_units
 from recjax.nn.attention import TransformerBlock
 from recjax.nn.embedding import Embedding
-from recjax.nn.retrieval import top_unseen
+from recjax.nn.retrieval import top_next
 
 
 @config
@@ -51,18 +51,7 @@ class SASRecConfig(ModelConfig):
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the MLP of every block."""
-        return tuple(
-            HiddenUnits(
-                field="mlp_dims",
-                index=i,
-                slices=(
-                    (f"block_{i}/mlp/dense_0/kernel", 1),
-                    (f"block_{i}/mlp/dense_0/bias", 0),
-                    (f"block_{i}/mlp/dense_1/kernel", 0),
-                ),
-            )
-            for i in range(len(self.mlp_dims))
-        )
+        return block_hidden_units(len(self.mlp_dims))
 
 
 class SASRec(nn.Module):
@@ -104,23 +93,19 @@ class SASRec(nn.Module):
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean cross-entropy of every position's next item; `labels` is [B, L] int32."""
         hidden_BLD = self.encode(batch["history"], train=train)
-        where_BL = jnp.arange(hidden_BLD.shape[1])[None] < batch["lengths"][:, None]
-        return chunked_softmax_cross_entropy(
-            hidden_BLD.reshape(-1, hidden_BLD.shape[-1]),
-            self.items.table.astype(self.config.dtype),
-            batch["labels"].reshape(-1),
-            where_BL.reshape(-1),
-            self.config.loss_chunk,
+        return next_item_cross_entropy(
+            hidden_BLD, self._output_table(), batch["labels"], batch["lengths"], self.config.loss_chunk
         )
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns the float32 score of every item after each history."""
         hidden_BLD = self.encode(batch["history"])
         last_BD = jnp.take_along_axis(hidden_BLD, (batch["lengths"] - 1)[:, None, None], 1)[:, 0]
-        return jnp.dot(last_BD, self.items.table.astype(self.config.dtype).T, preferred_element_type=jnp.float32)
+        return jnp.dot(last_BD, self._output_table().T, preferred_element_type=jnp.float32)
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
-        history_BL = batch["history"]
-        used_BL = jnp.arange(history_BL.shape[1])[None] < batch["lengths"][:, None]
-        return top_unseen(self(batch), jnp.where(used_BL, history_BL, -1), top_k)
+        return top_next(self(batch), batch["history"], batch["lengths"], top_k)
+
+    def _output_table(self) -> Float[Array, "V D"]:
+        return self.items.table.astype(self.config.dtype)

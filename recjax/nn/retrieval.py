@@ -155,3 +155,11 @@ def top_unseen(scores_BV: Float[Array, "B V"], seen_BL: Int[Array, "B L"], k: in
     rows_B1 = jnp.arange(scores_BV.shape[0])[:, None]
     scores_BK, items_BK = top_k(scores_BV.at[rows_B1, dropped_BL].set(-jnp.inf, mode="drop"), k)
     return {"items": items_BK, "scores": scores_BK}
+
+
+def top_next(
+    scores_BV: Float[Array, "B V"], history_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"], k: int
+) -> dict[str, Array]:
+    """Returns what `top_unseen` does without the first `lengths_B` items of each history; the rest of it is padding."""
+    used_BL = jnp.arange(history_BL.shape[1])[None] < lengths_B[:, None]
+    return top_unseen(scores_BV, jnp.where(used_BL, history_BL, -1), k)

@@ -31,8 +31,8 @@ def row(config: Path, seed: int, value: float, overrides: tuple[str, ...] = ()) 
         quality={"ndcg@10": value, "hr@10": 0.9},
         sanity={},
         parameter_bytes=4,
-        train_s=1.0,
-        environment={},
+        train_s=5.0 + seed,
+        environment={"device": "a CPU"},
     )
 
 
@@ -43,15 +43,15 @@ def store(file: Path, rows: list[QualityRow]) -> str:
 
 def test_the_line_is_mean_and_deviation_of_the_metric_that_chose(tmp_path: Path) -> None:
     rows = [row(tmp_path, seed, value) for seed, value in enumerate((0.1, 0.2, 0.3))]
-    assert measured_line(rows) == "Measured: NDCG@10 0.2000 ±0.1000 over 3 seeds (docs/quality.md)."
-    assert measured_line(rows[:1]) == "Measured: NDCG@10 0.1000 over 1 seed (docs/quality.md)."
+    assert measured_line(rows) == "Measured: NDCG@10 0.2000 ±0.1000 over 3 seeds, 6 s each on a CPU (docs/quality.md)."
+    assert measured_line(rows[:1]) == "Measured: NDCG@10 0.1000 over 1 seed, 5 s each on a CPU (docs/quality.md)."
 
 
 def test_only_the_line_of_the_config_is_replaced(tmp_path: Path) -> None:
     config = tmp_path / "mine.py"
     config.write_text('"""Mine.\n\nMeasured: soon\n"""\n\nX = "Measured: twice"\n')
     assert main([store(tmp_path / "mine.jsonl", [row(config, 0, 0.25)])]) == 0
-    line = "Measured: NDCG@10 0.2500 over 1 seed (docs/quality.md)."
+    line = "Measured: NDCG@10 0.2500 over 1 seed, 5 s each on a CPU (docs/quality.md)."
     assert config.read_text() == f'"""Mine.\n\n{line}\n"""\n\nX = "Measured: twice"\n'
 
 
