@@ -15,7 +15,7 @@ SEARCH: dict[str, tuple] = {
     "model.mask_rate": (0.3, 0.5),
     "model.last_only_rate": (0.1, 0.3),
     "model.dropout_rate": (0.2, 0.3),
-    "model.heads": (1, 2),
+    "training.epochs": (80, 160),
 }
 
 

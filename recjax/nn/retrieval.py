@@ -20,9 +20,9 @@ METHODS: tuple[Method, ...] = ("auto", "exact", "two_stage", "approximate")
 BLOCK_SIZE = 64  # items whose maximum is taken first; best of 16 to 128 on a CPU
 MOST_SCORES = 2**24  # float32 scores held at once by `top_inner_products`: 64 MiB
 
-# On a CPU two stages win from here on (benchmarks/results/top-k): below, either is done in microseconds a row, or most
-# blocks are chosen and their maxima were in vain.
-_LEAST_CATALOGUE, _LEAST_BLOCKS_AN_ITEM = 2**15, 10
+# On a CPU two stages win from here on, a single query by little (benchmarks/results/top-k): below, either is done in
+# microseconds a row, or most blocks are chosen and their maxima were in vain.
+_LEAST_CATALOGUE, _LEAST_BLOCKS_AN_ITEM = 10_000, 10
 
 
 def top_k(
@@ -34,7 +34,7 @@ def top_k(
       scores_BV: without NaN.
       k: 1 to V.
       method: "exact" sorts by `jax.lax.top_k`. "two_stage" gives the very same by `two_stage_top_k`. "auto" is
-        the faster of the two. "approximate" is `jax.lax.approx_max_k`, which is exact, and no faster, on a CPU.
+        the faster of the two as measured on a CPU, "exact" elsewhere. "approximate" is `jax.lax.approx_max_k`, which is exact, and no faster, on a CPU.
       recall_target: expected share of the true items that "approximate" finds, (0, 1].
 
     Raises:
