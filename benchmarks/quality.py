@@ -1,6 +1,6 @@
-"""Trains experiments under several seeds and writes how they compare with the figures of the field.
+"""Trains experiments under several seeds; with --page, writes how they compare with the figures of the field.
 
-Nothing is timed. Nothing heavy is imported here, so that --help answers at once.
+Beside quality, only a training's wall time is measured. Nothing heavy is imported here: --help answers at once.
 """
 
 import argparse

@@ -24,9 +24,10 @@ from benchmarks.summary import (
 HOW_TO_READ = (
     (
         "Sample and query",
-        "A sample is one row of the request columns: one user's history for a next-item model, one (user, item, "
-        "moment) for a binary one. A query is what arrives at once: one sample in single_stream and server, "
-        f"{MULTI_STREAM_SAMPLES} in multi_stream, one full batch in offline.",
+        "A sample is one row of the request columns: one user's history for a next-item model, one user for a top-n "
+        "one, one (user, item) for ratings, one (user, item, moment) for a binary one. A query is what arrives at "
+        f"once: one sample in single_stream and server, {MULTI_STREAM_SAMPLES} in multi_stream, one full batch in "
+        "offline.",
     ),
     (
         "Scenarios",
@@ -64,8 +65,8 @@ HOW_TO_READ = (
     ),
     (
         "Emulated",
-        "~ marks a variant that this platform computes without its gain: masked zeros are still multiplied. Only "
-        "shrinking turns zeros into less work.",
+        "~ marks a variant that this platform computes without its gain: masked zeros are still multiplied, or it has "
+        "no instructions for bfloat16 or int8. Only shrinking turns zeros into less work.",
     ),
     (
         "Invalid",

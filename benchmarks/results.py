@@ -52,7 +52,7 @@ class Row:
     quality_reference: dict[str, dict[str, float]] | None  # sanity models under the same protocol
     quality_retained: float | None  # quality / quality of fp32
     quality_retained_ci95: list[float] | None  # of that ratio, resampled over the same test queries
-    validation_quality: float | None  # of the chosen epoch
+    validation_quality: float | None  # of the final model
     latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
     throughput_queries_per_s: float
     throughput_samples_per_s: float
@@ -71,7 +71,7 @@ class Row:
     program_memory_bytes: int | None  # arguments + outputs + temporaries of this batch size, by the compiler
     peak_memory_bytes: int | None  # held at most by the device, whole process so far
     energy_j_per_1k_samples: float | None
-    train_s: float | None  # wall time of training and transforms of this variant
+    train_s: float | None  # wall time of fine-tuning and finishing, or of the training if fp32 is the only variant
     flops_per_sample: float | None
     bytes_per_sample: float | None
     achieved_fraction_of_roofline: float | None  # against ceilings measured in this run

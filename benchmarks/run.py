@@ -1,4 +1,4 @@
-"""Trains, transforms, serves and measures recommenders on one device, and writes one row for each.
+"""Trains, transforms, serves and measures recommenders on one device: one row a model, variant and scenario.
 
 Nothing heavy is imported here, so that --help answers at once.
 """
@@ -22,7 +22,9 @@ exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrup
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
-    description = "Train, transform, serve and measure recommenders on one device: one row for each."
+    description = (
+        "Train, transform, serve and measure recommenders on one device: one row a model, variant and scenario."
+    )
     parser = OneLineParser(prog="python -m benchmarks.run", description=description, epilog=EXAMPLES)
     parser.add_argument(
         "--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run (default: cpu); there is no fallback"

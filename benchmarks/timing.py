@@ -1,4 +1,4 @@
-"""What must hold around a timed window: nothing compiles, nothing is collected, everything is warm."""
+"""What must hold around a timed window: nothing compiles, no garbage from before is collected, all is warm."""
 
 import contextlib
 import gc

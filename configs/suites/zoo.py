@@ -1,7 +1,7 @@
 """One row of every model: trained on MovieLens 100K (trust: on FilmTrust), answering requests in batches of 64.
 
-Training is cut short to end within 15 minutes on 2 cores: `docs/quality.md` has the quality of whole trainings.
-`make bench SUITE=zoo` fetches both sets first; `make data` does so alone.
+Training is cut short, so that it ends in about 5 minutes on 2 cores; `docs/quality.md` has the quality of whole
+trainings. `make bench SUITE=zoo` fetches both sets first; `make data` does so alone.
 """
 
 import dataclasses

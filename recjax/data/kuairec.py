@@ -43,7 +43,7 @@ def load_matrix(folder: Path, matrix: Matrix) -> Interactions:
     That is the time watched over the length of the video, above 1 where it was played again; KuaiRec's authors take
     more than 2 as liked. Named `kuairec-big` (12.5 million rows, 7,176 users, 10,728 videos) or `kuairec-small` (4.7
     million rows, 1,411 users, 3,327 videos). Timestamps of the big matrix are Unix seconds. The small one lacks some
-    and so has none here: only the random split can be made of it.
+    and so has none here: only splits without times can be made of it.
 
     Videos have `duration_s` (float32) and `categories` (lists of integers). With `user_features.csv`, users have the
     texts `user_active_degree`, `is_live_streamer`, `is_video_author`, `follow_user_num_range`, `fans_user_num_range`,

@@ -1,4 +1,4 @@
-"""Train, validation and test parts of a data set; a row is in exactly one of them and keeps its order."""
+"""Train, validation and test parts of a data set, which share no row and keep its order."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -70,4 +70,4 @@ def cpu_model() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({cores} cores)"
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({cores} core{'s' * (cores != 1)})"

@@ -1,7 +1,7 @@
 """BPR: matrix factorisation that learns to rank a user's item above one that the user has not.
 
 Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback (UAI 2009). Departures: Adam in
-the place of plain SGD, and an item bias.
+the place of plain SGD, an item bias, dropout of the user's vector, and the mean over several negatives.
 
 Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, V catalogue.
 """
@@ -30,7 +30,7 @@ class BPRConfig(ModelConfig):
     embedding_dim: int = 64  # D; of users and items
     negatives: int = 1  # drawn uniformly for each interaction
     l2: float = 0.0  # of the rows that a batch looks up, times their squared norm; >= 0
-    dropout_rate: float = 0.0  # [0, 1); of the embeddings
+    dropout_rate: float = 0.0  # [0, 1); of the user's vector
     table_deviation: float = 0.01  # of the normal that initial embeddings are drawn from
 
     def __post_init__(self) -> None:

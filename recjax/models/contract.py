@@ -19,7 +19,7 @@ class HiddenUnits:
     """One hidden layer whose units can be removed: every parameter slice that a unit owns.
 
     Removing unit u deletes index u of each slice's axis; if all of a unit's slices are zero, the network
-    computes the same function without it, because its activation of 0 is 0.
+    computes the same function without it, because what reads the unit multiplies it by 0.
 
     Attributes:
       field: Config field that holds a tuple of widths.
@@ -114,7 +114,7 @@ class Model(Protocol):
         ...
 
     def serve(self, batch: Batch, *, top_k: int) -> Mapping[str, Array]:
-        """Returns what a service would answer: top-k item ids and scores, or probabilities."""
+        """Returns what a service would answer: top-k item ids and scores, probabilities, or ratings."""
         ...
 
 

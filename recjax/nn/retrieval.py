@@ -34,7 +34,8 @@ def top_k(
       scores_BV: without NaN.
       k: 1 to V.
       method: "exact" sorts by `jax.lax.top_k`. "two_stage" gives the very same by `two_stage_top_k`. "auto" is
-        the faster of the two as measured on a CPU, "exact" elsewhere. "approximate" is `jax.lax.approx_max_k`, which is exact, and no faster, on a CPU.
+        the faster of the two as measured on a CPU, "exact" elsewhere. "approximate" is
+        `jax.lax.approx_max_k`, which is exact, and no faster, on a CPU.
       recall_target: expected share of the true items that "approximate" finds, (0, 1].
 
     Raises:

@@ -1,4 +1,4 @@
-"""One training step whose embedding gradients are rows: its time does not depend on how long the tables are.
+"""One training step whose embedding gradients are rows: nothing that it computes is of the tables' size.
 
 The loss is differentiated with respect to the rows that the batch looks up, the table itself being no input of it;
 duplicate ids are combined, and only those rows of the donated table and of its slots are written. Everything

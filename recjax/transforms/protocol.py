@@ -18,7 +18,7 @@ from recjax.config import config, to_dict
 from recjax.errors import UserError
 
 Params = Mapping[str, Any]  # nested dicts of arrays, as Flax makes them
-Variables = Mapping[str, Any]  # {"params": Params} and, after an int8 freeze, {"aqt": ...}
+Variables = Mapping[str, Any]  # {"params": Params} and, after an int8 freeze, {"int8": ...}
 Support = Literal["native", "emulated", "none"]
 
 

@@ -1,7 +1,7 @@
 """Int8 dots: quantized training, then weights frozen as int8 with one float32 scale an output channel.
 
 The backend is AQT (`aqtp`). Layers are given the AqtDotGeneral *class*: a shared instance would keep one
-frozen tensor for all layers and serve wrong answers. The final logit layer stays float.
+frozen tensor for all layers and serve wrong answers. The final logit layer of labelled models and NeuMF stays float.
 """
 
 import functools
