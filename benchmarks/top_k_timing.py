@@ -2,6 +2,8 @@
 
 What is timed is `recjax.nn.retrieval.top_inner_products`: queries in, items out, the inner products included. The
 method "maximum" takes the greatest score only: what every other method costs beyond it is its price of sorting.
+
+Shapes: B queries, V items, D embedding dim.
 """
 
 import dataclasses

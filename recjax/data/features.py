@@ -1,6 +1,6 @@
 """Features of the labelled task: dense columns and categorical ids of any interactions.
 
-Shapes: E interactions, N dense features, T the fields' bag lengths summed, V items, L bag length.
+Shapes: E interactions, N dense features, T the fields' bag lengths summed, V items, U users, L bag length.
 """
 
 import dataclasses

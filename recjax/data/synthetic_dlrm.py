@@ -5,7 +5,8 @@ an MLPerf result.
 
 Sources: mlcommons/inference and mlcommons/training, as cited at each constant.
 
-Shapes: B batch, N = 13 dense features, T = 214 ids a sample, S history items of a batch, C candidates, P periods.
+Shapes: B batch, N = 13 dense features, T = 214 ids a sample, S history items of a batch, C candidates, P periods,
+Q queries, G categories.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
 Source: Guo et al., DeepFM (IJCAI 2017). A dense feature takes part in the interactions as its value times a vector.
 
-Shapes: B batch, N dense features, F categorical fields, D embedding dim.
+Shapes: B batch, N dense features, F categorical fields, D embedding dim, V = N + F vectors,
+W width of an MLP.
 """
 
 from collections.abc import Callable

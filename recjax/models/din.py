@@ -4,7 +4,8 @@ Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction (KD
 reads both vectors, their difference and their product, as in the authors' code (the paper: their outer product).
 Departures: PReLU with one slope a layer, not Dice, no mini-batch-aware regulariser, and AdamW in the place of SGD.
 
-Shapes: B batch, L history length, F other categorical fields, D embedding dim.
+Shapes: B batch, L history length, F other categorical fields, D embedding dim,
+W width of what a layer reads.
 """
 
 from collections.abc import Callable

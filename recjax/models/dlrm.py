@@ -3,7 +3,8 @@
 Source: Naumov et al., Deep Learning Recommendation Model for Personalization and Recommendation Systems (arXiv
 1906.00091).
 
-Shapes: B batch, N dense features, F categorical fields, D embedding dim.
+Shapes: B batch, N dense features, F categorical fields, D embedding dim, V = F + 1 vectors,
+W width of an MLP.
 """
 
 from collections.abc import Callable

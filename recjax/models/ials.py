@@ -7,7 +7,8 @@ history of the request, which is one more half step, so that unseen users are se
 
 An update takes memory of a few times the interactions' own: 1 GB at 20 million of 138,000 users and 27,000 items.
 
-Shapes: B batch, L history length, D embedding dim, V catalogue, U users, K items returned.
+Shapes: B batch, L history length, D embedding dim, V catalogue, U users, E interactions,
+O rows that are solved for, K items returned.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """Logistic regression on the features of the labelled task: the row that a deep model must beat.
 
-Shapes: B batch, N dense features, F categorical fields.
+Shapes: B batch, N dense features, F categorical fields, L ids of a field.
 """
 
 from collections.abc import Callable

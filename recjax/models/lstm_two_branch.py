@@ -5,7 +5,7 @@ state, each of an LSTM over the ratings so far, are joined with stationary vecto
 sequences stand in the sample and are encoded anew for every rating, in the place of states kept by month; dense
 layers in the place of a product; biases; and a sigmoid that keeps to the rating scale.
 
-Shapes: B batch, L sequence length, D embedding dim, H units.
+Shapes: B batch, L sequence length, D embedding dim, E width of a step, H units.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 Source: Cheng et al., Wide & Deep Learning for Recommender Systems (DLRS 2016). Departures: no hand-made crosses in the
 wide part, and AdamW for both parts, in the place of FTRL for the wide and AdaGrad for the deep one.
 
-Shapes: B batch, N dense features, F categorical fields, D embedding dim.
+Shapes: B batch, N dense features, F categorical fields, D embedding dim, W width of the MLP.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,11 @@ OnEpoch = Callable[[EpochRecord, int], None]
 
 
 def load_data(experiment: Experiment) -> Data:
-    """Returns the experiment's data set, filtered and split for its model's task."""
+    """Returns the experiment's data set, filtered and split for its model's task.
+
+    Raises:
+      UserError: the source, the split or the task's data cannot be had; one line says why.
+    """
     dataset, samples = experiment.dataset, experiment.model.samples()
     if experiment.model.task == "labelled" and (stream := load_labelled_stream(dataset)):
         if samples.history:
@@ -57,6 +61,11 @@ def train(
         uses `experiment.training`.
       folder: where checkpoints go, and where a broken run is found again; None keeps none.
       on_epoch: called after every epoch.
+
+    Raises:
+      TrainingDivergedError: the loss is no finite number.
+      UserError: the model cannot have a transform or the table optimizer, or validation is NaN.
+      CheckpointError: the folder cannot be written or read, or holds another experiment's run.
     """
     transform = chain(*experiment.transforms)
     model_config = transform.rewrite(experiment.model)
@@ -87,6 +96,9 @@ def finalize(
       data: for fine-tuning after a shrink, and one validation batch, which has what the model scores by.
       params: from `train`, or trained float parameters if no transform trains.
       on_epoch: called after every epoch of such a fine-tuning.
+
+    Raises:
+      UserError: a transform cannot do its part on this model.
     """
     transform = chain(*experiment.transforms)
 
