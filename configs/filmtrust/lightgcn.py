@@ -25,7 +25,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="lightgcn_filmtrust",
         dataset=under("random_8_1_1/full", source="filmtrust"),
-        model=LightGCNConfig(embedding_dim=64, layers=1, l2=3e-3),
+        model=LightGCNConfig(embedding_dim=64, layers=1, l2=1e-3),
         training=training,
         finetuning=training,
     )

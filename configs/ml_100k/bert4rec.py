@@ -24,9 +24,11 @@ def get_config() -> Experiment:
     return Experiment(
         name="bert4rec",
         dataset=under("leave_one_out/full", source="ml-100k", max_history=50, windows="drawn"),
-        model=BERT4RecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.2, mask_rate=0.5),
+        model=BERT4RecConfig(
+            embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.2, mask_rate=0.3, last_only_rate=0.3
+        ),
         training=Training(
-            epochs=80, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", validation_every=2
+            epochs=160, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", validation_every=2
         ),
         finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),
     )

@@ -24,7 +24,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="gru4rec",
         dataset=under("leave_one_out/full", source="ml-100k", max_history=50, windows="drawn"),
-        model=GRU4RecConfig(embedding_dim=64, units=(128,), dropout_rate=0.3),
-        training=Training(epochs=40, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay="cosine"),
+        model=GRU4RecConfig(embedding_dim=64, units=(128,), tied=False, dropout_rate=0.5),
+        training=Training(epochs=40, batch_size=64, learning_rate=4e-3, warmup_steps=100, decay="cosine"),
         finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),
     )

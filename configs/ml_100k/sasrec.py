@@ -24,7 +24,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="sasrec",
         dataset=under("leave_one_out/full", source="ml-100k", max_history=50, windows="drawn"),
-        model=SASRecConfig(embedding_dim=64, heads=1, mlp_dims=(256, 256), dropout_rate=0.3),
+        model=SASRecConfig(embedding_dim=64, heads=2, mlp_dims=(256, 256), dropout_rate=0.4),
         training=Training(epochs=60, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine"),
         finetuning=Training(epochs=3, batch_size=64, learning_rate=3e-4, decay="cosine", seed=1),
     )
