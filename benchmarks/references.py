@@ -123,9 +123,6 @@ TRIED: Mapping[str, str] = {
     "item_knn_80_20": LEARNS_LESS,
     "popularity_80_20": LEARNS_LESS,
     "matrix_factorization_80_20": "Cornac's RMSE is a mean over users and this one over ratings; MAE is better.",
-    "bert4rec": "The two models stand as far apart with full softmax on MovieLens 1M: .1537 where SASRec has .1821 of "
-    "NDCG@10 (antklen/sasrec-bert4rec-recsys23). Tried on validation: dropout of .1, .2 and .3, masks on .3 and .5 of "
-    "the items, a tenth and three tenths of the sequences with the last item masked alone, one head and two.",
     "lightgcn_filmtrust": "Out of reach: most users of FilmTrust were shown the same films, so that popularity alone "
     "has an NDCG@10 of .49; no model here had more than .44 on validation, where popularity has .42.",
     "social_lightgcn_filmtrust": "As for lightgcn_filmtrust. Nor does trust pay: two users in three trust nobody who "

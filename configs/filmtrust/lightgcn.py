@@ -5,7 +5,7 @@ Command: recjax train configs/filmtrust/lightgcn.py
 Protocol: random_8_1_1/full (all ratings as interactions, a tenth of a user's is the test, unseen items are ranked).
 Expected: no reference. Popularity is hard to beat here, where most users were shown the same films: its validation
 NDCG@10 is .42, and 1.5 times that is out of reach.
-Measured: NDCG@10 0.5019 ±0.0043 over 3 seeds, 10 s each on AMD EPYC (1 cores) (docs/quality.md).
+Measured: NDCG@10 0.5006 ±0.0093 over 3 seeds, 8 s each on AMD EPYC (1 cores) (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training

@@ -4,7 +4,7 @@ Paper: Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encode
 Command: recjax train configs/ml_100k/bert4rec.py
 Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: at least 0.9 times recjax's own SASRec.
-Measured: NDCG@10 0.0932 ±0.0032 over 3 seeds, 285 s each on AMD EPYC (1 cores) (docs/quality.md).
+Measured: NDCG@10 0.1059 ±0.0074 over 3 seeds, 680 s each on AMD EPYC (1 cores) (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training

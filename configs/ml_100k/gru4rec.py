@@ -4,7 +4,7 @@ Paper: Hidasi et al., Session-based Recommendations with Recurrent Neural Networ
 Command: recjax train configs/ml_100k/gru4rec.py
 Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: at least 0.9 times recjax's own SASRec (RecBole's own row, test NDCG@10 .0513, is with weak defaults).
-Measured: NDCG@10 0.1046 ±0.0014 over 3 seeds, 117 s each on AMD EPYC (1 cores) (docs/quality.md).
+Measured: NDCG@10 0.1102 ±0.0016 over 3 seeds, 160 s each on AMD EPYC (1 cores) (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training

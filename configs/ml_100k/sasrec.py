@@ -4,7 +4,7 @@ Paper: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018).
 Command: recjax train configs/ml_100k/sasrec.py
 Protocol: leave_one_out/full (a user's last item is the test, all unseen ones are ranked), the newest 50 of a history.
 Expected: test HR@10 .200, NDCG@10 .107: a plain JAX version at length 100, which takes 80 epochs.
-Measured: NDCG@10 0.1113 ±0.0016 over 3 seeds, 199 s each on AMD EPYC (1 cores) (docs/quality.md).
+Measured: NDCG@10 0.1104 ±0.0005 over 3 seeds, 322 s each on AMD EPYC (1 cores) (docs/quality.md).
 """
 
 from recjax.config import Experiment, Training
