@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from recjax.errors import CheckpointError, DeviceError, TrainingDivergedError, U
 
 UNUSABLE = 2
 INTERRUPTED = 130  # the shell's code for Ctrl-C
+NOBODY_READS = 141  # the shell's code for a broken pipe, as after `| head`
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
@@ -43,7 +45,12 @@ def make_output_folder(folder: Path) -> None:
 def run_command(command: Callable[[], int]) -> int:
     """Returns the command's exit code; an error that the user can mend becomes one line on stderr and 2."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        return NOBODY_READS
     except (UserError, DeviceError, CheckpointError, TrainingDivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE

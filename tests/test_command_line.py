@@ -1,10 +1,13 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from assertions import assert_one_line
 
-from recjax.command_line import UNUSABLE, run_command
+from recjax.command_line import NOBODY_READS, UNUSABLE, run_command
 
 
 def test_exhausted_device_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +29,19 @@ def test_another_runtime_error_is_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         run_command(fail)
+
+
+def test_output_that_nobody_reads_any_more_is_no_error() -> None:
+    script = (
+        "import sys; from recjax.command_line import run_command\n"
+        "def command(): print('x' * 1_000_000); return 0\n"
+        "sys.exit(run_command(command))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == NOBODY_READS
