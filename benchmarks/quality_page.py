@@ -83,14 +83,13 @@ def render(rows: Sequence[QualityRow], trials: Sequence[Trial], command: str, fo
     parts = [
         INTRODUCTION.format(command=command, folder=folder, seeds=seeds),
         "## Against references",
-        markdown.table(
+        _table_if_any(
             ("model", "metric", "recjax", "reference", "difference", "floor", "verdict", "source"),
             _reference_lines(groups),
-            2,
         ),
         "## Against simple models",
         SIMPLE_MODELS,
-        markdown.table(("model", "metric", "recjax", "bar", "ratio", "verdict"), _bar_lines(groups), 2),
+        _table_if_any(("model", "metric", "recjax", "bar", "ratio", "verdict"), _bar_lines(groups)),
         *_unjudged(groups),
         "## What falls short, and what was tried",
         markdown.bullets(_shortfalls(groups)) or "Nothing.",
@@ -104,6 +103,11 @@ def render(rows: Sequence[QualityRow], trials: Sequence[Trial], command: str, fo
         _where(rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _table_if_any(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    lines = list(lines)
+    return markdown.table(header, lines, 2) if lines else "None of these rows is of such a model."
 
 
 def _grouped(rows: Sequence[QualityRow]) -> Groups:

@@ -226,6 +226,7 @@ def test_a_model_with_a_gating_reference_has_no_such_bar() -> None:
     text = page(row("cdae", quality), row("popularity", quality))
     assert "cdae" not in section(text, "## Against simple models")
     assert "popularity |" not in section(text, "## Against simple models")
+    assert "None of these rows is of such a model." in section(page(row("cdae", quality)), "## Against simple models")
     assert len(lines(text, "## Against references", "cdae")) == 5
 
 
