@@ -8,7 +8,8 @@ import pytest
 from benchmarks.show import main
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = ROOT / "benchmarks" / "results" / "quick-amd-epyc"
+RESULTS = ROOT / "benchmarks" / "results"
+PUBLISHED = RESULTS / "quick-amd-epyc"
 
 
 def without_trailing_blanks(text: str) -> str:
@@ -23,16 +24,20 @@ def test_the_table_in_the_readme_is_that_of_the_published_rows(capsys: pytest.Ca
 
 
 def test_every_published_run_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    runs = sorted(map(str, (ROOT / "benchmarks" / "results").glob("quick-[ai]*/*.jsonl")))
+    runs = sorted(map(str, RESULTS.glob("quick-[ai]*/*.jsonl")))
     assert len(runs) >= 5
     assert main(runs) == 0
     printed = capsys.readouterr().out
     assert [line for line in printed.splitlines() if line.endswith(".jsonl")] == runs
 
 
-def test_the_report_made_again_is_the_one_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(PUBLISHED), f"--out={tmp_path / 'again'}"]) == 0
-    assert (tmp_path / "again" / "report.md").read_text() == (PUBLISHED / "report.md").read_text()
+@pytest.mark.parametrize("name", ["quick-amd-epyc", "quick-amd-epyc-jax-0.10", "zoo-amd-epyc"])
+def test_the_report_made_again_is_the_one_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = RESULTS / name
+    assert main([str(run), f"--out={tmp_path / 'again'}"]) == 0
+    assert (tmp_path / "again" / "report.md").read_text() == (run / "report.md").read_text()
     assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'again' / 'report.html'}"
 
 
