@@ -17,6 +17,7 @@ from recjax.config import Experiment, to_dict
 from recjax.errors import CheckpointError
 
 FREE_SPACE = "free space or give another folder; earlier checkpoints are intact"
+CHECKSUMS = "sha256.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Checkpoints:
     def save(self, epoch: int, tree: Any, records: list[dict[str, Any]]) -> None:
         """Writes the state after `epoch`; a folder appears under its final name only when it is whole.
 
+        Then it gets a `sha256.json`, the digest of every file, which `restore` checks; a run that is stopped in
+        between leaves a checkpoint without one, which is read all the same.
+
         Raises:
           CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
@@ -44,6 +48,7 @@ class Checkpoints:
         ):
             args = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
             manager.save(epoch, args=args, force=True)
+            _write_checksums(self.directory / str(epoch))
 
     def restore(self, like: Any) -> tuple[Any, list[dict[str, Any]]] | None:
         """Returns the newest checkpoint's tree and records, or None if there is none.
@@ -60,6 +65,8 @@ class Checkpoints:
                 return None
             where = self.directory / str(epoch)
             remedy = f"delete that folder to go on from {self._describe_previous(manager, epoch)}"
+            if (where / CHECKSUMS).exists():
+                _check_files(where, f"cannot read checkpoint {where}", remedy)
             with _explained(f"cannot read checkpoint {where}", remedy):
                 record = manager.restore(epoch, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
             if record["identity"] != self.identity:
@@ -88,7 +95,7 @@ class Checkpoints:
 def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
 
-    `sha256.json` gets the digest of every file of arrays, which `load_tree` checks.
+    `arrays/sha256.json` gets the digest of every file of arrays, which `load_tree` checks.
 
     Raises:
       CheckpointError: the disk is full or cannot be written; what was there before is untouched.
@@ -99,7 +106,7 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(fresh / "arrays", tree)
-        (fresh / "sha256.json").write_text(json.dumps(_checksums(fresh / "arrays"), indent=1) + "\n")
+        _write_checksums(fresh / "arrays")
         (fresh / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
         if directory.exists():
             shutil.rmtree(directory)
@@ -127,24 +134,43 @@ def load_tree(directory: Path) -> Any:
       CheckpointError: a file is missing or is not what was written.
     """
     path = directory.resolve() / "arrays"
-    with _explained(f"cannot read {directory}", "train it again"):
-        expected: dict[str, str] = json.loads((directory / "sha256.json").read_text())
-    found = _checksums(path)
-    damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if damaged:
-        raise CheckpointError(
-            f"cannot read {directory}: {len(damaged)} of {len(expected)} files are missing or damaged, "
-            f"arrays/{damaged[0]} first; train it again"
-        )
+    _check_files(path, f"cannot read {directory}", "train it again")
     with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
         described = checkpointer.metadata(path).item_metadata
         return checkpointer.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree))
 
 
+def _write_checksums(directory: Path) -> None:
+    """Writes `sha256.json` into the folder, which appears when it is whole."""
+    fresh = directory / f"{CHECKSUMS}.new"
+    fresh.write_text(json.dumps(_checksums(directory), indent=1) + "\n")
+    fresh.rename(directory / CHECKSUMS)
+
+
+def _check_files(directory: Path, what: str, remedy: str) -> None:
+    """Raises CheckpointError if a file below `directory` is not what its `sha256.json` says, or one is missing.
+
+    Orbax would find out too, but where it does, reads that go on in the background complain on stderr.
+    """
+    with _explained(what, remedy):
+        expected = json.loads((directory / CHECKSUMS).read_text())
+        found = _checksums(directory)
+        damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if damaged:
+        n_files = len(expected)
+        raise CheckpointError(
+            f"{what}: {len(damaged)} of {n_files} files are missing or damaged, {damaged[0]} first; {remedy}"
+        )
+
+
 def _checksums(directory: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file below `directory` by its relative path."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Returns the SHA-256 of every file below `directory`, but for those of checksums, by its relative path."""
+    digests = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.name.startswith(CHECKSUMS):
+            with path.open("rb") as file:
+                digests[str(path.relative_to(directory))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def experiment_identity(experiment: Experiment) -> dict[str, Any]:
