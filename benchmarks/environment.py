@@ -24,15 +24,22 @@ def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, An
 
 
 def describe_software() -> dict[str, Any]:
-    """Returns versions, flags, precision, processor, system and git state, as plain JSON values."""
+    """Returns versions, flags, precision, processor, system and git state, as plain JSON values.
+
+    Rows are published: the home folder in a flag's value is written as `~`.
+    """
     status = _git("status", "--porcelain")
     jax_settings: Any = jax.config  # its attributes are made at run time; not every version declares them
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
+    home = str(Path.home())
+    flags = {
+        name: value.replace(home, "~") for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)
+    }
     return {
         "versions": versions,
-        "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)},
+        "flags": flags,
         "matmul_precision": jax_settings.jax_default_matmul_precision or "default of the platform",
         "cpu": cpu_model(),
         "os": platform.platform(),

@@ -4,15 +4,22 @@ Everything trained or compiled that two tests need is a session fixture here.
 """
 
 import dataclasses
+import os
 import typing
 from pathlib import Path
 from typing import Any
 
-import jax
-import jaxtyping
-import numpy as np
-import pytest
-from hypothesis import settings
+# Tests compile thousands of small programs, many of them more than once. Benchmarks never use this cache.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "recjax" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
