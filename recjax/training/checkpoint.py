@@ -17,6 +17,7 @@ from recjax.config import Experiment, to_dict
 from recjax.errors import CheckpointError
 
 FREE_SPACE = "free space or give another folder; earlier checkpoints are intact"
+ANOTHER_FOLDER = "give another output folder, or delete this one to start anew"
 CHECKSUMS = "sha256.json"
 
 
@@ -41,7 +42,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
-        record = {"identity": self.identity, "history": records}
+        record = {"identity": self.identity, "arrays": _described(tree), "history": records}
         with (
             self._manager() as manager,
             _explained(f"cannot write checkpoint {self.directory / str(epoch)}", FREE_SPACE),
@@ -57,7 +58,8 @@ class Checkpoints:
           like: a tree of the same structure, shapes and types.
 
         Raises:
-          CheckpointError: the newest checkpoint is corrupt, or of another experiment.
+          CheckpointError: the newest checkpoint is corrupt, of another experiment, or of other arrays, as after a
+            change of the data.
         """
         with self._manager() as manager:
             epoch = manager.latest_step()
@@ -72,9 +74,16 @@ class Checkpoints:
             if record["identity"] != self.identity:
                 different = sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k])
                 raise CheckpointError(
-                    f"checkpoint {where} is of another experiment: {', '.join(different)} differ; "
-                    "give another output folder, or delete this one to start anew"
+                    f"checkpoint {where} is of another experiment: {', '.join(different)} differ; {ANOTHER_FOLDER}"
                 )
+            expected, stored = _described(like), record["arrays"]
+            for name in sorted(expected.keys() | stored.keys()):
+                here, there = expected.get(name, "missing"), stored.get(name, "missing")
+                if here != there:
+                    raise CheckpointError(
+                        f"checkpoint {where} does not fit, because the data or recjax changed since: {name} is {there} "
+                        f"in it and {here} now; {ANOTHER_FOLDER}"
+                    )
             with _explained(f"cannot read checkpoint {where}", remedy):
                 abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -138,6 +147,14 @@ def load_tree(directory: Path) -> Any:
     with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
         described = checkpointer.metadata(path).item_metadata
         return checkpointer.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree))
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Returns each array's type and shape by its path, as in {"best/items/table": "float32[1682, 64]"}."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _write_checksums(directory: Path) -> None:

@@ -21,7 +21,11 @@ IDENTITY = {"name": "a", "training": {"learning_rate": 1e-3, "ratios": [0.8, 0.1
 
 
 def tree(value: float) -> dict[str, Any]:
-    return {"w": jnp.full((40, 30), value), "b": jnp.full(30, value), "step": jnp.int32(value)}
+    return {
+        "w": jnp.full((40, 30), value, jnp.float32),
+        "b": jnp.full(30, value, jnp.float32),
+        "step": jnp.int32(value),
+    }
 
 
 def saved(folder: Path, epochs: int = 2) -> Checkpoints:
@@ -169,11 +173,25 @@ def test_checkpoint_that_was_stopped_before_its_checksums_is_read(tmp_path: Path
     jax.tree.map(np.testing.assert_array_equal, restored, tree(2))
 
 
-def test_checkpoint_of_other_shapes_is_refused(tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path / "run", IDENTITY)
-    checkpoints.save(2, {"w": jnp.zeros((40, 30))}, [])  # one leaf: a failed read abandons those of the others
-    with pytest.raises(CheckpointError, match=f"cannot read checkpoint {tmp_path / 'run' / '2'}: "):
-        checkpoints.restore({"w": jnp.zeros((3, 3))})
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"w": jnp.zeros((3, 3))}, r"w is float32\[40, 30\] in it and float32\[3, 3\] now"),
+        ({"b": jnp.zeros(30, jnp.bfloat16)}, r"b is float32\[30\] in it and bfloat16\[30\] now"),
+        ({"new": {"x": jnp.zeros(3)}}, r"new/x is missing in it and float32\[3\] now"),
+    ],
+)
+def test_checkpoint_of_other_arrays_is_refused_by_the_first_that_differs(
+    tmp_path: Path, changes: dict[str, Any], difference: str
+):
+    checkpoints = saved(tmp_path / "run")
+    newest = tmp_path / "run" / "2"
+    with pytest.raises(
+        CheckpointError,
+        match=f"^checkpoint {newest} does not fit, because the data or recjax changed since: {difference}; "
+        "give another output folder, or delete this one to start anew$",
+    ):
+        checkpoints.restore(tree(0) | changes)
 
 
 def test_folder_that_cannot_be_made_is_explained(tmp_path: Path):
