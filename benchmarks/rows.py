@@ -9,12 +9,11 @@ from benchmarks.results import Row
 from benchmarks.statistics import ratio_summary, summarize_latency
 from recjax.config import to_dict
 from recjax.hardware.ceilings import Ceilings
-from recjax.hardware.device import describe_device, peak_memory_bytes
+from recjax.hardware.device import describe_device, peak_memory_bytes, support_platform
 
 if TYPE_CHECKING:
     from benchmarks.measure import Contestant, Measured
 
-SUPPORT_PLATFORM = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 NULL_REASON = "the null model has none: it is the floor of the harness"
 
 
@@ -35,7 +34,7 @@ def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured"
     latency = summarize_latency(window.latency_ms)
     reasons = dict(latency.reasons)
     program = contestant.compiled.programs[contestant.compiled.bucket_of(measured.batch_size)]
-    fields = _model_fields(contestant, SUPPORT_PLATFORM[platform], reasons)
+    fields = _model_fields(contestant, support_platform(facts.device), reasons)
     is_server = measured.scenario == "server"
 
     def missing(name: str, reason: str) -> None:
@@ -149,7 +148,11 @@ def _roofline_fields(
         return fields
     fields["flops_per_sample"] = flops = program.flops / program.batch_size
     fields["bytes_per_sample"] = bytes_accessed = program.bytes_accessed / program.batch_size
-    compute_s = flops / facts.ceilings.flops_per_s[contestant.trained.model.transform.dot_dtype]
+    dot_dtype = contestant.trained.model.transform.dot_dtype
+    if dot_dtype not in facts.ceilings.flops_per_s:
+        reasons |= dict.fromkeys(names[2:], f"no ceiling is measured for products in {dot_dtype}")
+        return fields
+    compute_s = flops / facts.ceilings.flops_per_s[dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
     share = max(compute_s, memory_s) * measured.throughput
     if share > 1:

@@ -163,6 +163,13 @@ class ModelConfig(Protocol):
         """Returns what the model learns from."""
         return SINGLE_INTERACTIONS
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns patterns of the dense layers that give the model's answer; `quantize` leaves them out unless asked.
+
+        A layer of a single output is one of them, whatever its name.
+        """
+        return ()
+
     def hidden_units(self) -> tuple[Any, ...]:
         """Returns the layers (recjax.models.contract.HiddenUnits) that `prune` may empty and `shrink` remove."""
         return ()

@@ -11,6 +11,18 @@ import jax
 from recjax.errors import DeviceError, unknown_name
 
 PLATFORMS = ("cpu", "gpu", "tpu")
+TPU_GENERATIONS = {  # by the kind that JAX gives
+    "TPU v2": "v2",
+    "TPU v3": "v3",
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "TPU7x": "v7x",
+}
 REMEDIES = {
     "gpu": "pip install -e '.[bench,gpu]' in the repository, and see that nvidia-smi lists a GPU",
     "tpu": "run on a TPU VM, after pip install -e '.[bench,tpu]' in the repository",
@@ -56,6 +68,17 @@ def describe_device(devices: Sequence[jax.Device]) -> dict[str, Any]:
     """Returns platform, kind and count as they stand in a result row."""
     kind = cpu_model() if devices[0].platform == "cpu" else devices[0].device_kind
     return {"platform": devices[0].platform, "kind": kind, "count": 1, "mesh": None}
+
+
+def support_platform(device: jax.Device) -> str:
+    """Returns the device as transforms name it: "cpu", "cuda:9.0" or "tpu:v6e"; an unknown version is left out."""
+    if device.platform == "gpu":
+        capability = getattr(device, "compute_capability", None)
+        return f"cuda:{capability}" if capability else "cuda"
+    if device.platform == "tpu":
+        generation = TPU_GENERATIONS.get(device.device_kind)
+        return f"tpu:{generation}" if generation else "tpu"
+    return device.platform
 
 
 def peak_memory_bytes(device: jax.Device) -> int | None:

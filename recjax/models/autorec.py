@@ -7,7 +7,6 @@ without a training rating is predicted the mean, where the paper says 3.
 Shapes: B batch, L ratings of the longest row, C columns: users in a row of an item, items in a row of a user.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.rating import RatingSchema
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.penalty import squared_kernels
 from recjax.nn.rows import multi_hot
@@ -52,6 +53,10 @@ class AutoRecConfig(ModelConfig):
         """Returns whole rows of ratings."""
         return Samples(unit=self.by)
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns the layer that gives a whole row of ratings."""
+        return ("decoder",)
+
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the sigmoid layers."""
         return mlp_hidden_units(self.hidden_dims, "hidden_dims", "encoder", "decoder")
@@ -62,7 +67,7 @@ class AutoRec(nn.Module):
 
     config: AutoRecConfig
     schema: RatingSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @property
     def n_columns(self) -> int:
@@ -72,9 +77,9 @@ class AutoRec(nn.Module):
     def setup(self) -> None:
         """Creates the layers on both sides of the code."""
         c = self.config
-        common: dict[str, Any] = {"dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dots": self.dots}
         self.encoder = MLP(widths=c.hidden_dims, dropout_rate=c.dropout_rate, activation=jax.nn.sigmoid, **common)
-        self.decoder = nn.Dense(self.n_columns, kernel_init=nn.initializers.zeros, **common)
+        self.decoder = Dense(self.n_columns, kernel_init=nn.initializers.zeros, **common)
 
     def reconstruct(self, batch: Batch, *, train: bool = False) -> Float[Array, "B C"]:
         """Returns every rating of each row, known or not; a row without any gives the training mean."""

@@ -12,7 +12,6 @@ V catalogue, K items returned.
 """
 
 import math
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
@@ -25,6 +24,7 @@ from recjax.data.next_item import NextItemSchema
 from recjax.losses import chunked_softmax_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, block_hidden_units
 from recjax.nn.attention import TransformerBlock
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_next
 
@@ -96,7 +96,7 @@ class BERT4Rec(nn.Module):
 
     config: BERT4RecConfig
     schema: NextItemSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates item and position tables and the blocks; the item table's last row is the mask's."""
@@ -110,7 +110,7 @@ class BERT4Rec(nn.Module):
                 mlp_dim=mlp_dim,
                 dropout_rate=c.dropout_rate,
                 dtype=c.dtype,
-                dot_general_cls=self.dot_general_cls,
+                dots=self.dots,
                 name=f"block_{i}",
             )
             for i, mlp_dim in enumerate(c.mlp_dims)
@@ -168,7 +168,7 @@ class BERT4Rec(nn.Module):
         return top_next(self(batch), batch["history"], batch["lengths"], top_k)
 
     def _output_table(self) -> Float[Array, "V D"]:
-        return self.items.table[: self.schema.n_items].astype(self.config.dtype)
+        return self.items.table[: self.schema.n_items]
 
 
 def _with_last(history_BL: Int[Array, "B L"], lengths_B: Int[Array, "B"], last_B: Int[Array, "B"]) -> Int[Array, "B T"]:

@@ -6,7 +6,6 @@ the place of plain SGD, an item bias, dropout of the user's vector, and the mean
 Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, V catalogue.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
 
@@ -54,7 +54,7 @@ class BPR(nn.Module):
 
     config: BPRConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables."""

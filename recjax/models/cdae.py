@@ -19,6 +19,8 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.penalty import squared_kernels
 from recjax.nn.retrieval import top_unseen
@@ -58,6 +60,10 @@ class CDAEConfig(ModelConfig):
         """Returns users with all their items."""
         return Samples(unit="users")
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns the layer that scores the catalogue."""
+        return ("decoder",)
+
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layer; its units own a column of the user nodes too."""
         slices = (("encoder/kernel", 1), ("encoder/bias", 0), ("users/table", 1), ("decoder/kernel", 0))
@@ -69,16 +75,16 @@ class CDAE(nn.Module):
 
     config: CDAEConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates both layers and the user nodes."""
-        common: dict[str, Any] = {"dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dots": self.dots}
         (width,) = self.config.hidden_dims
-        self.encoder = nn.Dense(width, **common)
+        self.encoder = Dense(width, **common)
         # Nodes start at zero and users outside the training part keep it: for them this is a denoising autoencoder.
         self.users = Embedding(self.schema.n_users, width, table_init=nn.initializers.zeros)
-        self.decoder = nn.Dense(self.schema.n_items, **common)
+        self.decoder = Dense(self.schema.n_items, **common)
         self.noise = nn.Dropout(self.config.dropout_rate)
 
     def logits(self, batch: Batch, *, train: bool = False) -> Float[Array, "B V"]:

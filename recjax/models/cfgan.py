@@ -10,7 +10,6 @@ generator writes passes a sigmoid; and its input may have items missing, as in a
 Shapes: B batch, L history length, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -22,6 +21,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.penalty import squared_kernels
 from recjax.nn.retrieval import top_unseen
@@ -61,6 +61,10 @@ class CFGANConfig(ModelConfig):
         """Returns users with all their items."""
         return Samples(unit="users")
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns the layer that scores the catalogue."""
+        return (f"generator/dense_{len(self.generator_dims)}",)
+
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the generator's hidden layers; the discriminator only trains it."""
         following = f"generator/dense_{len(self.generator_dims)}"
@@ -79,15 +83,13 @@ class CFGAN(nn.Module):
 
     config: CFGANConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates both players."""
         c = self.config
         common: dict[str, Any] = {"linear_end": True, "activation": ACTIVATIONS[c.activation]}
-        self.generator = MLP(
-            widths=(*c.generator_dims, self.schema.n_items), dot_general_cls=self.dot_general_cls, **common
-        )
+        self.generator = MLP(widths=(*c.generator_dims, self.schema.n_items), dots=self.dots, **common)
         self.discriminator = MLP(widths=(*c.discriminator_dims, 1), **common)  # float: it is never served
         self.noise = nn.Dropout(c.dropout_rate)
 

@@ -11,7 +11,7 @@ Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, P dim
 N tails of each, R relations, V catalogue.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
 
@@ -62,7 +63,7 @@ class CKE(nn.Module):
 
     config: CKEConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables, and a translation and a projection for each relation."""

@@ -4,12 +4,13 @@ Shapes: B batch, V catalogue, K items returned.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig
+from recjax.nn.dots import Dots
 
 Batch = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def block_hidden_units(n_blocks: int) -> tuple[HiddenUnits, ...]:
 
 
 class Model(Protocol):
-    """A Flax Linen module; `dot_general_cls` is where quantized training and serving enter.
+    """A Flax Linen module; `dots` is where quantized training and serving enter.
 
     In training, `batch["context"]` holds the data's graphs and item counts, and `batch["step"]` [] int32 the number of
     steps taken so far where `train` is true. Outside it, `batch["precomputed"]` holds what `precompute` returned, if
@@ -86,7 +87,7 @@ class Model(Protocol):
     """
 
     config: ModelConfig
-    dot_general_cls: Callable | None
+    dots: Dots
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"] | Float[Array, "B"]:
         """Returns float32 scores of all items (next-item and top-n models), logits (binary) or ratings."""

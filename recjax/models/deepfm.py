@@ -6,7 +6,6 @@ Shapes: B batch, N dense features, F categorical fields, D embedding dim, V = N 
 W width of an MLP.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding_fields import FieldEmbeddings
 from recjax.nn.interaction import pairwise_sum
 from recjax.nn.mlp import MLP
@@ -55,7 +56,7 @@ class DeepFM(nn.Module):
 
     config: DeepFMConfig
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
@@ -64,16 +65,16 @@ class DeepFM(nn.Module):
         first_BF1 = FieldEmbeddings(
             self.schema, 1, table_init=nn.initializers.zeros, prefix="weight", name="first_order"
         )(batch["sparse_ids"])
-        first_B = first_BF1.sum((1, 2)) + nn.Dense(1, name="first_order_dense")(dense_BN)[:, 0]
+        first_B = first_BF1.sum((1, 2)) + Dense(1, name="first_order_dense", dots=self.dots)(dense_BN)[:, 0]
         fields_BFD = FieldEmbeddings(self.schema, c.embedding_dim, name="fields")(batch["sparse_ids"])
         dense_init = nn.initializers.normal(c.embedding_dim**-0.5)
         vectors_ND = self.param("dense_vectors", dense_init, (self.schema.n_dense, c.embedding_dim))
         vectors_BVD = jnp.concatenate([fields_BFD, dense_BN[..., None] * vectors_ND[None]], 1)
         x_BW = vectors_BVD.reshape(len(vectors_BVD), -1).astype(c.dtype)
         x_BW = nn.Dropout(c.embedding_dropout_rate, deterministic=not train)(x_BW)
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         x_BW = MLP(widths=c.deep_mlp, dropout_rate=c.dropout_rate, name="deep_mlp", **common)(x_BW, train=train)
-        deep_B = nn.Dense(1, name="logit")(x_BW.astype(jnp.float32))[:, 0]
+        deep_B = Dense(1, name="logit", dots=self.dots)(x_BW.astype(jnp.float32))[:, 0]
         return first_B + pairwise_sum(vectors_BVD) + deep_B
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:

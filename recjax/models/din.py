@@ -8,7 +8,6 @@ Shapes: B batch, L history length, F other categorical fields, D embedding dim,
 W width of what a layer reads.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -21,6 +20,8 @@ from recjax.data.batches import PADDING_ID
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 
@@ -70,13 +71,13 @@ class DIN(nn.Module):
 
     config: DINConfig
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
         c = self.config
-        common: dict[str, Any] = {"activation": None, "dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"activation": None, "dtype": c.dtype, "dots": self.dots}
         ids = {field.name: (field, ids_BL) for field, ids_BL in self.schema.split_fields(batch["sparse_ids"])}
         items = Embedding(ids["item"][0].vocab_size, c.embedding_dim, dtype=c.dtype, name="table_item")
         candidate_BD, history_BL = items(ids["item"][1]), ids["history"][1]
@@ -88,7 +89,7 @@ class DIN(nn.Module):
                 features.append(table(ids_BL))
         x_BW = nn.Dropout(c.embedding_dropout_rate, deterministic=not train)(jnp.concatenate(features, 1))
         x_BW = MLP(widths=c.top_mlp, dropout_rate=c.dropout_rate, name="top_mlp", **common)(x_BW, train=train)
-        return nn.Dense(1, name="logit")(x_BW.astype(jnp.float32))[:, 0]
+        return Dense(1, name="logit", dots=self.dots)(x_BW.astype(jnp.float32))[:, 0]
 
     def _interest(
         self, items: Embedding, candidate_BD: Array, history_BL: Int[Array, "B L"], train: bool, common: dict[str, Any]
@@ -99,7 +100,7 @@ class DIN(nn.Module):
         query_BLD = jnp.broadcast_to(candidate_BD[:, None], history_BLD.shape)
         pair_BLW = jnp.concatenate([query_BLD, history_BLD, query_BLD - history_BLD, query_BLD * history_BLD], axis=-1)
         hidden_BLW = MLP(widths=self.config.attention_mlp, name="attention_mlp", **common)(pair_BLW, train=train)
-        weight_BL = nn.Dense(1, dtype=self.config.dtype, name="attention")(hidden_BLW)[..., 0]
+        weight_BL = Dense(1, dtype=self.config.dtype, name="attention", dots=self.dots)(hidden_BLW)[..., 0]
         weight_BL = jnp.where(used_BL, weight_BL, 0)  # no softmax: the strength of an interest is kept
         return jnp.einsum("bl,bld->bd", weight_BL, history_BLD)
 

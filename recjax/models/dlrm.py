@@ -7,7 +7,6 @@ Shapes: B batch, N dense features, F categorical fields, D embedding dim, V = F 
 W width of an MLP.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -19,6 +18,8 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding_fields import FieldEmbeddings
 from recjax.nn.interaction import pairwise_dots
 from recjax.nn.mlp import MLP
@@ -63,13 +64,13 @@ class DLRM(nn.Module):
 
     config: DLRMConfig
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
         c = self.config
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         bottom = MLP(widths=(*c.bottom_mlp, c.embedding_dim), name="bottom_mlp", **common)
         dense_BD = bottom(batch["dense"].astype(c.dtype), train=train)
         fields_BFD = FieldEmbeddings(self.schema, c.embedding_dim, c.dtype, name="fields")(batch["sparse_ids"])
@@ -77,7 +78,7 @@ class DLRM(nn.Module):
         vectors_BVD = nn.Dropout(c.embedding_dropout_rate, deterministic=not train)(vectors_BVD)
         x_BW = jnp.concatenate([dense_BD, pairwise_dots(vectors_BVD)], 1)
         x_BW = MLP(widths=c.top_mlp, dropout_rate=c.dropout_rate, name="top_mlp", **common)(x_BW, train=train)
-        return nn.Dense(1, name="logit")(x_BW.astype(jnp.float32))[:, 0]
+        return Dense(1, name="logit", dots=self.dots)(x_BW.astype(jnp.float32))[:, 0]
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean logloss; `labels` is [B] float32 in {0, 1}, `weight` [B] 0 on padding rows."""

@@ -6,7 +6,6 @@ network of Wang et al., DCN V2 (WWW 2021), as in MLPerf's DLRM-DCNv2.
 Shapes: B batch, N dense features, F categorical fields, D embedding dim, L ids of a field.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.interaction import LowRankCrossNetwork
 from recjax.nn.mlp import MLP
@@ -70,13 +71,13 @@ class DLRMDCNv2(nn.Module):
 
     config: DLRMDCNv2Config
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
         c = self.config
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         bottom = MLP(widths=(*c.bottom_mlp, c.embedding_dim), name="bottom_mlp", **common)
         features = [bottom(batch["dense"].astype(c.dtype), train=train)]
         for field, ids_BL in self.schema.split_fields(batch["sparse_ids"]):
@@ -86,7 +87,9 @@ class DLRMDCNv2(nn.Module):
         x_BD = nn.Dropout(c.embedding_dropout_rate, deterministic=not train)(x_BD)
         x_BD = LowRankCrossNetwork(ranks=c.cross_ranks, name="cross", **common)(x_BD)
         x_BD = MLP(widths=c.top_mlp, dropout_rate=c.dropout_rate, name="top_mlp", **common)(x_BD, train=train)
-        return nn.Dense(1, name="logit")(x_BD.astype(jnp.float32))[:, 0]  # float32: one column, and it is the answer
+        return Dense(1, name="logit", dots=self.dots)(x_BD.astype(jnp.float32))[
+            :, 0
+        ]  # float32: one column, and it is the answer
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean logloss; `labels` is [B] float32 in {0, 1}, `weight` [B] 0 on padding rows."""

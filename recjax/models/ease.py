@@ -9,7 +9,6 @@ items, use iALS.
 Shapes: B batch, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -20,6 +19,8 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.models.contract import Batch
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.pieces import co_occurrence
 from recjax.nn.retrieval import top_unseen
 from recjax.nn.rows import multi_hot
@@ -54,15 +55,15 @@ class EASE(nn.Module):
 
     config: EASEConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the weights."""
-        self.weights = nn.Dense(
+        self.weights = Dense(
             self.schema.n_items,
             use_bias=False,
             kernel_init=nn.initializers.zeros,
-            dot_general_cls=self.dot_general_cls,
+            dots=self.dots,
         )
 
     def update(self, batch: Batch) -> tuple[dict[str, Any], Float[Array, ""]]:

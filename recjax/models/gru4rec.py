@@ -9,17 +9,17 @@ of parallel sessions, and AdamW.
 Shapes: B batch, L history length, D embedding dim, H units, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import Batch
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.recurrent import Recurrent, last_state
 from recjax.nn.retrieval import top_next
@@ -55,16 +55,16 @@ class GRU4Rec(nn.Module):
 
     config: GRU4RecConfig
     schema: NextItemSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables and layers."""
         c = self.config
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         self.items = Embedding(self.schema.n_items, c.embedding_dim, dtype=c.dtype)
         self.dropout = nn.Dropout(c.dropout_rate)
         self.layers = [Recurrent(units=h, cell=c.cell, name=f"layer_{i}", **common) for i, h in enumerate(c.units)]
-        self.project = nn.Dense(c.embedding_dim, **common)
+        self.project = Dense(c.embedding_dim, **common)
         if not c.tied:
             self.outputs = Embedding(self.schema.n_items, c.embedding_dim, dtype=c.dtype)
 
@@ -77,22 +77,22 @@ class GRU4Rec(nn.Module):
             x_BLD = self.dropout(layer(x_BLD), deterministic=not train)
         return self.project(x_BLD)
 
-    def output_table(self) -> Float[Array, "V D"]:
-        """Returns the rows that score items."""
-        return (self.items if self.config.tied else self.outputs).table.astype(self.config.dtype)
-
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean cross-entropy of every position's next item; `labels` is [B, L] int32."""
         hidden_BLD = self.encode(batch["history"], train=train)
         return next_item_cross_entropy(
-            hidden_BLD, self.output_table(), batch["labels"], batch["lengths"], self.config.loss_chunk
+            hidden_BLD, self._outputs().table, batch["labels"], batch["lengths"], self.config.loss_chunk
         )
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns the float32 score of every item after each history."""
         last_BD = last_state(self.encode(batch["history"]), batch["lengths"])
-        return jnp.dot(last_BD, self.output_table().T, preferred_element_type=jnp.float32)
+        return self._outputs().scores(last_BD)
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
         return top_next(self(batch), batch["history"], batch["lengths"], top_k)
+
+    def _outputs(self) -> Embedding:
+        """Returns the embedding whose rows score items."""
+        return self.items if self.config.tied else self.outputs

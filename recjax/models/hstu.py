@@ -13,7 +13,6 @@ takes the time of item i instead, which no later event can change.
 Shapes: B batch, L history length, D embedding dim, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
@@ -24,6 +23,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.pointwise_attention import MAX_DOUBLINGS, PointwiseAttentionBlock, time_buckets
 from recjax.nn.retrieval import top_next
@@ -87,7 +87,7 @@ class HSTU(nn.Module):
 
     config: HSTUConfig
     schema: NextItemSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates item and position tables and the layers."""
@@ -103,7 +103,7 @@ class HSTU(nn.Module):
                 n_buckets=MAX_DOUBLINGS * c.buckets_per_doubling,
                 dropout_rate=c.dropout_rate,
                 dtype=c.dtype,
-                dot_general_cls=self.dot_general_cls,
+                dots=self.dots,
                 name=f"block_{i}",
             )
             for i in range(c.layers)
@@ -142,7 +142,7 @@ class HSTU(nn.Module):
         return top_next(self(batch), batch["history"], batch["lengths"], top_k)
 
     def _output_table(self) -> Float[Array, "V D"]:
-        table_VD = self.items.table.astype(self.config.dtype)
+        table_VD = self.items.table
         return _unit(table_VD) if self.config.temperature else table_VD
 
 

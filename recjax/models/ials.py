@@ -11,7 +11,7 @@ Shapes: B batch, L history length, D embedding dim, V catalogue, U users, E inte
 O rows that are solved for, K items returned.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.least_squares import gram, solve_histories, solve_pieces
 from recjax.nn.pieces import make_pieces
@@ -60,7 +61,7 @@ class IALS(nn.Module):
 
     config: IALSConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the item table."""

@@ -10,7 +10,6 @@ of a user's items in the place of a sample of them.
 Shapes: B batch, L history length, K items drawn (or returned in `serve`), D embedding dim, V catalogue.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -22,6 +21,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean, multinomial_cross_entropy
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
 from recjax.nn.rows import multi_hot
@@ -99,7 +99,7 @@ class IRGAN(nn.Module):
 
     config: IRGANConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates both players."""

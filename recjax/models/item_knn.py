@@ -9,7 +9,6 @@ stored, 8 V N bytes: 1.3 MB for 1,682 items and 22 MB for 27,000 with 100 neighb
 Shapes: B batch, V catalogue, N neighbours, K items returned.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.pieces import co_occurrence
 from recjax.nn.retrieval import top_unseen
 from recjax.nn.rows import multi_hot
@@ -52,7 +52,7 @@ class ItemKNN(nn.Module):
 
     config: ItemKNNConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the neighbours' ids and their similarities."""

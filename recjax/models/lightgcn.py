@@ -6,7 +6,7 @@ equations 3 to 8.
 Shapes: B batch, K negatives (items returned in `serve`), D embedding dim, U users, V catalogue, E training edges.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.propagation import Propagation, propagation, symmetric_weights
 from recjax.nn.retrieval import top_unseen
@@ -56,7 +57,7 @@ class LightGCN(nn.Module):
 
     config: LightGCNConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables."""

@@ -3,7 +3,6 @@
 Shapes: B batch, N dense features, F categorical fields, L ids of a field.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -14,6 +13,8 @@ from recjax.config import ModelConfig, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 
 
@@ -37,12 +38,12 @@ class LogisticRegression(nn.Module):
 
     config: LogisticRegressionConfig
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch) -> Float[Array, "B"]:
         """Returns the float32 logit of each example."""
-        logit_B1 = nn.Dense(1, name="dense")(batch["dense"])
+        logit_B1 = Dense(1, name="dense", dots=self.dots)(batch["dense"])
         for field, ids_BL in self.schema.split_fields(batch["sparse_ids"]):
             weight = Embedding(
                 field.vocab_size, 1, field.combiner, table_init=nn.initializers.zeros, name=f"weight_{field.name}"

@@ -8,7 +8,6 @@ layers in the place of a product; biases; and a sigmoid that keeps to the rating
 Shapes: B batch, L sequence length, D embedding dim, E width of a step, H units.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ from recjax.data.batches import PADDING_ID
 from recjax.data.rating import RatingSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 from recjax.nn.recurrent import Recurrent, last_state
@@ -63,12 +63,12 @@ class LSTMTwoBranch(nn.Module):
 
     config: LSTMTwoBranchConfig
     schema: RatingSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables, the branches and the dense layers."""
         c, init = self.config, nn.initializers.normal(0.05)
-        dense: dict[str, Any] = {"dot_general_cls": self.dot_general_cls}
+        dense: dict[str, Any] = {"dots": self.dots}
         self.users = Embedding(self.schema.n_users, c.embedding_dim, table_init=init)
         self.items = Embedding(self.schema.n_items, c.embedding_dim, table_init=init)
         self.user_biases = Embedding(self.schema.n_users, 1, table_init=nn.initializers.zeros)

@@ -6,7 +6,6 @@ equations 4 and 5. Departure: Adam on batches in the place of SGD on single rati
 Shapes: B batch, D embedding dim.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.rating import RatingSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 
 
@@ -51,7 +51,7 @@ class MatrixFactorization(nn.Module):
 
     config: MatrixFactorizationConfig
     schema: RatingSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables."""

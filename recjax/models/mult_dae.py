@@ -5,7 +5,6 @@ Source: Liang et al., Variational Autoencoders for Collaborative Filtering (WWW 
 Shapes: B batch, L history length, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -16,6 +15,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import multinomial_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.penalty import squared_kernels
 from recjax.nn.retrieval import top_unseen
@@ -50,6 +50,10 @@ class MultDAEConfig(ModelConfig):
         """Returns users with all their items."""
         return Samples(unit="users")
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns the layer that scores the catalogue."""
+        return (f"mlp/dense_{len(self.hidden_dims)}",)
+
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers."""
         return mlp_hidden_units(self.hidden_dims, "hidden_dims", "mlp", f"mlp/dense_{len(self.hidden_dims)}")
@@ -60,12 +64,12 @@ class MultDAE(nn.Module):
 
     config: MultDAEConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the layers."""
         widths = (*self.config.hidden_dims, self.schema.n_items)
-        self.mlp = MLP(widths=widths, linear_end=True, activation=jnp.tanh, dot_general_cls=self.dot_general_cls)
+        self.mlp = MLP(widths=widths, linear_end=True, activation=jnp.tanh, dots=self.dots)
         self.noise = nn.Dropout(self.config.dropout_rate)
 
     def logits(self, history_BL: Int[Array, "B L"], *, train: bool = False) -> Float[Array, "B V"]:

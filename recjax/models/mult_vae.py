@@ -6,7 +6,6 @@ annealed in a line to a cap given in advance, where the paper finds the cap on v
 Shapes: B batch, L history length, D code width, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import exposure_gap, masked_mean, multinomial_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
 from recjax.nn.rows import multi_hot, unit_length
@@ -58,6 +58,10 @@ class MultVAEConfig(ModelConfig):
         """Returns users with all their items."""
         return Samples(unit="users")
 
+    def logit_layers(self) -> tuple[str, ...]:
+        """Returns the layer that scores the catalogue."""
+        return (f"decoder/dense_{len(self.decoder_dims)}",)
+
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers on both sides of the code."""
         layers: list[HiddenUnits] = []
@@ -75,7 +79,7 @@ class MultVAE(nn.Module):
 
     config: MultVAEConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates encoder and decoder."""
@@ -83,7 +87,7 @@ class MultVAE(nn.Module):
         common: dict[str, Any] = {
             "linear_end": True,
             "activation": jnp.tanh,
-            "dot_general_cls": self.dot_general_cls,
+            "dots": self.dots,
         }
         self.encoder = MLP(widths=(*c.encoder_dims, 2 * c.latent_dim), **common)
         self.decoder = MLP(widths=(*c.decoder_dims, self.schema.n_items), **common)

@@ -6,7 +6,6 @@ dropout in the MLP.
 Shapes: B batch, K items scored, D embedding dim, V catalogue, W hidden width.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
@@ -62,7 +63,7 @@ class NeuMF(nn.Module):
 
     config: NeuMFConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the four tables, the MLP and the logits of both halves."""
@@ -71,10 +72,10 @@ class NeuMF(nn.Module):
         self.mf_items = Embedding(self.schema.n_items, c.factors, table_init=init)
         self.mlp_users = Embedding(self.schema.n_users, c.embedding_dim, table_init=init)
         self.mlp_items = Embedding(self.schema.n_items, c.embedding_dim, table_init=init)
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         self.mlp = MLP(widths=c.mlp, dropout_rate=c.dropout_rate, **common)
-        self.mf_logit = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.ones)
-        self.mlp_logit = nn.Dense(1)
+        self.mf_logit = Dense(1, use_bias=False, kernel_init=nn.initializers.ones, dots=self.dots)
+        self.mlp_logit = Dense(1, dots=self.dots)
         self.dropout = nn.Dropout(c.embedding_dropout_rate)
 
     def logits(

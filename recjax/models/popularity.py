@@ -3,7 +3,6 @@
 Shapes: B batch, V catalogue, K items returned, E training interactions.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, Samples, config
 from recjax.data.top_n import TopNSchema
 from recjax.models.contract import Batch
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.retrieval import top_unseen
 
 
@@ -36,7 +36,7 @@ class Popularity(nn.Module):
 
     config: PopularityConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the counts."""

@@ -8,7 +8,6 @@ MLPs with a hidden width of their own (the paper's is the embedding's), and padd
 Shapes: B batch, L history length, D embedding dim, V catalogue, K items returned.
 """
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
@@ -20,6 +19,7 @@ from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, block_hidden_units
 from recjax.nn.attention import TransformerBlock
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_next
 
@@ -59,7 +59,7 @@ class SASRec(nn.Module):
 
     config: SASRecConfig
     schema: NextItemSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates item and position tables and the blocks."""
@@ -73,7 +73,7 @@ class SASRec(nn.Module):
                 mlp_dim=mlp_dim,
                 dropout_rate=c.dropout_rate,
                 dtype=c.dtype,
-                dot_general_cls=self.dot_general_cls,
+                dots=self.dots,
                 name=f"block_{i}",
             )
             for i, mlp_dim in enumerate(c.mlp_dims)
@@ -94,18 +94,15 @@ class SASRec(nn.Module):
         """Returns the mean cross-entropy of every position's next item; `labels` is [B, L] int32."""
         hidden_BLD = self.encode(batch["history"], train=train)
         return next_item_cross_entropy(
-            hidden_BLD, self._output_table(), batch["labels"], batch["lengths"], self.config.loss_chunk
+            hidden_BLD, self.items.table, batch["labels"], batch["lengths"], self.config.loss_chunk
         )
 
     def __call__(self, batch: Batch) -> Float[Array, "B V"]:
         """Returns the float32 score of every item after each history."""
         hidden_BLD = self.encode(batch["history"])
         last_BD = jnp.take_along_axis(hidden_BLD, (batch["lengths"] - 1)[:, None, None], 1)[:, 0]
-        return jnp.dot(last_BD, self._output_table().T, preferred_element_type=jnp.float32)
+        return self.items.scores(last_BD)
 
     def serve(self, batch: Batch, *, top_k: int) -> dict[str, Array]:
         """Returns `items` [B, K] int32 and `scores` [B, K] float32, best first, without the history's own items."""
         return top_next(self(batch), batch["history"], batch["lengths"], top_k)
-
-    def _output_table(self) -> Float[Array, "V D"]:
-        return self.items.table.astype(self.config.dtype)

@@ -10,7 +10,7 @@ paper estimates it in a stream; items that the user has are no negatives, becaus
 Shapes: B batch, L history length, D dim of embeddings and vectors, V catalogue, K items returned.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -22,6 +22,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
@@ -75,7 +76,7 @@ class TwoTower(nn.Module):
 
     config: TwoTowerConfig
     schema: TopNSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     def setup(self) -> None:
         """Creates the tables and the towers."""
@@ -85,7 +86,7 @@ class TwoTower(nn.Module):
         common: dict[str, Any] = {
             "dropout_rate": c.dropout_rate,
             "linear_end": True,
-            "dot_general_cls": self.dot_general_cls,
+            "dots": self.dots,
         }
         self.user_tower = MLP(widths=(*c.user_mlp, c.embedding_dim), **common)
         self.item_tower = MLP(widths=(*c.item_mlp, c.embedding_dim), **common)

@@ -6,7 +6,6 @@ wide part, and AdamW for both parts, in the place of FTRL for the wide and AdaGr
 Shapes: B batch, N dense features, F categorical fields, D embedding dim, W width of the MLP.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding_fields import FieldEmbeddings
 from recjax.nn.mlp import MLP
 
@@ -55,7 +56,7 @@ class WideAndDeep(nn.Module):
 
     config: WideAndDeepConfig
     schema: LabelledSchema
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Float[Array, "B"]:
@@ -65,13 +66,13 @@ class WideAndDeep(nn.Module):
         wide_BF1 = FieldEmbeddings(self.schema, 1, table_init=wide_init, prefix="weight", name="wide")(
             batch["sparse_ids"]
         )
-        wide_B = wide_BF1.sum((1, 2)) + nn.Dense(1, name="wide_dense")(batch["dense"])[:, 0]
+        wide_B = wide_BF1.sum((1, 2)) + Dense(1, name="wide_dense", dots=self.dots)(batch["dense"])[:, 0]
         fields_BFD = FieldEmbeddings(self.schema, c.embedding_dim, c.dtype, name="fields")(batch["sparse_ids"])
         x_BW = jnp.concatenate([batch["dense"].astype(c.dtype), fields_BFD.reshape(len(fields_BFD), -1)], 1)
         x_BW = nn.Dropout(c.embedding_dropout_rate, deterministic=not train)(x_BW)
-        common: dict[str, Any] = {"dtype": c.dtype, "dot_general_cls": self.dot_general_cls}
+        common: dict[str, Any] = {"dtype": c.dtype, "dots": self.dots}
         x_BW = MLP(widths=c.deep_mlp, dropout_rate=c.dropout_rate, name="deep_mlp", **common)(x_BW, train=train)
-        return wide_B + nn.Dense(1, name="logit")(x_BW.astype(jnp.float32))[:, 0]
+        return wide_B + Dense(1, name="logit", dots=self.dots)(x_BW.astype(jnp.float32))[:, 0]
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean logloss; `labels` is [B] float32 in {0, 1}, `weight` [B] 0 on padding rows."""

@@ -3,7 +3,6 @@
 Shapes: B batch, L history length, H heads, D model dim, K head dim.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from recjax.nn.dense import Dense, key_for
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 
 
@@ -24,7 +25,7 @@ class SelfAttention(nn.Module):
     heads: int
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(
@@ -34,17 +35,20 @@ class SelfAttention(nn.Module):
         B, L, D = x_BLD.shape
 
         def project(x: Array, name: str) -> Array:
-            return nn.Dense(D, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name=name)(x)
+            return Dense(D, dtype=self.dtype, dots=self.dots, name=name)(x)
 
         query, key, value = (project(x_BLD, name).reshape(B, L, self.heads, -1) for name in ("query", "key", "value"))
-        logits_BHLL = jnp.einsum("blhk,bmhk->bhlm", query, key) * (D // self.heads) ** -0.5
+        path = "/".join(self.path)
+        logits_BHLL = self.dots.einsum("blhk,bmhk->bhlm", query, key, f"{path}/scores", key_for(self, self.dots))
+        logits_BHLL *= (D // self.heads) ** -0.5
         if mask_BLL is None:
             mask_BLL = jnp.tril(jnp.ones((L, L), bool))[None]
         logits_BHLL = jnp.where(mask_BLL[:, None], logits_BHLL, jnp.finfo(self.dtype).min)
         # The softmax runs in float32 whatever the compute type: bf16 sums of L terms lose the small ones.
         weights_BHLL = jax.nn.softmax(logits_BHLL.astype(jnp.float32)).astype(self.dtype)
         weights_BHLL = nn.Dropout(self.dropout_rate, deterministic=not train)(weights_BHLL)
-        return project(jnp.einsum("bhlm,bmhk->blhk", weights_BHLL, value).reshape(B, L, D), "out")
+        attended = self.dots.einsum("bhlm,bmhk->blhk", weights_BHLL, value, f"{path}/values", key_for(self, self.dots))
+        return project(attended.reshape(B, L, D), "out")
 
 
 class TransformerBlock(nn.Module):
@@ -54,14 +58,14 @@ class TransformerBlock(nn.Module):
     mlp_dim: int
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BLL: Bool[Array, "#B #L L"] | None = None, *, train: bool = False
     ) -> Float[Array, "B L D"]:
         """Returns the block's output; the mask as in SelfAttention."""
-        common = {"dtype": self.dtype, "dot_general_cls": self.dot_general_cls, "dropout_rate": self.dropout_rate}
+        common = {"dtype": self.dtype, "dots": self.dots, "dropout_rate": self.dropout_rate}
         drop = nn.Dropout(self.dropout_rate, deterministic=not train)
         attended = SelfAttention(heads=self.heads, name="attention", **common)
         x_BLD += drop(attended(nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BLD), mask_BLL, train=train))

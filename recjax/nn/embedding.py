@@ -11,10 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from recjax.data.batches import PADDING_ID
+from recjax.nn.dense import stored_weight
+from recjax.nn.tables import all_rows, read_rows, scores
 
 
 class Embedding(nn.Module):
     """A table of V rows; ids must lie in [0, V), and in bags may be PADDING_ID, which adds nothing.
+
+    It may be stored in any form of recjax.nn.tables.
 
     The gathers promise their bounds to XLA, which on a CPU halves a lookup's time against the default fill
     mode. recjax.data numbers ids densely, so its batches keep the promise; nothing checks it here.
@@ -29,11 +33,20 @@ class Embedding(nn.Module):
     def setup(self) -> None:
         """Creates the table."""
         init = self.table_init or nn.initializers.normal(self.embedding_dim**-0.5)
-        self.table = self.param("table", init, (self.vocab_size, self.embedding_dim))
+        self.stored = stored_weight(self, "table", init, (self.vocab_size, self.embedding_dim))
+
+    @property
+    def table(self) -> Float[Array, "V D"]:
+        """Returns all rows."""
+        return all_rows(self.stored, self.vocab_size, self.dtype)
 
     def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the row of each id."""
-        return self.table.astype(self.dtype).at[ids].get(mode="promise_in_bounds")
+        return read_rows(self.stored, ids, self.dtype)
+
+    def scores(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B V"]:
+        """Returns the float32 inner product of each vector with every row."""
+        return scores(self.stored, x_BD, self.vocab_size)
 
     def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B D"]:
         """Returns each bag's combined row; an empty bag gives zeros."""

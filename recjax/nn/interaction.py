@@ -3,13 +3,16 @@
 Shapes: B batch, V vectors, D their width (of the cross network: input width), P pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
 
 
 def pairwise_dots(vectors_BVD: Float[Array, "B V D"]) -> Float[Array, "B P"]:
@@ -39,14 +42,14 @@ class LowRankCrossNetwork(nn.Module):
 
     ranks: Sequence[int]
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, x0_BD: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """Returns the crossed features."""
         x_BD = x0_BD
         for index, rank in enumerate(self.ranks):
-            dense = {"dtype": self.dtype, "dot_general_cls": self.dot_general_cls}
-            low_BR = nn.Dense(rank, use_bias=False, name=f"down_{index}", **dense)(x_BD)
-            x_BD = x0_BD * nn.Dense(x0_BD.shape[-1], name=f"up_{index}", **dense)(low_BR) + x_BD
+            dense = {"dtype": self.dtype, "dots": self.dots}
+            low_BR = Dense(rank, use_bias=False, name=f"down_{index}", **dense)(x_BD)
+            x_BD = x0_BD * Dense(x0_BD.shape[-1], name=f"up_{index}", **dense)(low_BR) + x_BD
         return x_BD

@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recjax.nn.dense import Dense
+from recjax.nn.dots import FLOAT, Dots
+
 
 class MLP(nn.Module):
     """Dense layers of the given widths, each followed by `activation` and dropout, the last too unless `linear_end`."""
@@ -23,13 +26,13 @@ class MLP(nn.Module):
     linear_end: bool = False
     activation: Callable[[Array], Array] | None = jax.nn.relu  # None is a PReLU, which learns one slope a layer
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"], *, train: bool = False) -> Float[Array, "*batch W"]:
         """Returns the last layer's activations."""
         for index, width in enumerate(self.widths):
-            x = nn.Dense(width, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name=f"dense_{index}")(x)
+            x = Dense(width, dtype=self.dtype, dots=self.dots, name=f"dense_{index}")(x)
             if self.linear_end and index == len(self.widths) - 1:
                 return x
             x = self.activation(x) if self.activation else nn.PReLU(negative_slope_init=0.25, name=f"prelu_{index}")(x)

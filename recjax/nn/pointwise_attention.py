@@ -3,7 +3,6 @@
 Shapes: B batch, L history length, H heads, D model dim, K query and key dim of a head, V value dim of a head.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from recjax.nn.dense import Dense, key_for
+from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 
 MAX_DOUBLINGS = 32  # more seconds than 2**32 lie between no two int32 times
@@ -46,7 +47,7 @@ class PointwiseAttentionBlock(nn.Module):
     n_buckets: int  # rows of the time bias
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(
@@ -55,9 +56,9 @@ class PointwiseAttentionBlock(nn.Module):
         """Returns the block's output; `buckets_BLL[b, i, j]` is the time bucket of query i and item j."""
         B, L, D = x_BLD.shape
         H, K, V = self.heads, self.key_dim, self.value_dim
-        dense = {"dtype": self.dtype, "dot_general_cls": self.dot_general_cls}
+        dense = {"dtype": self.dtype, "dots": self.dots}
         normed_BLD = nn.LayerNorm(dtype=self.dtype, name="norm_input")(x_BLD)
-        joint = jax.nn.silu(nn.Dense(2 * H * (V + K), use_bias=False, name="uvqk", **dense)(normed_BLD))
+        joint = jax.nn.silu(Dense(2 * H * (V + K), use_bias=False, name="uvqk", **dense)(normed_BLD))
         gate, value, query, key = jnp.split(joint, [H * V, 2 * H * V, H * (2 * V + K)], axis=2)
         query_BLHK, key_BLHK = query.reshape(B, L, H, K), key.reshape(B, L, H, K)
 
@@ -67,10 +68,15 @@ class PointwiseAttentionBlock(nn.Module):
         position_bias_LL = Embedding(L, name="distance_bias", **bias).rows(distances_LL)[..., 0]
         time_bias_BLL = Embedding(self.n_buckets, name="time_bias", **bias).rows(buckets_BLL)[..., 0]
         bias_BLL = position_bias_LL[None] + time_bias_BLL
-        weights_BHLL = jax.nn.silu(jnp.einsum("blhk,bmhk->bhlm", query_BLHK, key_BLHK) + bias_BLL[:, None])
+        path = "/".join(self.path)
+        products = self.dots.einsum("blhk,bmhk->bhlm", query_BLHK, key_BLHK, f"{path}/scores", key_for(self, self.dots))
+        weights_BHLL = jax.nn.silu(products + bias_BLL[:, None])
         causal_LL = jnp.tril(jnp.ones((L, L), self.dtype)) / L
         weights_BHLL *= causal_LL[None, None]
-        attended = jnp.einsum("bhlm,bmhv->blhv", weights_BHLL, value.reshape(B, L, H, V)).reshape(B, L, H * V)
+        value_BLHV = value.reshape(B, L, H, V)
+        attended = self.dots.einsum(
+            "bhlm,bmhv->blhv", weights_BHLL, value_BLHV, f"{path}/values", key_for(self, self.dots)
+        ).reshape(B, L, H * V)
         gated = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(attended) * gate
         gated = nn.Dropout(self.dropout_rate, deterministic=not train)(gated)
-        return x_BLD + nn.Dense(D, name="out", **dense)(gated)
+        return x_BLD + Dense(D, name="out", **dense)(gated)

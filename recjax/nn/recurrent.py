@@ -6,7 +6,6 @@ step. Nothing needs a padding mask, because a position's state depends on itself
 Shapes: B batch, L sequence length, D input width, H units, G gates times H.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from recjax.nn.dense import Dense, key_for, stored_weight
+from recjax.nn.dots import FLOAT, Dots, multiply
+
 GATES = {"gru": 3, "lstm": 4}
 
 
 class Recurrent(nn.Module):
     """A GRU or LSTM layer from a state of zeros.
-
-    The product with the state stays in the compute type under quantized training: it is a small part of the
-    operations, and its rounding errors would add up over the steps.
 
     Source: Cho et al. (EMNLP 2014) for the GRU, with the reset gate applied after the product with the state, which
     makes that one matmul; Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000), whose bias
@@ -31,31 +30,39 @@ class Recurrent(nn.Module):
     units: int
     cell: Literal["gru", "lstm"] = "gru"
     dtype: Any = jnp.float32
-    dot_general_cls: Callable | None = None
+    dots: Dots = FLOAT
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L H"]:
         """Returns the state after each position."""
         B, H, gates = x_BLD.shape[0], self.units, GATES[self.cell]
-        dense = nn.Dense(gates * H, dtype=self.dtype, dot_general_cls=self.dot_general_cls, name="input")
+        dense = Dense(gates * H, dtype=self.dtype, dots=self.dots, name="input")
         input_LBG = dense(x_BLD).swapaxes(0, 1)
-        kernel_HG = self.param("state_kernel", _orthogonal_gates, (H, gates * H)).astype(self.dtype)
+        kernel_HG = stored_weight(self, "state_kernel", _orthogonal_gates, (H, gates * H))
+        key = key_for(self, self.dots)
+        keys_L = None if key is None else jax.random.split(key, input_LBG.shape[0])
         zeros_BH = jnp.zeros((B, H), self.dtype)
+
+        def recurrent(state_BH: Array, key: Array | None) -> Array:
+            return multiply(self.dots, state_BH, kernel_HG, "/".join((*self.path, "state")), key)
+
         if self.cell == "gru":
             bias_H = self.param("state_bias", nn.initializers.zeros, (H,)).astype(self.dtype)
 
-            def gru(state_BH: Array, input_BG: Array) -> tuple[Array, Array]:
-                state_BH = gru_step(state_BH, input_BG, state_BH @ kernel_HG, bias_H)
+            def gru(state_BH: Array, step: tuple[Array, Array | None]) -> tuple[Array, Array]:
+                input_BG, key = step
+                state_BH = gru_step(state_BH, input_BG, recurrent(state_BH, key), bias_H)
                 return state_BH, state_BH
 
-            _, states_LBH = jax.lax.scan(gru, zeros_BH, input_LBG)
+            _, states_LBH = jax.lax.scan(gru, zeros_BH, (input_LBG, keys_L))
         else:
 
-            def lstm(carry: tuple[Array, Array], input_BG: Array) -> tuple[tuple[Array, Array], Array]:
-                carry = lstm_step(carry, input_BG + carry[0] @ kernel_HG)
+            def lstm(carry: tuple[Array, Array], step: tuple[Array, Array | None]) -> tuple[tuple[Array, Array], Array]:
+                input_BG, key = step
+                carry = lstm_step(carry, input_BG + recurrent(carry[0], key))
                 return carry, carry[0]
 
-            _, states_LBH = jax.lax.scan(lstm, (zeros_BH, zeros_BH), input_LBG)
+            _, states_LBH = jax.lax.scan(lstm, (zeros_BH, zeros_BH), (input_LBG, keys_L))
         return states_LBH.swapaxes(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from recjax.models.contract import Batch, precomputed
 from recjax.training.checkpoint import experiment_identity, load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
-from recjax.transforms.quantize import thaw
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class FinalModel:
       config: the model's Config after every transform; smaller than the experiment's after `shrink`.
       schema: of the data it was trained on.
       transform: the chain that made it.
-      variables: what is stored and served; int8 where quantized, with no float copy; `precomputed` where the model
-        computes something for all requests.
+      variables: what is stored and served: "params", with no float copy of what is quantized, and "precomputed" where
+        the model computes something for all requests.
       report: what each transform did.
     """
 
@@ -44,46 +44,25 @@ class FinalModel:
 
     def score(self, variables: Variables, batch: Batch) -> jax.Array:
         """Returns scores [B, V], logits [B] or ratings [B]; pure, to be compiled by the caller."""
-        variables, batch = self._whole(variables, batch)
-        return self.module.apply(variables, batch)
+        return self.module.apply(*_split(variables, batch))
 
     def serve(self, variables: Variables, batch: Batch, *, top_k: int) -> Mapping[str, jax.Array]:
         """Returns what a service answers; pure, to be compiled by the caller."""
-        variables, batch = self._whole(variables, batch)
-        return self.module.apply(variables, batch, top_k=top_k, method="serve")
+        return self.module.apply(*_split(variables, batch), top_k=top_k, method="serve")
 
     def with_precomputed(self, context: Mapping[str, Any]) -> "FinalModel":
         """Returns the model with what all requests share computed from its final variables and stored with them."""
         if not hasattr(self.module, "precompute"):
             return self
 
-        def compute(variables: Variables, context: Mapping[str, Any]) -> Mapping[str, Any]:
-            if "int8" in variables:
-                init = functools.partial(self.config.build(self.schema).init, method="precompute")
-                variables = thaw(variables, jax.eval_shape(init, jax.random.key(0), context)["params"])
-            return precomputed(self.module, variables, context)
-
+        compute = functools.partial(precomputed, self.module)
         return dataclasses.replace(self, variables={**self.variables, **jax.jit(compute)(self.variables, context)})
 
-    def _whole(self, variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
-        """Returns the variables that the module reads, and the batch with what all requests share."""
-        stored = {name: tree for name, tree in variables.items() if name != "precomputed"}
-        if "precomputed" in variables:
-            batch = {**batch, "precomputed": variables["precomputed"]}
-        if "int8" not in stored:
-            return stored, batch
-        float_module = self.config.build(self.schema)
-        return thaw(stored, jax.eval_shape(float_module.init, jax.random.key(0), batch)["params"]), batch
-
     def dense_layer_bytes(self) -> int:
-        """Returns the stored bytes of all dense layers: kernels or int8 values and scales, and biases."""
+        """Returns the stored bytes of all dense layers: kernels in whatever form, and their biases."""
         flat = flatten(self.variables["params"])
-        int8 = flatten(self.variables.get("int8", {}))
-        layers = {path.rpartition("/")[0] for path in int8} | {
-            p.rpartition("/")[0] for p in flat if p.endswith("/kernel")
-        }
-        stored = [leaf for path, leaf in flat.items() if path.rpartition("/")[0] in layers]
-        return sum(leaf.nbytes for leaf in (*stored, *int8.values()))
+        layers = {path.split("/kernel")[0] for path in flat if "/kernel" in path}
+        return sum(leaf.nbytes for path, leaf in flat.items() if re.split("/kernel|/bias", path)[0] in layers)
 
     def parameter_bytes(self) -> int:
         """Returns the bytes of all stored variables."""
@@ -99,6 +78,12 @@ class FinalModel:
             "quality": {"protocol": quality.protocol, "metrics": dict(quality.metrics), "n": quality.n},
         }
         save_tree(directory, self.variables, metadata)
+
+
+def _split(variables: Variables, batch: Batch) -> tuple[Variables, Batch]:
+    """Returns the variables that the module reads, and the batch with what all requests share."""
+    shared = {"precomputed": variables["precomputed"]} if "precomputed" in variables else {}
+    return {"params": variables["params"]}, {**batch, **shared}
 
 
 def load_final_model(directory: Path, experiment: Experiment, data: Data) -> FinalModel:

@@ -1,6 +1,7 @@
 """From an experiment to a final model: data, training, transforms."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recjax.training.step import init_params
 from recjax.transforms.protocol import Finalization, Params, Stage, chain
 
 OnEpoch = Callable[[EpochRecord, int], None]
+CALIBRATION_BATCH = 64
 
 
 def load_data(experiment: Experiment) -> Data:
@@ -73,6 +75,7 @@ def train(
     fine_tuning = start is not None
     if start is None:
         start = init_params(model_config.build(data.schema), _one_batch(data, 1), settings.seed)
+    start = transform.start(model_config, start, settings.seed)
     checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
     return fit(
         model_config,
@@ -93,7 +96,7 @@ def finalize(
 
     Args:
       experiment: what `params` were trained under.
-      data: for fine-tuning after a shrink, and one validation batch, which has what the model scores by.
+      data: for fine-tuning after a shrink, and validation batches for calibration.
       params: from `train`, or trained float parameters if no transform trains.
       on_epoch: called after every epoch of such a fine-tuning.
 
@@ -109,7 +112,7 @@ def finalize(
 
     context = Finalization(
         build=lambda model_config: model_config.build(data.schema),
-        batch=next(iter(data.eval_batches("valid", 32))),
+        batches=lambda n: list(itertools.islice(data.eval_batches("valid", CALIBRATION_BATCH), n)),
         retrain=retrain,
     )
     config, variables, report = transform.finalize(transform.rewrite(experiment.model), {"params": params}, context)

@@ -19,15 +19,27 @@ def unflatten_like(params: Params, flat: Mapping[str, Any]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], params)
 
 
-def drop_paths(params: Any, paths: list[str]) -> Any:
-    """Returns the nested dict without the leaves at `paths`."""
+def set_path(params: Params, path: str, value: Any) -> Params:
+    """Returns the nested dicts with what is at `path` replaced by an array or by nested dicts."""
+    key, _, rest = path.partition("/")
+    return {**params, key: set_path(params[key], rest, value) if rest else value}
 
-    def drop(node: Any, prefix: str) -> Any:
-        if not isinstance(node, dict):
-            return node
-        return {k: drop(v, f"{prefix}{k}/") for k, v in node.items() if f"{prefix}{k}" not in paths}
 
-    return drop(params, "")
+def kernel_of(path: str) -> str | None:
+    """Returns the path of the product that the parameter is a kernel of; None for every other parameter.
+
+    "top_mlp/dense_0/kernel" is "top_mlp/dense_0", a factor's "top_mlp/dense_0/kernel/down" is "top_mlp/dense_0/down",
+    and a recurrent layer's "user_branch/state_kernel" is "user_branch/state".
+    """
+    layer, _, name = path.rpartition("/")
+    if name == "kernel":
+        return layer
+    if name == "state_kernel":
+        return f"{layer}/state"
+    if name in ("down", "up"):
+        whole = kernel_of(layer)
+        return None if whole is None else f"{whole}/{name}"
+    return None
 
 
 def _name(path: tuple[Any, ...]) -> str:

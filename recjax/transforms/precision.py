@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from recjax.config import config
 from recjax.errors import UserError
-from recjax.transforms.instructions import BFLOAT16_DOTS, cpu_has
-from recjax.transforms.protocol import Finalization, Stage, Support, Transform, TransformReport, Variables
+from recjax.transforms.protocol import Finalization, Stage, Transform, TransformReport, Variables
+from recjax.transforms.support import Support, dot_support
 
 
 @config
@@ -31,8 +31,8 @@ class BF16(Transform):
         return dataclasses.replace(model_config, dtype="bfloat16")
 
     def support(self, platform: str) -> Support:
-        """Returns "emulated" on a CPU without bfloat16 dot instructions, which converts to float32 and back."""
-        return "emulated" if platform == "cpu" and not cpu_has(BFLOAT16_DOTS) else "native"
+        """Returns "emulated" where there are no bfloat16 dot instructions: values are converted to float32 and back."""
+        return dot_support(platform, "bfloat16")
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization

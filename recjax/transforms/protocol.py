@@ -1,6 +1,6 @@
 """What a transform is, and `chain`, which is one too.
 
-A transform is a frozen, serialisable dataclass that may act at four moments; each hook is the identity
+A transform is a frozen, serialisable dataclass that may act at five moments; each hook is the identity
 unless a transform says otherwise. Everything it needs arrives as an argument and nothing is mutated, so
 a transform can be compared, printed, stored with a checkpoint and applied twice with the same result.
 """
@@ -9,34 +9,39 @@ import dataclasses
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import optax
 
 from recjax.config import config, to_dict
 from recjax.errors import UserError
+from recjax.models.contract import Batch
+from recjax.transforms.support import Support
 
-Params = Mapping[str, Any]  # nested dicts of arrays, as Flax makes them
-Variables = Mapping[str, Any]  # {"params": Params} and, after an int8 freeze, {"int8": ...}
-Support = Literal["native", "emulated", "none"]
+Params = Mapping[
+    str, Any
+]  # nested dicts of arrays; a kernel or a table may be a form (recjax.nn.dots, recjax.nn.tables)
+Variables = Mapping[str, Any]  # {"params": Params}
 
 
 class Stage(enum.IntEnum):
     """When a transform acts on values; a chain must list its members in this order."""
 
-    MASKS = 1
-    SHRINK = 2
-    PRECISION = 3  # rounding comes after shrink's fine-tuning, which wants float32 parameters
-    FREEZE = 4
+    STRUCTURE = 1  # what parameters there are, before the first step
+    MASKS = 2
+    SHRINK = 3
+    FACTORS = 4  # trained matrices become products of smaller ones
+    PRECISION = 5  # rounding comes after shrink's fine-tuning, which wants float32 parameters
+    TABLES = 6  # trained rows become integers
+    FREEZE = 7
 
 
 class Mode(enum.StrEnum):
-    """What a module is built for: learning, scoring a split, making frozen values, or answering from them."""
+    """What a module is built for: learning, scoring a split meanwhile, or answering from final variables."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
-    CONVERT = "convert"
     SERVE = "serve"
 
 
@@ -46,13 +51,13 @@ class Finalization:
 
     Attributes:
       build: makes the float module of a model config.
-      batch: one training batch, for its shapes.
+      batches: n -> at most n validation batches, for calibration.
       retrain: fine-tunes parameters of the given (smaller) config and returns the best; the argument after
         the config is the number of epochs.
     """
 
     build: Callable[[Any], Any]
-    batch: Mapping[str, Any]
+    batches: Callable[[int], Sequence[Batch]]
     retrain: Callable[[Any, Params, int], Params]
 
 
@@ -83,6 +88,15 @@ class Transform:
     def rewrite(self, model_config: Any) -> Any:
         """Returns the architecture to build, before any parameter exists."""
         return model_config
+
+    def start(self, model_config: Any, params: Params, seed: int) -> Params:
+        """Returns the parameters that training starts from, drawn or trained before, in the transform's own form.
+
+        Raises:
+          UserError: the transform finds nothing to act on.
+        """
+        del model_config, seed
+        return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
         """Returns the module with its operations replaced."""
@@ -144,6 +158,12 @@ class Chain(Transform):
     def rewrite(self, model_config: Any) -> Any:
         """Returns the architecture after every member."""
         return functools.reduce(lambda result, member: member.rewrite(result), self.members, model_config)
+
+    def start(self, model_config: Any, params: Params, seed: int) -> Params:
+        """Returns the parameters after every member."""
+        for number, member in enumerate(self.members):
+            params = member.start(model_config, params, seed + number)
+        return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
         """Returns the module after every member."""

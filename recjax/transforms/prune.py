@@ -16,7 +16,8 @@ from recjax.config import check, config
 from recjax.errors import UserError
 from recjax.models.contract import HiddenUnits
 from recjax.transforms.paths import FlatParams, flatten, unflatten_like
-from recjax.transforms.protocol import Finalization, Params, Stage, Support, Transform, TransformReport, Variables
+from recjax.transforms.protocol import Finalization, Params, Stage, Transform, TransformReport, Variables
+from recjax.transforms.support import Support
 
 
 class PruneState(NamedTuple):

@@ -1,129 +1,328 @@
-"""Int8 dots: quantized training, then weights frozen as int8 with one float32 scale an output channel.
+"""Narrow products: quantized training, then weights frozen as integers (or fp8) with a float32 scale an output.
 
-The backend is AQT (`aqtp`). Layers are given the AqtDotGeneral *class*: a shared instance would keep one
-frozen tensor for all layers and serve wrong answers. The final logit layer of labelled models and NeuMF stays float.
+Two libraries can do it, AQT and Qwix; what is stored is the same for both, plain arrays beside the layer's bias, so a
+checkpoint depends on neither. No float copy of a quantized kernel is kept.
+
+Shapes: I inputs, O outputs.
 """
 
+import dataclasses
 import functools
+import re
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from recjax.config import check, config
 from recjax.errors import UserError
-from recjax.transforms.instructions import INT8_DOTS, cpu_has
-from recjax.transforms.paths import drop_paths, flatten, unflatten_like
-from recjax.transforms.protocol import Finalization, Mode, Stage, Support, Transform, TransformReport, Variables
+from recjax.nn.dots import Dots, Kernel
+from recjax.transforms.dot_types import DotTypes, Type
+from recjax.transforms.paths import flatten, kernel_of, set_path
+from recjax.transforms.protocol import Finalization, Mode, Params, Stage, Transform, TransformReport, Variables
+from recjax.transforms.support import Support, dot_support
+
+Bits = Literal[4, 8, "fp8"]
+_TYPES: dict[Any, Type] = {4: "int4", 8: "int8", "fp8": "fp8"}
+_ALLOWED = "4, 8, 'fp8'"
 
 
 @config
 class Quantize(Transform):
-    """Int8 forward dots (and, if asked, int8 backward dots) of every layer that takes `dot_general_cls`."""
+    """Narrow products of every dense layer, trained with (or rounded after training) and frozen.
 
-    bits: Literal[8] = 8  # of weights and activations
-    backward_bits: Literal[8] | None = None  # of both backward dots; None keeps them float
+    A layer is named by its path, as in "top_mlp/dense_0", "block_1/attention/query" or "user_branch/input". Patterns
+    are regular expressions that must match the whole path.
+    """
+
+    bits: Any = 8  # of weights: 8, 4 or "fp8" (e4m3)
+    activation_bits: Any = None  # of activations, likewise; None takes 8, or "fp8" where weights are
+    weight_only: bool = False  # leaves activations float: memory is saved, products are float
+    backward_bits: Any = None  # of both backward products: 8, 4 or "fp8" (e5m2); None leaves them float
+    stochastic_rounding: bool = True  # of gradients, where backward products are narrow
+    per_tensor: bool = False  # one scale a kernel in the place of one an output
+    activations: Literal["dynamic", "static"] = "dynamic"  # a scale a row, at run time; or one, calibrated once
+    calibration_batches: int = 4  # validation batches that static scales are taken from
+    when: Literal["training", "after"] = "training"  # whether training sees the rounding
+    backend: Literal["aqt", "qwix"] = "aqt"
+    include: tuple[str, ...] = (".*",)  # layers to quantize
+    exclude: tuple[str, ...] = ()  # of those, layers that stay float
+    layer_bits: tuple[tuple[str, Any], ...] = ()  # other bits for some layers: (pattern, bits); the first match counts
+    logits: bool = False  # whether layers that give the answer are quantized too
+    products: bool = False  # whether attention's products of activations are
+    states: bool = False  # whether recurrent layers' product with their state is
 
     stage = Stage.FREEZE
-    trains = True
-    dot_dtype = "int8"
 
     def __post_init__(self) -> None:
-        check(self.bits == 8, "quantize bits", self.bits, "8")
-        check(self.backward_bits in (None, 8), "quantize backward_bits", self.backward_bits, "None, 8")
+        for name, allowed in (("bits", _ALLOWED), ("activation_bits", f"None, {_ALLOWED}")):
+            value = getattr(self, name)
+            check(value in _TYPES or (value is None and name != "bits"), f"quantize {name}", value, allowed)
+        legal = self.backward_bits is None or self.backward_bits in _TYPES
+        check(legal, "quantize backward_bits", self.backward_bits, f"None, {_ALLOWED}")
+        for pattern, bits in self.layer_bits:
+            check(bits in _TYPES, f"quantize layer_bits of {pattern!r}", bits, _ALLOWED)
+        for pattern in (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"quantize pattern {pattern!r} is no regular expression: {error}") from error
+        check(self.calibration_batches >= 1, "quantize calibration_batches", self.calibration_batches, ">= 1")
+        narrow_gradients = self.when == "after" and self.backward_bits is not None
+        check(not narrow_gradients, "quantize backward_bits with when='after'", self.backward_bits, "None")
+        static = self.activations == "static"
+        check(not (static and self.weight_only), "quantize activations with weight_only", self.activations, "'dynamic'")
+
+    @property
+    def trains(self) -> bool:  # type: ignore[override]
+        """Returns whether training sees the rounding."""
+        return self.when == "training"
+
+    @property
+    def dot_dtype(self) -> str | None:  # type: ignore[override]
+        """Returns the type that most products run in; None where activations stay float."""
+        if self.weight_only:
+            return None
+        return "fp8" if "fp8" in (self.bits, self.activation_bits) else "int8"
 
     @property
     def label(self) -> str:
-        """Returns "int8", and whether the backward dots are too."""
-        return "int8" if self.backward_bits is None else "int8 (8-bit backward)"
+        """Returns the weights' type and, in brackets, what differs from the default."""
+        notes = [
+            "weights only" if self.weight_only else "",
+            f"{_TYPES[self.activation_bits]} activations" if self.activation_bits else "",
+            f"{_TYPES[self.backward_bits]} backward" if self.backward_bits else "",
+            "no stochastic rounding" if self.backward_bits and not self.stochastic_rounding else "",
+            "per tensor" if self.per_tensor else "",
+            "static" if self.activations == "static" else "",
+            "after training" if self.when == "after" else "",
+            self.backend if self.backend != "aqt" else "",
+            "some layers" if self.include != (".*",) or self.exclude else "",
+            "mixed" if self.layer_bits else "",
+            *(name for name in ("logits", "products", "states") if getattr(self, name)),
+        ]
+        notes = [note for note in notes if note]
+        return _TYPES[self.bits] + (f" ({', '.join(notes)})" if notes else "")
 
     def support(self, platform: str) -> Support:
-        """Returns "emulated" on a CPU without int8 dot instructions; whether native dots pay is for the row to say."""
-        return "emulated" if platform == "cpu" and not cpu_has(INT8_DOTS) else "native"
+        """Returns whether the device multiplies these types as such; whether that pays is for the row to say."""
+        if self.weight_only:
+            return "emulated"  # values are widened before every product: less memory, no faster dot
+        types = self._types(self.bits)
+        return dot_support(platform, types.weights if types.weights != "int4" else str(types.activations))
+
+    def start(self, model_config: Any, params: Params, seed: int) -> Params:
+        """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches no layer."""
+        del seed
+        self._chosen(model_config, params)
+        return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
-        """Returns the module with its dots quantized on the fly, being frozen, or read from frozen int8."""
-        return module.clone(dot_general_cls=self._dot_general_cls(mode))
+        """Returns the module with its products quantized on the fly, or read from frozen values."""
+        if mode != Mode.SERVE and not self.trains:
+            return module
+        logits = module.config.logit_layers()
+        return module.clone(dots=QuantizedDots(inner=module.dots, rule=self, logits=logits, mode=mode))
+
+    def types_at(self, path: str, n_outputs: int, logits: Sequence[str]) -> DotTypes | None:
+        """Returns the types of the layer's product, None if it stays float.
+
+        Args:
+          path: of the product.
+          n_outputs: its width; a single output is an answer, whatever its name.
+          logits: patterns of the layers that give the model's answer.
+        """
+        if path.endswith("/state") and not self.states:
+            return None
+        is_logit = n_outputs == 1 or _matches(logits, re.sub(r"/(down|up)$", "", path))
+        if (is_logit and not self.logits) or not _matches(self.include, path) or _matches(self.exclude, path):
+            return None
+        return self.types_of(path)
+
+    def types_of(self, path: str) -> DotTypes:
+        """Returns the types of a layer that is quantized."""
+        return self._types(next((bits for pattern, bits in self.layer_bits if re.fullmatch(pattern, path)), self.bits))
+
+    def types_of_product(self, path: str) -> DotTypes | None:
+        """Returns the types of a product of two activations, None if it stays float."""
+        if not self.products or self.weight_only or _matches(self.exclude, path):
+            return None
+        found = self._types(self.bits)
+        return dataclasses.replace(found, weights=found.activations or found.weights, per_tensor=False)
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization
     ) -> tuple[Any, Variables, TransformReport]:
-        """Returns the variables with every quantized kernel moved to `int8`: int8 values and float scales by layer."""
-        from aqt.jax.v2.aqt_tensor import QTensor
+        """Returns the variables with every quantized kernel in the place of its float one."""
+        params, backend = variables["params"], _backend(self.backend)
+        chosen = self._chosen(model_config, params)
+        scales = self._input_scales(model_config, variables, chosen, context) if self.activations == "static" else {}
+        dtype = getattr(model_config, "dtype", "float32")
+        kernels = {}
+        for parameter, (path, found) in chosen.items():
+            values = flatten(params)[parameter].astype(dtype)
+            form = jax.jit(backend.quantize_kernel, static_argnums=1)(values, found)
+            if found.weights == "int4":
+                form = {"packed": pack(form["values"]), "scale": form["scale"]}
+            if path in scales:
+                form["input_scale"] = scales[path]
+            params = set_path(params, parameter, form)
+            kernels[parameter] = found.weights
+        return model_config, {**variables, "params": params}, TransformReport({"kernels": kernels})
 
-        module = self.intercept(context.build(model_config), Mode.CONVERT)
-        _, collections = jax.jit(functools.partial(module.apply, mutable=["aqt"]))(variables, context.batch)
-        int8: dict[str, jax.Array] = {}
-        if "aqt" not in collections:
-            raise UserError(f"int8 cannot be applied: {type(model_config).__name__} has no quantizable dense layer")
-        tensors: dict[str, Any] = flatten(collections["aqt"], is_leaf=lambda x: isinstance(x, QTensor))
-        for path, tensor in tensors.items():
-            layer = path.split("/AqtDotGeneral_")[0]
-            int8[f"{layer}/values"], int8[f"{layer}/scale"] = tensor.qvalue, tensor.scale[0]
-        kernels = sorted({path.rpartition("/")[0] + "/kernel" for path in int8})
-        stored = {
-            "params": drop_paths(variables["params"], kernels),
-            "int8": flax.traverse_util.unflatten_dict(int8, sep="/"),
-        }
-        return model_config, stored, TransformReport({"int8_kernels": kernels})
-
-    def _dot_general_cls(self, mode: Mode) -> Any:
-        from aqt.jax.v2 import config as aqt_config
-        from aqt.jax.v2.flax.aqt_flax import AqtDotGeneral, FreezerMode, QuantMode
-
-        backward = self.backward_bits
-        quant_modes = {
-            Mode.TRAIN: QuantMode.TRAIN,
-            Mode.EVALUATE: QuantMode.TRAIN,
-            Mode.CONVERT: QuantMode.CONVERT,
-            Mode.SERVE: QuantMode.SERVE,
-        }
-        return functools.partial(
-            AqtDotGeneral,
-            aqt_config.config_v4(fwd_bits=self.bits, dlhs_bits=backward, drhs_bits=backward),
-            rhs_quant_mode=quant_modes[mode],
-            rhs_freeze_mode=FreezerMode.CALIBRATION_AND_VALUE,
-            use_legacy_freezer=False,
-            # Rounding is stochastic only in backward dots, and only those ask for a random key.
-            prng_name="dropout" if backward and mode == Mode.TRAIN else None,
+    def _types(self, bits: Any) -> DotTypes:
+        activations = self.activation_bits or ("fp8" if bits == "fp8" else 8)
+        return DotTypes(
+            weights=_TYPES[bits],
+            activations=None if self.weight_only else _TYPES[activations],
+            gradients=_TYPES[self.backward_bits] if self.backward_bits else None,
+            stochastic_rounding=self.stochastic_rounding,
+            per_tensor=self.per_tensor,
         )
 
+    def _chosen(self, model_config: Any, params: Params) -> dict[str, tuple[str, DotTypes]]:
+        """Returns, by parameter, the path and the types of every product that is quantized."""
+        logits = model_config.logit_layers()
+        found = {
+            parameter: (path, leaf.shape[-1])
+            for parameter, leaf in flatten(params).items()
+            if (path := kernel_of(parameter)) is not None and leaf.ndim == 2
+        }
+        paths = [path for path, _ in found.values()]
+        for pattern in (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)):
+            if not any(re.fullmatch(pattern, path) for path in paths):
+                allowed = ", ".join(paths) or "none"
+                raise UserError(
+                    f"quantize pattern {pattern!r} matches no layer of {_name(model_config)}; its layers: {allowed}"
+                )
+        chosen = {
+            parameter: (path, of_layer)
+            for parameter, (path, n_outputs) in found.items()
+            if (of_layer := self.types_at(path, n_outputs, logits)) is not None
+        }
+        if not chosen:
+            raise UserError(
+                f"{self.label} cannot be applied: {_name(model_config)} has no dense layer beside those that give the "
+                "answer; quantize(logits=True) takes these too"
+            )
+        return chosen
 
-def quantize(*, bits: Literal[8] = 8, backward_bits: Literal[8] | None = None) -> Quantize:
-    """Returns the transform that trains with int8 dots and freezes int8 weights for serving."""
-    return Quantize(bits=bits, backward_bits=backward_bits)
+    def _input_scales(
+        self, model_config: Any, variables: Variables, chosen: Mapping[str, tuple[str, DotTypes]], context: Finalization
+    ) -> dict[str, Array]:
+        """Returns the scale of each layer's input by path: its largest magnitude over a few validation batches."""
+        backend, types_of = _backend(self.backend), dict(chosen.values())
+
+        @jax.jit
+        def largest_inputs(variables: Variables, batch: Mapping[str, Any]) -> dict[str, Array]:
+            largest: dict[str, Array] = {}
+            module = context.build(model_config)
+            module.clone(dots=_Watching(inner=module.dots, largest=largest)).apply(variables, batch)
+            return {path: value for path, value in largest.items() if path in types_of}
+
+        largest: dict[str, Array] = {}
+        for batch in context.batches(self.calibration_batches):
+            for path, value in largest_inputs(variables, batch).items():
+                largest[path] = jnp.maximum(largest[path], value) if path in largest else value
+        return {path: backend.scale_of(value, types_of[path]) for path, value in largest.items()}
 
 
-def thaw(variables: Variables, shapes: Any) -> Variables:
-    """Returns the variables that a module in SERVE mode reads; call it inside jit, where it costs nothing.
-
-    AQT reads its own frozen tensors, but Flax's Dense still asks for a float kernel of the right shape:
-    the zeros made here are dead code in the compiled program and are never stored.
-
-    Args:
-      variables: as `Quantize.finalize` returns them.
-      shapes: the float model's abstract parameters.
-    """
-    flat_shapes, flat = flatten(shapes), flatten(variables["params"])
-    frozen: dict[str, Any] = {}
-    for path, values in flatten(variables["int8"]).items():
-        layer, _, part = path.rpartition("/")
-        frozen.setdefault(layer, {})[part] = values
-        flat[f"{layer}/kernel"] = jnp.zeros(flat_shapes[f"{layer}/kernel"].shape)
-    aqt = {f"{layer}/AqtDotGeneral_0/qrhs/frozen": _qtensor(**parts) for layer, parts in frozen.items()}
-    return {"params": unflatten_like(shapes, flat), "aqt": flax.traverse_util.unflatten_dict(aqt, sep="/")}
+def quantize(bits: Bits = 8, **options: Any) -> Quantize:
+    """Returns the transform that trains with narrow products and freezes narrow weights; options as in Quantize."""
+    return Quantize(bits=bits, **options)
 
 
-def _qtensor(values: jax.Array, scale: jax.Array) -> Any:
-    from aqt.jax.v2.aqt_tensor import QTensor
+@dataclasses.dataclass(frozen=True)
+class QuantizedDots(Dots):
+    """Products as a `Quantize` says; where it says nothing, those of `inner`."""
 
-    return QTensor(
-        qvalue=values,
-        scale=[scale],
-        scale_t=None,
-        bias=[],
-        sparsity_mask=None,
-        tiling_state=None,
-        dequant_dtype=scale.dtype,
-    )
+    inner: Dots
+    rule: Quantize
+    logits: tuple[str, ...]
+    mode: Mode
+
+    @property
+    def needs_key(self) -> bool:  # type: ignore[override]
+        """Returns whether gradients are rounded by chance."""
+        rounds = self.rule.backward_bits is not None and self.rule.stochastic_rounding
+        return (rounds and self.mode == Mode.TRAIN) or self.inner.needs_key
+
+    def with_kernel(self, x: Array, kernel: Kernel, path: str, key: Array | None = None) -> Array:
+        """Returns x times the kernel: quantized now if it is an array, or frozen."""
+        backend = _backend(self.rule.backend)
+        if isinstance(kernel, Mapping):
+            values = unpack(kernel["packed"], x.shape[-1]) if "packed" in kernel else kernel["values"]
+            frozen_types = self.rule.types_of(path)
+            return backend.with_kernel(x, values, kernel["scale"], frozen_types, kernel.get("input_scale"))
+        found = self.rule.types_at(path, kernel.shape[-1], self.logits)
+        if found is None or self.mode == Mode.SERVE:
+            return self.inner.with_kernel(x, kernel, path, key)
+        dimension_numbers = (((x.ndim - 1,), (0,)), ((), ()))
+        return backend.product(x, kernel, dimension_numbers, found, key if self.needs_key else None)
+
+    def einsum(self, equation: str, lhs: Array, rhs: Array, path: str, key: Array | None = None) -> Array:
+        """Returns the product of two activations, quantized on the fly if the rule says so."""
+        types = self.rule.types_of_product(path)
+        if types is None:
+            return self.inner.einsum(equation, lhs, rhs, path, key)
+
+        def product(lhs: Array, rhs: Array, dimension_numbers: Any, *_: Any, **__: Any) -> Array:
+            narrow = _backend(self.rule.backend).product
+            return narrow(lhs, rhs, dimension_numbers, types, key if self.needs_key else None)
+
+        return jnp.einsum(equation, lhs, rhs, _dot_general=product)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watching(Dots):
+    """The products of `inner`; notes the largest magnitude of each layer's input, while it is traced."""
+
+    inner: Dots
+    largest: dict[str, Array] = dataclasses.field(hash=False, compare=False)
+
+    def with_kernel(self, x: Array, kernel: Kernel, path: str, key: Array | None = None) -> Array:
+        if not path.endswith("/state"):  # inside a scan, whose values end with it: a row's scale is found there
+            value = jnp.max(jnp.abs(x)).astype(jnp.float32)
+            self.largest[path] = jnp.maximum(self.largest[path], value) if path in self.largest else value
+        return self.inner.with_kernel(x, kernel, path, key)
+
+
+def pack(values_IO: Array) -> Array:
+    """Returns four-bit integers [I, O], two a byte: row i in the lower half, row i + ceil(I / 2) in the upper."""
+    padded = jnp.pad(values_IO.astype(jnp.int8), ((0, values_IO.shape[0] % 2), (0, 0)))
+    lower, upper = jnp.split(padded, 2)
+    return (lower & 15) | (upper << 4)
+
+
+def unpack(packed: Array, n_inputs: int) -> Array:
+    """Returns the int8 values [I, O] of what `pack` made."""
+    lower = jax.lax.shift_right_arithmetic(packed << 4, jnp.int8(4))
+    upper = jax.lax.shift_right_arithmetic(packed, jnp.int8(4))
+    return jnp.concatenate([lower, upper])[:n_inputs]
+
+
+@functools.cache
+def _backend(name: str) -> types.ModuleType:
+    """Returns the library's file; it is imported here, because it takes a second."""
+    if name == "aqt":
+        from recjax.transforms import aqt_dots
+
+        return aqt_dots
+    try:
+        from recjax.transforms import qwix_dots
+    except ImportError as error:
+        raise UserError(
+            f"quantize backend 'qwix' needs the package qwix ({error}); pip install 'recjax[qwix]'"
+        ) from error
+    return qwix_dots
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def _name(model_config: Any) -> str:
+    return type(model_config).__name__

@@ -26,7 +26,7 @@ def make_row(**changes: Any) -> Row:
         "protocol": "tiny/test",
         "transforms": [{"transform": "quantize", "bits": 8, "backward_bits": None}],
         "variant": "int8",
-        "transform_report": {"int8": {"int8_kernels": ["a/kernel"]}},
+        "transform_report": {"int8": {"kernels": {"a/kernel": "int8"}}},
         "support": "native",
         "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "mesh": None},
         "scenario": "server",

@@ -141,7 +141,7 @@ def test_the_full_chain_says_what_it_did(rows: list[Row]) -> None:
         assert before.transforms == []
         report = after.transform_report
         assert set(report) == {"prune(0.5)", "shrink", "int8"}
-        assert report["int8"]["int8_kernels"]
+        assert report["int8"]["kernels"]
         for wide, narrow in report["shrink"]["widths"].values():
             assert narrow == wide // 2
         assert after.parameter_bytes < before.parameter_bytes

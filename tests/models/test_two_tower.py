@@ -181,7 +181,7 @@ def test_frozen_to_int8_it_answers_much_the_same_from_one_program(experiment: Ex
     params = init_params(experiment.model.build(data.schema), batch, 0)
     whole = finalize(experiment, data, params)
     frozen = finalize(dataclasses.replace(experiment, transforms=(quantize(),)), data, params)
-    kernels = set(frozen.report.details["int8"]["int8_kernels"])
+    kernels = set(frozen.report.details["int8"]["kernels"])
     assert kernels == {f"{side}_tower/dense_{i}/kernel" for side in ("user", "item") for i in (0, 1)}
     request, traces = jax.tree.map(jnp.asarray, {k: v[:4] for k, v in data.serving_samples().items()}), []
 

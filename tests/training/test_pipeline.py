@@ -68,9 +68,9 @@ def test_full_chain_shrinks_then_freezes(
     assert final.config == dataclasses.replace(full_experiment.model, mlp_dims=(8,))
     assert final.report.details["shrink"] == {"widths": {"mlp_dims[0]": [16, 8]}}
     assert final.report.details["prune(0.5)"]["zero_share"] == {"mlp_dims[0]": 0.5}
-    int8 = flatten(final.variables["int8"])
-    assert int8["block_0/mlp/dense_0/values"].shape == (8, 8)
-    assert int8["block_0/mlp/dense_1/values"].dtype == jnp.int8
+    flat = flatten(final.variables["params"])
+    assert flat["block_0/mlp/dense_0/kernel/values"].shape == (8, 8)
+    assert flat["block_0/mlp/dense_1/kernel/values"].dtype == jnp.int8
     assert [record.epoch for record in retrained] == [0, 1]  # the shrunk model is its own first candidate
 
 
