@@ -7,9 +7,7 @@ Shapes: I inputs, O outputs.
 """
 
 import dataclasses
-import functools
 import re
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,10 +17,10 @@ from jaxtyping import Array
 
 from recjax.config import check, config
 from recjax.errors import UserError
-from recjax.nn.dots import Dots, Kernel
 from recjax.transforms.dot_types import DotTypes, Type
 from recjax.transforms.paths import flatten, kernel_of, set_path
 from recjax.transforms.protocol import Finalization, Mode, Params, Stage, Transform, TransformReport, Variables
+from recjax.transforms.quantized_dots import QuantizedDots, WatchingDots, library, pack
 from recjax.transforms.support import Support, dot_support
 
 Bits = Literal[4, 8, "fp8"]
@@ -77,6 +75,11 @@ class Quantize(Transform):
         check(not (static and self.weight_only), "quantize activations with weight_only", self.activations, "'dynamic'")
 
     @property
+    def rounds_by_chance(self) -> bool:
+        """Returns whether gradients are rounded up or down by chance."""
+        return self.backward_bits is not None and self.stochastic_rounding
+
+    @property
     def trains(self) -> bool:  # type: ignore[override]
         """Returns whether training sees the rounding."""
         return self.when == "training"
@@ -117,7 +120,12 @@ class Quantize(Transform):
     def start(self, model_config: Any, params: Params, seed: int) -> Params:
         """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches no layer."""
         del seed
-        self._chosen(model_config, params)
+        found = [types for _, types in self._chosen(model_config, params).values()]
+        four_bits = any(types.weights == types.activations == "int4" for types in found)
+        if four_bits and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":
+            raise UserError(
+                "qwix cannot train int4 by int4 products on a CPU, for which XLA has none; use backend='aqt'"
+            )
         return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
@@ -157,7 +165,7 @@ class Quantize(Transform):
         self, model_config: Any, variables: Variables, context: Finalization
     ) -> tuple[Any, Variables, TransformReport]:
         """Returns the variables with every quantized kernel in the place of its float one."""
-        params, backend = variables["params"], _backend(self.backend)
+        params, backend = variables["params"], library(self.backend)
         chosen = self._chosen(model_config, params)
         scales = self._input_scales(model_config, variables, chosen, context) if self.activations == "static" else {}
         dtype = getattr(model_config, "dtype", "float32")
@@ -214,13 +222,13 @@ class Quantize(Transform):
         self, model_config: Any, variables: Variables, chosen: Mapping[str, tuple[str, DotTypes]], context: Finalization
     ) -> dict[str, Array]:
         """Returns the scale of each layer's input by path: its largest magnitude over a few validation batches."""
-        backend, types_of = _backend(self.backend), dict(chosen.values())
+        backend, types_of = library(self.backend), dict(chosen.values())
 
         @jax.jit
         def largest_inputs(variables: Variables, batch: Mapping[str, Any]) -> dict[str, Array]:
             largest: dict[str, Array] = {}
             module = context.build(model_config)
-            module.clone(dots=_Watching(inner=module.dots, largest=largest)).apply(variables, batch)
+            module.clone(dots=WatchingDots(inner=module.dots, largest=largest)).apply(variables, batch)
             return {path: value for path, value in largest.items() if path in types_of}
 
         largest: dict[str, Array] = {}
@@ -233,91 +241,6 @@ class Quantize(Transform):
 def quantize(bits: Bits = 8, **options: Any) -> Quantize:
     """Returns the transform that trains with narrow products and freezes narrow weights; options as in Quantize."""
     return Quantize(bits=bits, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantizedDots(Dots):
-    """Products as a `Quantize` says; where it says nothing, those of `inner`."""
-
-    inner: Dots
-    rule: Quantize
-    logits: tuple[str, ...]
-    mode: Mode
-
-    @property
-    def needs_key(self) -> bool:  # type: ignore[override]
-        """Returns whether gradients are rounded by chance."""
-        rounds = self.rule.backward_bits is not None and self.rule.stochastic_rounding
-        return (rounds and self.mode == Mode.TRAIN) or self.inner.needs_key
-
-    def with_kernel(self, x: Array, kernel: Kernel, path: str, key: Array | None = None) -> Array:
-        """Returns x times the kernel: quantized now if it is an array, or frozen."""
-        backend = _backend(self.rule.backend)
-        if isinstance(kernel, Mapping):
-            values = unpack(kernel["packed"], x.shape[-1]) if "packed" in kernel else kernel["values"]
-            frozen_types = self.rule.types_of(path)
-            return backend.with_kernel(x, values, kernel["scale"], frozen_types, kernel.get("input_scale"))
-        found = self.rule.types_at(path, kernel.shape[-1], self.logits)
-        if found is None or self.mode == Mode.SERVE:
-            return self.inner.with_kernel(x, kernel, path, key)
-        dimension_numbers = (((x.ndim - 1,), (0,)), ((), ()))
-        return backend.product(x, kernel, dimension_numbers, found, key if self.needs_key else None)
-
-    def einsum(self, equation: str, lhs: Array, rhs: Array, path: str, key: Array | None = None) -> Array:
-        """Returns the product of two activations, quantized on the fly if the rule says so."""
-        types = self.rule.types_of_product(path)
-        if types is None:
-            return self.inner.einsum(equation, lhs, rhs, path, key)
-
-        def product(lhs: Array, rhs: Array, dimension_numbers: Any, *_: Any, **__: Any) -> Array:
-            narrow = _backend(self.rule.backend).product
-            return narrow(lhs, rhs, dimension_numbers, types, key if self.needs_key else None)
-
-        return jnp.einsum(equation, lhs, rhs, _dot_general=product)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Watching(Dots):
-    """The products of `inner`; notes the largest magnitude of each layer's input, while it is traced."""
-
-    inner: Dots
-    largest: dict[str, Array] = dataclasses.field(hash=False, compare=False)
-
-    def with_kernel(self, x: Array, kernel: Kernel, path: str, key: Array | None = None) -> Array:
-        if not path.endswith("/state"):  # inside a scan, whose values end with it: a row's scale is found there
-            value = jnp.max(jnp.abs(x)).astype(jnp.float32)
-            self.largest[path] = jnp.maximum(self.largest[path], value) if path in self.largest else value
-        return self.inner.with_kernel(x, kernel, path, key)
-
-
-def pack(values_IO: Array) -> Array:
-    """Returns four-bit integers [I, O], two a byte: row i in the lower half, row i + ceil(I / 2) in the upper."""
-    padded = jnp.pad(values_IO.astype(jnp.int8), ((0, values_IO.shape[0] % 2), (0, 0)))
-    lower, upper = jnp.split(padded, 2)
-    return (lower & 15) | (upper << 4)
-
-
-def unpack(packed: Array, n_inputs: int) -> Array:
-    """Returns the int8 values [I, O] of what `pack` made."""
-    lower = jax.lax.shift_right_arithmetic(packed << 4, jnp.int8(4))
-    upper = jax.lax.shift_right_arithmetic(packed, jnp.int8(4))
-    return jnp.concatenate([lower, upper])[:n_inputs]
-
-
-@functools.cache
-def _backend(name: str) -> types.ModuleType:
-    """Returns the library's file; it is imported here, because it takes a second."""
-    if name == "aqt":
-        from recjax.transforms import aqt_dots
-
-        return aqt_dots
-    try:
-        from recjax.transforms import qwix_dots
-    except ImportError as error:
-        raise UserError(
-            f"quantize backend 'qwix' needs the package qwix ({error}); pip install 'recjax[qwix]'"
-        ) from error
-    return qwix_dots
 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:
