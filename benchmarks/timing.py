@@ -2,9 +2,12 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -34,3 +37,25 @@ def quiet_heap() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], window_s: float, fewest: int, most: int) -> dict[str, list[float]]:
+    """Returns milliseconds of each call; whole rounds, every one in another random order, until the window is over.
+
+    Args:
+      calls: compiled and called before; what they return is waited for.
+      window_s: seconds for all of them.
+      fewest: rounds that are done however long they take.
+      most: rounds that are done at most.
+    """
+    rng, latency_ms = np.random.default_rng(0), {name: list[float]() for name in calls}
+    with quiet_heap():
+        end = time.perf_counter() + window_s
+        for done in range(most):
+            if done >= fewest and time.perf_counter() >= end:
+                break
+            for name in rng.permutation(list(calls)):
+                start = time.perf_counter()
+                jax.block_until_ready(calls[name]())
+                latency_ms[name].append((time.perf_counter() - start) * 1e3)
+    return latency_ms

@@ -7,8 +7,8 @@ Shapes: B queries, V items, D embedding dim.
 """
 
 import dataclasses
+import functools
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks import markdown
 from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
-from benchmarks.timing import quiet_heap
+from benchmarks.timing import in_turn
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.hardware.device import describe_device
 from recjax.nn.retrieval import MOST_SCORES, top_inner_products
@@ -100,7 +100,8 @@ def measure(size: Size, recall_target: float, window_s: float, environment: Mapp
     item_VD = jax.random.normal(item_key, (size.items, size.dim))
     answers = {method: _compiled(method, size.k, recall_target, query_BD, item_VD) for method in METHODS}
     found = {method: np.asarray(answer(query_BD, item_VD)[1]) for method, answer in answers.items()}
-    latency_ms = _in_turn(answers, query_BD, item_VD, window_s)
+    calls = {method: functools.partial(answer, query_BD, item_VD) for method, answer in answers.items()}
+    latency_ms = in_turn(calls, window_s, FEWEST_ROUNDS, MOST_ROUNDS)
     return [
         TopKRow(
             method=method,
@@ -162,23 +163,6 @@ def _compiled(method: Any, k: int, recall_target: float, query_BD: jax.Array, it
         return top_inner_products(query_BD, item_VD, k, method=method, recall_target=recall_target)
 
     return jax.jit(answer).lower(query_BD, item_VD).compile()
-
-
-def _in_turn(
-    answers: Mapping[str, Answer], query_BD: jax.Array, item_VD: jax.Array, window_s: float
-) -> dict[str, list[float]]:
-    """Returns milliseconds of each call; whole rounds, until the window is over."""
-    rng, latency_ms = np.random.default_rng(0), {method: list[float]() for method in answers}
-    with quiet_heap():
-        end = time.perf_counter() + window_s
-        for done in range(MOST_ROUNDS):
-            if done >= FEWEST_ROUNDS and time.perf_counter() >= end:
-                break
-            for method in rng.permutation(list(answers)):
-                start = time.perf_counter()
-                jax.block_until_ready(answers[method](query_BD, item_VD))
-                latency_ms[method].append((time.perf_counter() - start) * 1e3)
-    return latency_ms
 
 
 def _median_ratio(values: Sequence[float], references: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.models.contract import Batch, precomputed
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.distillation import Teacher
 from recjax.training.optimizer import make_optimizer, make_table_optimizer
 from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
 from recjax.training.step import init_state, make_train_step
@@ -52,6 +53,7 @@ def fit(
     training: Training,
     transform: Transform,
     *,
+    teacher: Teacher | None = None,
     validate_start: bool = False,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[EpochRecord, int], None] = lambda record, epochs: None,
@@ -67,6 +69,7 @@ def fit(
       data: the task's data.
       training: epochs, batch size, optimizer, patience.
       transform: in force in every step and in validation.
+      teacher: whose scores the loss takes as soft targets; None has labels alone.
       validate_start: whether the start itself, as epoch 0, may be the best (if it satisfies the transform).
       checkpoints: where to save and resume; None keeps nothing.
       on_epoch: called with each epoch's record and the planned number of epochs.
@@ -83,12 +86,19 @@ def fit(
     tables = make_table_optimizer(training, total_steps)
     trained = transform.intercept(module, Mode.TRAIN)
     if tables is None:
-        state, train_step = init_state(params, optimizer), make_train_step(trained, optimizer, training.seed)
+        state = init_state(params, optimizer, transform.loss_scaling)
+        train_step = make_train_step(trained, optimizer, training.seed, teacher)
     else:
+        if transform.loss_scaling:
+            raise UserError(
+                f"{transform.label} scales the loss, which training.table_optimizer={training.table_optimizer!r} "
+                "cannot; set it to 'dense', or compute in bfloat16, whose gradients need no scaling"
+            )
         state = init_sparse_state(params, optimizer, tables)
-        train_step = make_sparse_train_step(trained, optimizer, tables, training.seed)
+        train_step = make_sparse_train_step(trained, optimizer, tables, training.seed, teacher)
     scorer = transform.intercept(module, Mode.EVALUATE)
     context = jax.device_put(dict(data.context))
+    beside = ({"context": context} if context else {}) | ({"teacher": teacher.params} if teacher else {})
     evaluate = make_evaluator(_score_with(scorer), data, "valid")
     # The graph is an argument: XLA would fold a constant one into the program, for seconds.
     complete = jax.jit(lambda params, context: {"params": params} | precomputed(scorer, {"params": params}, context))
@@ -124,7 +134,7 @@ def fit(
             break
         losses = []
         for batch in prefetch_to_device(data.train_batches(training.batch_size, training.seed, epoch)):
-            state, loss = train_step(state, {**batch, "context": context} if context else batch)
+            state, loss = train_step(state, {**batch, **beside})
             losses.append(loss)
         train_loss = float(np.mean(jax.device_get(losses)))
         if not math.isfinite(train_loss):
@@ -132,6 +142,11 @@ def fit(
                 f"the training loss is {train_loss} in epoch {epoch}; lower learning_rate or set max_grad_norm"
             )
         finish_epoch(epoch, train_loss)
+    if not any(record.is_best for record in history):
+        raise UserError(
+            f"{transform.label} is settled from step {settled} on and training ended at step {int(state.step)}, "
+            "because gradients of a scaled loss overflowed; train for more epochs, or let the transform end earlier"
+        )
     return FitResult(best_params, tuple(history))
 
 

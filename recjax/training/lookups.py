@@ -4,7 +4,8 @@ A loss that is given its rows has no table in it, so nothing of a table's size c
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,14 +32,20 @@ def split_tables(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Ar
     return tables, flat
 
 
-def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str) -> Lookups:
+def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str, *, rows_only: bool = True) -> Lookups:
     """Returns the ids of every `Embedding.rows` that the loss calls, bags included; call it under jit.
 
     The loss is traced once, on shapes. What it computes beside ids is dead code, which XLA removes.
 
+    Args:
+      loss: of the tables; those that it reads in another form than an array are left to it.
+      tables: by path.
+      model: its name, for errors.
+      rows_only: whether the loss must use tables by their rows alone.
+
     Raises:
       UserError: the loss also uses a table in another way (as in a softmax over all of its rows), so that its
-        gradient is dense; or it looks rows up inside a scan, map, jit or checkpoint of its own.
+        gradient is dense, and must not; or it looks rows up inside a scan, map, jit or checkpoint of its own.
     """
     paths: list[str] = []
 
@@ -47,7 +54,8 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
         found = []
         trace = current_trace()
 
-        def note(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
+        def note(path: str, module: Embedding, ids: jax.Array, used: jax.Array | None) -> jax.Array:
+            del used
             if current_trace() != trace:  # these ids will be gone when the loss has been traced
                 raise UserError(
                     f"{model} looks up rows of {path} inside a scan, map, jit or checkpoint, where row updates "
@@ -57,14 +65,14 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
             found.append(ids)
             return jnp.zeros((*ids.shape, module.embedding_dim), module.dtype)
 
-        with _rows_answered_by(note):
+        with _rows_answered_by(note, tables):
             loss(tables)
         return found
 
     traced = jax.make_jaxpr(ids_of)(tables)
     used = {id(variable) for equation in traced.jaxpr.eqns for variable in equation.invars}
     dense = [path for path, variable in zip(sorted(tables), traced.jaxpr.invars, strict=True) if id(variable) in used]
-    if dense:
+    if dense and rows_only:
         raise UserError(
             f"{model} uses the whole of {', '.join(dense)} in its loss, so the gradient is dense and row updates "
             f"would be wrong; {REMEDY}"
@@ -81,24 +89,31 @@ def given_rows(rows: Mapping[str, Sequence[jax.Array]]) -> Iterator[None]:
     """Within the block every `Embedding.rows` gives the next of its table's `rows` in the module's type."""
     remaining = {path: iter(of_table) for path, of_table in rows.items()}
 
-    def give(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
+    def give(path: str, module: Embedding, ids: jax.Array, used: jax.Array | None) -> jax.Array:
         del ids
-        return next(remaining[path]).astype(module.dtype)
+        given = next(remaining[path]).astype(module.dtype)
+        return given if used is None else given * used[..., None].astype(module.dtype)
 
-    with _rows_answered_by(give):
+    with _rows_answered_by(give, rows):
         yield
 
 
 @contextlib.contextmanager
-def _rows_answered_by(answer: Callable[[str, Embedding, jax.Array], jax.Array]) -> Iterator[None]:
-    """Within the block `answer(path of the table, module, ids)` stands for every `Embedding.rows`."""
+def _rows_answered_by(
+    answer: Callable[[str, Embedding, jax.Array, jax.Array | None], jax.Array], paths: Container[str]
+) -> Iterator[None]:
+    """Within the block `answer(path of the table, module, ids, used)` stands for every `Embedding.rows` of `paths`.
+
+    Tables that are stored in another form than an array are not among them: they are trained as dense parameters.
+    """
 
     def intercept(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if not isinstance(module, Embedding) or context.method_name != "rows":
+        path = "/".join((*module.path, "table"))
+        if not isinstance(module, Embedding) or context.method_name != "rows" or path not in paths:
             return call(*args, **kwargs)
-        ids = args[0] if args else kwargs["ids"]
-        return answer("/".join((*module.path, "table")), module, ids)
+        bound = inspect.signature(Embedding.rows).bind(module, *args, **kwargs).arguments
+        return answer(path, module, bound["ids"], bound.get("used"))
 
     with nn.intercept_methods(intercept):
         yield

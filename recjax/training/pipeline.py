@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from recjax.config import Experiment
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
@@ -15,8 +17,10 @@ from recjax.data.top_n import top_n_data
 from recjax.errors import UserError
 from recjax.evaluation import Data
 from recjax.training.checkpoint import Checkpoints, experiment_identity
+from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
 from recjax.training.fit import EpochRecord, FitResult, fit
+from recjax.training.row_counts import count_rows
 from recjax.training.step import init_params
 from recjax.transforms.protocol import Finalization, Params, Stage, chain
 
@@ -51,6 +55,7 @@ def train(
     data: Data,
     *,
     start: Params | None = None,
+    taught_by: Params | None = None,
     folder: Path | None = None,
     on_epoch: OnEpoch = lambda record, epochs: None,
 ) -> FitResult:
@@ -61,6 +66,8 @@ def train(
       data: from `load_data`.
       start: trained float parameters to fine-tune, with `experiment.finetuning`; None draws fresh ones and
         uses `experiment.training`.
+      taught_by: trained float parameters of the experiment's own model, the teacher of a chain that wants one; None
+        trains it first.
       folder: where checkpoints go, and where a broken run is found again; None keeps none.
       on_epoch: called after every epoch.
 
@@ -75,7 +82,13 @@ def train(
     fine_tuning = start is not None
     if start is None:
         start = init_params(model_config.build(data.schema), _one_batch(data, 1), settings.seed)
-    start = transform.start(model_config, start, settings.seed)
+    module, drawn = model_config.build(data.schema), start
+    start = transform.start(model_config, drawn, settings.seed, lambda: count_rows(module, drawn, data, settings))
+    teacher = None
+    if transform.soft_targets:
+        if taught_by is None:
+            taught_by = train(dataclasses.replace(experiment, transforms=()), data, on_epoch=on_epoch).params
+        teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
     checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
     return fit(
         model_config,
@@ -83,6 +96,7 @@ def train(
         data,
         settings,
         transform,
+        teacher=teacher,
         validate_start=fine_tuning,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
@@ -104,6 +118,7 @@ def finalize(
       UserError: a transform cannot do its part on this model.
     """
     transform = chain(*experiment.transforms)
+    rewritten = transform.rewrite(experiment.model)
 
     def retrain(model_config: Any, params: Params, epochs: int) -> Params:
         settings = dataclasses.replace(experiment.finetuning, epochs=epochs, patience=0)
@@ -114,8 +129,12 @@ def finalize(
         build=lambda model_config: model_config.build(data.schema),
         batches=lambda n: list(itertools.islice(data.eval_batches("valid", CALIBRATION_BATCH), n)),
         retrain=retrain,
+        counts=lambda: count_rows(rewritten.build(data.schema), params, data, experiment.training),
+        shapes=lambda model_config: jax.eval_shape(
+            lambda: init_params(model_config.build(data.schema), _one_batch(data, 1), seed=0)
+        ),
     )
-    config, variables, report = transform.finalize(transform.rewrite(experiment.model), {"params": params}, context)
+    config, variables, report = transform.finalize(rewritten, {"params": params}, context)
     model = FinalModel(config=config, schema=data.schema, transform=transform, variables=variables, report=report)
     return model.with_precomputed(dict(data.context))
 

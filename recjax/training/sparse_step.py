@@ -14,10 +14,12 @@ import optax
 
 from recjax.errors import UserError
 from recjax.models.contract import Batch
+from recjax.training.distillation import Teacher
+from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.lookups import REMEDY, Tables, find_lookups, given_rows, split_tables
 from recjax.training.optimizer import TableOptimizer
 from recjax.training.row_updates import Slots, combine_duplicates, update_rows
-from recjax.training.step import TrainState, is_solved
+from recjax.training.step import TrainState, is_solved, make_loss
 from recjax.transforms.paths import unflatten_like
 from recjax.transforms.protocol import Params
 
@@ -40,11 +42,15 @@ def init_sparse_state(params: Params, optimizer: optax.GradientTransformation, t
     if not by_path:
         raise UserError(f"training.table_optimizer needs a model with an embedding table; {REMEDY}")
     slots = {path: tables.rule.init(table) for path, table in by_path.items()}
-    return TrainState(jnp.zeros([], jnp.int32), params, SparseOptState(optimizer.init(dense), slots))
+    return TrainState(jnp.zeros([], jnp.int32), params, SparseOptState(optimizer.init(split_fixed(dense)[0]), slots))
 
 
 def make_sparse_train_step(
-    module: Any, optimizer: optax.GradientTransformation, tables: TableOptimizer, seed: int
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    tables: TableOptimizer,
+    seed: int,
+    teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """Returns the compiled `(state, batch) -> (state, loss)`; the state passed in is donated.
 
@@ -52,6 +58,7 @@ def make_sparse_train_step(
       module: looks its tables up by `Embedding` alone; one that uses a whole table raises UserError at its first step.
       optimizer: of all parameters but the tables, without clipping; it sees them by path, not nested.
       tables: of the tables. Its clipping is of all gradients together, as it is where tables are dense.
+      teacher: whose scores the loss takes as soft targets; None has labels alone.
       seed: of the dropout keys, which are those of `recjax.training.step`.
 
     Raises:
@@ -60,14 +67,16 @@ def make_sparse_train_step(
     if is_solved(module):
         raise UserError(f"{type(module).__name__} is solved and has no gradient whose rows could be taken; {REMEDY}")
 
+    whole_loss = make_loss(module, teacher)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
-        by_path, dense = split_tables(state.params)
+        by_path, others = split_tables(state.params)
+        dense, fixed = split_fixed(others)
 
         def loss_of(dense: dict[str, jax.Array], tables: Tables) -> jax.Array:
-            params = unflatten_like(state.params, {**dense, **tables})
-            known = {**batch, "step": state.step}
-            return module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
+            params = unflatten_like(state.params, {**join_fixed(dense, fixed), **tables})
+            return whole_loss(params, batch, state.step, key)
 
         def loss_given_rows(dense: dict[str, jax.Array], rows: dict[str, list[jax.Array]]) -> jax.Array:
             with given_rows(rows):
@@ -83,7 +92,8 @@ def make_sparse_train_step(
             dense_grads = jax.tree.map(lambda grad: grad * scale, dense_grads)
             combined = {path: grad._replace(rows=grad.rows * scale) for path, grad in combined.items()}
         updates, dense_state = optimizer.update(dense_grads, state.opt_state.dense, dense)
-        flat, slots = {**by_path, **optax.apply_updates(dense, updates)}, dict(state.opt_state.slots)
+        dense = join_fixed(optax.apply_updates(dense, updates), fixed)
+        flat, slots = {**by_path, **dense}, dict(state.opt_state.slots)
         for path, gradient in combined.items():
             rate = tables.learning_rate(state.step)
             flat[path], slots[path] = update_rows(tables.rule, flat[path], slots[path], gradient, state.step, rate)

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from recjax.models.contract import Batch
-from recjax.transforms.protocol import Params
+from recjax.training.distillation import Teacher, make_soft_loss
+from recjax.training.fixed import join_fixed, split_fixed
+from recjax.training.loss_scale import LossScale, first_scale, skip_overflow, value_and_grad
+from recjax.transforms.protocol import LossScaling, Params
 
 
 class TrainState(NamedTuple):
@@ -18,6 +21,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # [] int32
     params: Params
     opt_state: Any
+    loss_scale: LossScale | None = None
 
 
 def init_params(module: Any, batch: Batch, seed: int) -> Params:
@@ -33,34 +37,57 @@ def is_solved(module: Any) -> bool:
     return hasattr(module, "update")
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, scaling: LossScaling | None = None
+) -> TrainState:
     """Returns the state before the first step; it owns copies, because steps donate it."""
     params = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(split_fixed(params)[0]), first_scale(scaling))
+
+
+def make_loss(module: Any, teacher: Teacher | None) -> Callable[[Params, Batch, jax.Array, jax.Array], jax.Array]:
+    """Returns `(params, batch, step, key) -> loss`; with a teacher, its soft targets have their weight in it.
+
+    The teacher's parameters come in `batch["teacher"]`: as constants XLA would fold them into the program.
+    """
+    soft_loss = make_soft_loss(teacher, module) if teacher else None
+
+    def loss_of(params: Params, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+        known = {**batch, "step": step}
+        loss = module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
+        if soft_loss is None or teacher is None:
+            return loss
+        weight = teacher.targets.weight
+        return (1 - weight) * loss + weight * soft_loss(params, batch, jax.random.fold_in(key, 1))
+
+    return loss_of
 
 
 def make_train_step(
-    module: Any, optimizer: optax.GradientTransformation, seed: int
+    module: Any, optimizer: optax.GradientTransformation, seed: int, teacher: Teacher | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """Returns the compiled `(state, batch) -> (state, loss)`; the state passed in is donated.
 
     A model that is solved takes its own new parameters; any other takes one step of the optimizer. Dropout keys use
     the `unsafe_rbg` generator: threefry's bits cost a fifth of a SASRec step on a CPU.
     """
+    loss_of = make_loss(module, teacher)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
+        learned, fixed = split_fixed(state.params)
 
-        def loss_of(params: Params) -> jax.Array:
-            known = {**batch, "step": state.step}
-            return module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
+        def loss_at(learned: Params) -> jax.Array:
+            return loss_of(join_fixed(learned, fixed), batch, state.step, key)
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), loss
+        loss, grads = value_and_grad(loss_at, state.loss_scale)(learned)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learned)
+        params = join_fixed(optax.apply_updates(learned, updates), fixed)
+        after = TrainState(state.step + 1, params, opt_state, state.loss_scale)
+        return skip_overflow(state, after, grads), loss
 
     def solve(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         params, loss = module.apply({"params": state.params}, batch, method="update")
-        return TrainState(state.step + 1, params, state.opt_state), loss
+        return state._replace(step=state.step + 1, params=params), loss
 
     return jax.jit(solve if is_solved(module) else train_step, donate_argnums=0)

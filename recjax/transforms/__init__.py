@@ -1,9 +1,23 @@
-"""Quantize, prune, shrink, precision; and `chain`, which composes them."""
+"""Quantize, prune, shrink, low rank, sparse layout, precision; and `chain`, which composes them."""
 
+from recjax.transforms.compress_embeddings import compress_embeddings
+from recjax.transforms.low_rank import low_rank
+from recjax.transforms.mixed_precision import mixed_precision
 from recjax.transforms.precision import bf16
 from recjax.transforms.protocol import chain
 from recjax.transforms.prune import prune
 from recjax.transforms.quantize import quantize
 from recjax.transforms.shrink import shrink
+from recjax.transforms.sparse_layout import sparse_layout
 
-__all__ = ["bf16", "chain", "prune", "quantize", "shrink"]
+__all__ = [
+    "bf16",
+    "chain",
+    "compress_embeddings",
+    "low_rank",
+    "mixed_precision",
+    "prune",
+    "quantize",
+    "shrink",
+    "sparse_layout",
+]

@@ -9,10 +9,13 @@ import dataclasses
 import enum
 import functools
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optax
+from numpy.typing import NDArray
 
 from recjax.config import config, to_dict
 from recjax.errors import UserError
@@ -23,6 +26,7 @@ Params = Mapping[
     str, Any
 ]  # nested dicts of arrays; a kernel or a table may be a form (recjax.nn.dots, recjax.nn.tables)
 Variables = Mapping[str, Any]  # {"params": Params}
+RowCounts = Callable[[], Mapping[str, NDArray[np.int32]]]  # counts when called (recjax.training.row_counts)
 
 
 class Stage(enum.IntEnum):
@@ -54,11 +58,31 @@ class Finalization:
       batches: n -> at most n validation batches, for calibration.
       retrain: fine-tunes parameters of the given (smaller) config and returns the best; the argument after
         the config is the number of epochs.
+      counts: how often an epoch of training looks each row of each table up, by the table's path.
+      shapes: the shapes of the float parameters of a model config, as they are drawn.
     """
 
     build: Callable[[Any], Any]
     batches: Callable[[int], Sequence[Batch]]
     retrain: Callable[[Any, Params, int], Params]
+    counts: RowCounts
+    shapes: Callable[[Any], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTargets:
+    """How a teacher's scores enter a loss: their weight in it, and the temperature that all scores are divided by."""
+
+    weight: float
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScaling:
+    """What the loss is multiplied by while gradients are taken, and whether it follows them (recjax.training)."""
+
+    initial: float
+    dynamic: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +95,17 @@ class TransformReport:
 class Transform:
     """The identity transform; a member overrides the hooks that it needs.
 
-    Class attributes say how it behaves in a chain: `stage`, and `trains`, true if it must be in force while
-    parameters are fitted (a transform without it is applied to trained parameters as they are).
+    Class attributes say how it behaves in a chain: `stage`, `trains`, true if it must be in force while
+    parameters are fitted (a transform without it is applied to trained parameters as they are), and the others.
     """
 
     stage: Stage
     trains: bool = False
+    from_scratch: bool = False  # whether trained parameters are of no use to it: its own must be trained from the start
+    soft_targets: SoftTargets | None = None  # of a teacher, if it wants one: the experiment's model, trained before
+    loss_scaling: LossScaling | None = None  # that its gradients need
     empties_units: bool = False  # whether `shrink` finds something to remove after it
+    skips_zeros: bool = False  # whether masked values are multiplied no more behind it
     dot_dtype: str | None = None  # the type that most dots run in, if the transform changes it
 
     @property
@@ -85,17 +113,28 @@ class Transform:
         """Returns the transform as it stands in tables, as in `prune(0.5)`."""
         raise AssertionError(f"{type(self).__name__} must define label")
 
+    def objection(self, members: Sequence["Transform"]) -> str | None:
+        """Returns why the transform cannot be in a chain of these members, with the remedy; None if it can."""
+        del members
+        return None
+
     def rewrite(self, model_config: Any) -> Any:
         """Returns the architecture to build, before any parameter exists."""
         return model_config
 
-    def start(self, model_config: Any, params: Params, seed: int) -> Params:
-        """Returns the parameters that training starts from, drawn or trained before, in the transform's own form.
+    def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
+        """Returns the parameters that training starts from, in the transform's own form.
+
+        Args:
+          model_config: of the architecture that `rewrite` gave.
+          params: drawn, or trained before.
+          seed: of what the transform draws.
+          counts: how often an epoch of training looks each row of each table up; counted if called.
 
         Raises:
           UserError: the transform finds nothing to act on.
         """
-        del model_config, seed
+        del model_config, seed, counts
         return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
@@ -131,7 +170,8 @@ class Transform:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the transform as plain JSON values, its name first."""
-        return {"transform": type(self).__name__.lower(), **to_dict(self)}
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return {"transform": name, **to_dict(self)}
 
 
 @config
@@ -151,6 +191,21 @@ class Chain(Transform):
         return any(member.trains for member in self.members)
 
     @property
+    def from_scratch(self) -> bool:  # type: ignore[override]
+        """Returns whether any member needs a training from the start."""
+        return any(member.from_scratch for member in self.members)
+
+    @property
+    def soft_targets(self) -> SoftTargets | None:  # type: ignore[override]
+        """Returns what the member that wants a teacher says of it, None if no member does."""
+        return next((member.soft_targets for member in self.members if member.soft_targets), None)
+
+    @property
+    def loss_scaling(self) -> LossScaling | None:  # type: ignore[override]
+        """Returns what the member that scales the loss says of it, None if no member does."""
+        return next((member.loss_scaling for member in self.members if member.loss_scaling), None)
+
+    @property
     def dot_dtype(self) -> str:  # type: ignore[override]
         """Returns the type that most dots run in, by the last member that changes it."""
         return next((member.dot_dtype for member in reversed(self.members) if member.dot_dtype), "float32")
@@ -159,10 +214,10 @@ class Chain(Transform):
         """Returns the architecture after every member."""
         return functools.reduce(lambda result, member: member.rewrite(result), self.members, model_config)
 
-    def start(self, model_config: Any, params: Params, seed: int) -> Params:
+    def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
         """Returns the parameters after every member."""
         for number, member in enumerate(self.members):
-            params = member.start(model_config, params, seed + number)
+            params = member.start(model_config, params, seed + number, counts)
         return params
 
     def intercept(self, module: Any, mode: Mode) -> Any:
@@ -188,8 +243,8 @@ class Chain(Transform):
         return model_config, variables, TransformReport(details)
 
     def support(self, platform: str) -> Support:
-        """Returns the weakest of the members' words; masks whose zeros a shrink removes are emulated no more."""
-        realised = any(member.stage == Stage.SHRINK for member in self.members)
+        """Returns the weakest of the members' words; masks whose zeros a member removes are emulated no more."""
+        realised = any(member.stage == Stage.SHRINK or member.skips_zeros for member in self.members)
         words = [m.support(platform) for m in self.members if not (realised and m.stage == Stage.MASKS)]
         return next((word for word in ("none", "emulated") if word in words), "native")
 
@@ -198,8 +253,8 @@ def chain(*transforms: Transform) -> Chain:
     """Returns the transforms as one transform.
 
     Raises:
-      UserError: the order is not masks -> shrink -> precision -> int8 freeze, or a stage stands twice; the
-        message names the offending pair and the order that works.
+      UserError: the order is not that of `Stage`, a stage stands twice, or a member objects to another; the message
+        names the offending pair and the order that works, or the remedy.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
     if any(m.stage == Stage.SHRINK for m in members) and not any(m.empties_units for m in members):
@@ -207,10 +262,18 @@ def chain(*transforms: Transform) -> Chain:
             "illegal chain: shrink() removes hidden units that pruning emptied, and nothing in it empties any; "
             "write chain(prune(0.5, structure='unit'), shrink(), ...)"
         )
+    for objection in filter(None, (member.objection(members) for member in members)):
+        raise UserError(f"illegal chain: {objection}")
     for before, after in itertools.pairwise(members):
-        if before.stage >= after.stage:
-            remedy = sorted({member.stage: member for member in members}.values(), key=lambda member: member.stage)
-            wrong = "stands twice" if before.stage == after.stage else f"cannot follow {before.label}"
+        twice = _slot(before) == _slot(after)
+        if twice or before.stage > after.stage:
+            remedy = sorted({_slot(member): member for member in members}.values(), key=_slot)
+            wrong = "stands twice" if twice else f"cannot follow {before.label}"
             order = " -> ".join(member.label for member in remedy)
             raise UserError(f"illegal chain: {after.label} {wrong}; the order that works: {order}")
     return Chain(members=tuple(members))
+
+
+def _slot(member: Transform) -> tuple[Stage, str]:
+    """Returns what a chain may hold one member of: a stage, or, of the structure, each kind of transform."""
+    return member.stage, type(member).__name__ if member.stage == Stage.STRUCTURE else ""

@@ -19,7 +19,16 @@ from recjax.config import check, config
 from recjax.errors import UserError
 from recjax.transforms.dot_types import DotTypes, Type
 from recjax.transforms.paths import flatten, kernel_of, set_path
-from recjax.transforms.protocol import Finalization, Mode, Params, Stage, Transform, TransformReport, Variables
+from recjax.transforms.protocol import (
+    Finalization,
+    Mode,
+    Params,
+    RowCounts,
+    Stage,
+    Transform,
+    TransformReport,
+    Variables,
+)
 from recjax.transforms.quantized_dots import QuantizedDots, WatchingDots, library, pack
 from recjax.transforms.support import Support, dot_support
 
@@ -117,9 +126,9 @@ class Quantize(Transform):
         types = self._types(self.bits)
         return dot_support(platform, types.weights if types.weights != "int4" else str(types.activations))
 
-    def start(self, model_config: Any, params: Params, seed: int) -> Params:
+    def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
         """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches no layer."""
-        del seed
+        del seed, counts
         found = [types for _, types in self._chosen(model_config, params).values()]
         four_bits = any(types.weights == types.activations == "int4" for types in found)
         if four_bits and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":

@@ -31,7 +31,7 @@ def shrunk(transform: Shrink, model_config: Any, params: Any) -> tuple[Any, Any,
     def forbidden(*_: Any) -> Any:
         raise AssertionError("finetune_epochs=0 trains nothing")
 
-    context = Finalization(build=forbidden, batches=forbidden, retrain=forbidden)
+    context = Finalization(build=forbidden, batches=forbidden, retrain=forbidden, counts=forbidden, shapes=forbidden)
     config, variables, report = transform.finalize(model_config, {"params": params}, context)
     return config, variables["params"], report.details["widths"]
 
@@ -124,7 +124,7 @@ def test_retrain_gets_the_smaller_model_and_has_the_last_word(dlrm_experiment: E
         raise AssertionError("shrink builds no module")
 
     masked = empty(dlrm_experiment.model, dlrm_params, n_kept=2)
-    context = Finalization(build=forbidden, batches=forbidden, retrain=retrain)
+    context = Finalization(build=forbidden, batches=forbidden, retrain=retrain, counts=forbidden, shapes=forbidden)
     transform = shrink(finetune_epochs=3, multiple_of=1)
     _, variables, _ = transform.finalize(dlrm_experiment.model, {"params": masked}, context)
     assert seen == [((2, 2), (2, 1), 3)]
