@@ -4,7 +4,7 @@ Source: Zhu and Gupta, To prune, or not to prune (arXiv 1710.01878), equation 1.
 optimizer's state, as in JaxPruner, so they shard, checkpoint and resume for free.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from recjax.models.contract import HiddenUnits
 from recjax.transforms.paths import FlatParams, flatten, unflatten_like
 from recjax.transforms.protocol import Finalization, Params, Stage, Transform, TransformReport, Variables
 from recjax.transforms.support import Support
+from recjax.transforms.units import owned_slices, unit_norms
 
 
 class PruneState(NamedTuple):
@@ -87,7 +88,7 @@ class Prune(Transform):
 
         def init(params: Params) -> PruneState:
             flat = flatten(params)
-            paths = {path for layer in layers for path, _ in layer.slices}
+            paths = {path for layer in layers for path, _ in owned_slices(layer, flat)}
             return PruneState(jnp.zeros([], int), {path: jnp.ones(flat[path].shape, bool) for path in sorted(paths)})
 
         def update(updates: Params, state: PruneState, params: Params) -> tuple[Params, PruneState]:
@@ -112,7 +113,7 @@ class Prune(Transform):
         flat = flatten(variables["params"])
         zeros = {
             layer.name: round(
-                float(jnp.mean(jnp.concatenate([(flat[path] == 0).ravel() for path, _ in layer.slices]))), 4
+                float(jnp.mean(jnp.concatenate([(flat[path] == 0).ravel() for path, _ in owned_slices(layer, flat)]))), 4
             )
             for layer in model_config.hidden_units()
         }
@@ -132,15 +133,6 @@ def prune(
     return Prune(sparsity=sparsity, structure=structure, begin=begin, end=end, update_every=update_every, power=power)
 
 
-def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U"]:
-    """Returns the L2 norm of everything that each unit of the layer owns."""
-    total = jnp.zeros([])
-    for path, axis in layer.slices:
-        others = tuple(i for i in range(flat[path].ndim) if i != axis)
-        total += jnp.sum(jnp.square(flat[path].astype(jnp.float32)), axis=others)
-    return jnp.sqrt(total)
-
-
 def _keep_largest(magnitudes: Array, share_removed: Array) -> Bool[Array, "..."]:
     """Returns True for all but the floor(share x size) smallest; ties keep the earlier index."""
     n_removed = jnp.floor(share_removed * magnitudes.size + 1e-4).astype(int)
@@ -153,7 +145,7 @@ def _unit_masks(layers: Sequence[HiddenUnits], flat: FlatParams, share_removed: 
     masks = {path: jnp.ones(values.shape, bool) for path, values in flat.items()}
     for layer in layers:
         keep = _keep_largest(unit_norms(layer, flat), share_removed)
-        for path, axis in layer.slices:
+        for path, axis in owned_slices(layer, flat):
             masks[path] &= jnp.expand_dims(keep, [i for i in range(flat[path].ndim) if i != axis])
     return masks
 

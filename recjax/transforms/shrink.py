@@ -9,7 +9,7 @@ import numpy as np
 from recjax.config import check, config
 from recjax.transforms.paths import flatten, unflatten_like
 from recjax.transforms.protocol import Finalization, Stage, Transform, TransformReport, Variables
-from recjax.transforms.prune import unit_norms
+from recjax.transforms.units import owned_slices, unit_norms
 
 
 @config
@@ -41,7 +41,7 @@ class Shrink(Transform):
             norms = np.asarray(unit_norms(layer, flat))
             n_kept = min(len(norms), max(self.multiple_of, _round_up(int((norms > 0).sum()), self.multiple_of)))
             kept = np.sort(np.argsort(-norms, kind="stable")[:n_kept])
-            for path, axis in layer.slices:
+            for path, axis in owned_slices(layer, flat):
                 flat[path] = jnp.take(flat[path], kept, axis)
             sizes = list(getattr(smaller, layer.field))
             sizes[layer.index] = n_kept
