@@ -110,7 +110,10 @@ rounded.defvjp(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rounded_scores(table_VD: Float[Array, "V D"], x_BD: Float[Array, "B D"], bits: int) -> Float[Array, "B V"]:
-    """Returns the scores that the table will give when it is stored as integers, by the same operations."""
+    """Returns the scores that the table will give when it is stored as integers, by the same operations.
+
+    Of the same rows to the last bit; XLA may add the terms of a product up in another order in the two programs.
+    """
     # Behind the barrier stands the program that serves; without it XLA could fuse the rounding into its products.
     return scores(jax.lax.optimization_barrier(stored(table_VD, bits, UNIT_IN_TRAINING)), x_BD)
 

@@ -4,7 +4,6 @@ Shapes: B batch, V catalogue.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,26 +30,25 @@ class Teacher:
     targets: SoftTargets
 
 
-def make_soft_loss(teacher: Teacher, student: Any) -> Callable[[Params, Batch, Array], Array]:
-    """Returns `(student's parameters, batch, key) -> loss` of a training batch that holds the `teacher`'s parameters.
+def ask_teacher(teacher: Teacher, batch: Batch, key: Array) -> Batch:
+    """Returns the training batch with `asked`, a batch of requests, and `taught`, the teacher's scores of it.
 
-    Both models score without dropout. A next-item model is asked after one random position of each history, another
-    one in every step, so that all positions are taught at the price of one.
+    The batch holds the `teacher`'s parameters: as constants XLA would fold them into the program. A next-item model is
+    asked after one random position of each history, another one in every step, so that all positions are taught at the
+    price of one. Call it outside the student's loss, which may be given rows of the student's tables.
     """
+    asked = batch
+    if teacher.module.config.task == "next_item":
+        asked = {**batch, "lengths": _random_prefixes(batch["lengths"], key)}
+    return {**batch, "asked": asked, "taught": teacher.module.apply({"params": batch["teacher"]}, asked)}
+
+
+def soft_loss(student: Any, params: Params, batch: Batch, temperature: float) -> Float[Array, ""]:
+    """Returns the student's loss against the scores in a batch of `ask_teacher`; both models score without dropout."""
     task = student.config.task
-
-    def soft_loss(params: Params, batch: Batch, key: Array) -> Float[Array, ""]:
-        asked: Batch
-        if task == "next_item":
-            asked = {**batch, "lengths": _random_prefixes(batch["lengths"], key)}
-            real_B = batch["lengths"] > 0
-        else:
-            asked, real_B = batch, batch["weight"] > 0
-        taught = jax.lax.stop_gradient(teacher.module.apply({"params": batch["teacher"]}, asked))
-        answered = student.apply({"params": params}, asked)
-        return soft_target_loss(taught, answered, real_B, task, teacher.targets.temperature)
-
-    return soft_loss
+    real_B = batch["lengths"] > 0 if task == "next_item" else batch["weight"] > 0
+    answered = student.apply({"params": params}, batch["asked"])
+    return soft_target_loss(batch["taught"], answered, real_B, task, temperature)
 
 
 def soft_target_loss(taught: Array, answered: Array, real_B: Array, task: str, temperature: float) -> Float[Array, ""]:

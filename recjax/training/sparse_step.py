@@ -14,7 +14,7 @@ import optax
 
 from recjax.errors import UserError
 from recjax.models.contract import Batch
-from recjax.training.distillation import Teacher
+from recjax.training.distillation import Teacher, ask_teacher
 from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.lookups import REMEDY, Tables, find_lookups, given_rows, split_tables
 from recjax.training.optimizer import TableOptimizer
@@ -71,6 +71,7 @@ def make_sparse_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
+        batch = ask_teacher(teacher, batch, jax.random.fold_in(key, 1)) if teacher else batch
         by_path, others = split_tables(state.params)
         dense, fixed = split_fixed(others)
 

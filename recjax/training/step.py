@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from recjax.models.contract import Batch
-from recjax.training.distillation import Teacher, make_soft_loss
+from recjax.training.distillation import Teacher, ask_teacher, soft_loss
 from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.loss_scale import LossScale, first_scale, skip_overflow, value_and_grad
 from recjax.transforms.protocol import LossScaling, Params
@@ -46,19 +46,15 @@ def init_state(
 
 
 def make_loss(module: Any, teacher: Teacher | None) -> Callable[[Params, Batch, jax.Array, jax.Array], jax.Array]:
-    """Returns `(params, batch, step, key) -> loss`; with a teacher, its soft targets have their weight in it.
-
-    The teacher's parameters come in `batch["teacher"]`: as constants XLA would fold them into the program.
-    """
-    soft_loss = make_soft_loss(teacher, module) if teacher else None
+    """Returns `(params, batch, step, key) -> loss`; a teacher's soft targets have their weight in it."""
 
     def loss_of(params: Params, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
         known = {**batch, "step": step}
         loss = module.apply({"params": params}, known, train=True, method="loss", rngs={"dropout": key})
-        if soft_loss is None or teacher is None:
+        if teacher is None:
             return loss
-        weight = teacher.targets.weight
-        return (1 - weight) * loss + weight * soft_loss(params, batch, jax.random.fold_in(key, 1))
+        weight, temperature = teacher.targets.weight, teacher.targets.temperature
+        return (1 - weight) * loss + weight * soft_loss(module, params, batch, temperature)
 
     return loss_of
 
@@ -75,6 +71,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
+        batch = ask_teacher(teacher, batch, jax.random.fold_in(key, 1)) if teacher else batch
         learned, fixed = split_fixed(state.params)
 
         def loss_at(learned: Params) -> jax.Array:

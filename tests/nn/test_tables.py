@@ -212,16 +212,18 @@ def test_bytes_at_width_64(bits: int, largest_share: float):
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("length", [1, 5])
-def test_rows_rounded_in_training_are_those_served_bit_for_bit(bits: int, length: int):
+def test_rows_rounded_in_training_are_those_served(bits: int, length: int):
     table = jnp.asarray(drawn(200, 16))
     form = jax.jit(lambda t: integer_rows.stored(t, bits, integer_rows.UNIT_IN_TRAINING))(table)
     ids = jnp.asarray(np.random.default_rng(2).integers(-1, 200, (64, length)))
     look_up = jax.jit(Embedding(200, 16).apply)
     as_trained = look_up({"params": {"table": {f"rounded_int{bits}": table}}}, ids)
-    np.testing.assert_array_equal(look_up({"params": {"table": form}}, ids), as_trained)
+    np.testing.assert_array_equal(look_up({"params": {"table": form}}, ids), as_trained)  # bit for bit
     score = jax.jit(lambda table, x: scores(table, x, 200))
-    for x in (jnp.asarray(drawn(1, 16)), jnp.asarray(drawn(7, 16))):
-        np.testing.assert_array_equal(score(form, x), score({f"rounded_int{bits}": table}, x))
+    for x in (drawn(1, 16), drawn(7, 16)):  # of the same rows; a sum of 16 terms may be added in another order
+        terms = np.abs(x) @ np.abs(np.asarray(integer_rows.read_all(form))).T
+        apart = np.abs(score(form, jnp.asarray(x)) - score({f"rounded_int{bits}": table}, jnp.asarray(x)))
+        assert (apart <= 16 * np.finfo(np.float32).eps * terms).all()
 
 
 def test_hashing_spreads_neighbouring_ids_evenly():

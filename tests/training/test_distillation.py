@@ -12,9 +12,11 @@ from recjax.config import Experiment
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
 from recjax.errors import UserError
-from recjax.training.distillation import Teacher, make_soft_loss, soft_target_loss
+from recjax.training.distillation import Teacher, ask_teacher, soft_loss, soft_target_loss
 from recjax.training.fit import FitResult
+from recjax.training.optimizer import make_table_optimizer
 from recjax.training.pipeline import finalize, train
+from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
 from recjax.training.step import init_params, init_state, make_train_step
 from recjax.transforms.distill import distill
 from recjax.transforms.protocol import SoftTargets, chain
@@ -58,19 +60,23 @@ def test_next_item_models_are_asked_after_random_positions(
 ):
     module = sasrec_experiment.model.build(next_item.schema)
     teacher = Teacher(module, trained_sasrec.params, SoftTargets(0.5, 1.0))
-    soft_loss = jax.jit(make_soft_loss(teacher, module))
+
+    @jax.jit
+    def loss(student: Any, known: Any, key: jax.Array) -> jax.Array:
+        return soft_loss(module, student, ask_teacher(teacher, known, key), 1.0)
+
     batch = next(next_item.train_batches(16, 0, 1))
     student = jax.tree.map(lambda x: x * 0.9, trained_sasrec.params)
     known = {**batch, "teacher": trained_sasrec.params}
-    losses = {float(soft_loss(student, known, jax.random.key(i))) for i in range(3)}
+    losses = {float(loss(student, known, jax.random.key(i))) for i in range(3)}
     assert len(losses) == 3
     # Items after the position that is asked for play no part: an empty batch row neither.
     padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x[:2])]), batch)
-    a, b = (soft_loss(student, {**x, "teacher": trained_sasrec.params}, jax.random.key(0)) for x in (batch, padded))
+    a, b = (loss(student, {**x, "teacher": trained_sasrec.params}, jax.random.key(0)) for x in (batch, padded))
     assert np.isfinite(float(b))
     assert float(b) > 0
     assert float(a) > 0
-    agreeing = soft_loss(trained_sasrec.params, known, jax.random.key(0))
+    agreeing = loss(trained_sasrec.params, known, jax.random.key(0))
     assert float(agreeing) == pytest.approx(0, abs=1e-5)
 
 
@@ -104,6 +110,23 @@ def test_a_student_is_finalized_in_its_own_size(
     model = finalize(experiment, next_item, train(experiment, next_item, taught_by=trained_sasrec.params).params)
     assert model.config.mlp_dims == (8,)
     assert model.variables["params"]["items"]["table"].shape[1] == 4
+
+
+def test_with_updates_of_rows_the_teacher_reads_its_own_tables(dlrm_experiment: Experiment, labelled: LabelledData):
+    module = dlrm_experiment.model.build(labelled.schema)
+    batch = next(labelled.train_batches(16, 0, 1))
+    taught, start = init_params(module, batch, 1), init_params(module, batch, 0)
+    teacher = Teacher(module, taught, SoftTargets(1.0, 1.0))
+    rule = dataclasses.replace(dlrm_experiment.training, table_optimizer="sgd", learning_rate=0.1)
+    tables, optimizer = make_table_optimizer(rule, 1), optax.sgd(0.1)
+    assert tables is not None
+    dense = make_train_step(module, optimizer, 0, teacher)
+    by_rows = make_sparse_train_step(module, optimizer, dataclasses.replace(tables, max_grad_norm=0.0), 0, teacher)
+    known = {**batch, "teacher": taught}
+    _, expected = dense(init_state(start, optimizer), known)
+    _, loss = by_rows(init_sparse_state(start, optimizer, tables), known)
+    assert float(expected) > 0.01  # the two models differ, their tables among the rest
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_without_a_given_teacher_it_is_trained_first(dlrm_experiment: Experiment, labelled: LabelledData):

@@ -91,12 +91,13 @@ def test_what_training_evaluated_is_what_is_served_and_loaded(experiment: Experi
     batch = next(data.eval_batches("valid", 8))
     evaluated = chain(transform).intercept(experiment.model.build(data.schema), Mode.EVALUATE)
     expected = jax.jit(evaluated.apply)({"params": result.params}, batch)
-    np.testing.assert_array_equal(jax.jit(model.score)(model.variables, batch), expected)
+    served = jax.jit(model.score)(model.variables, batch)
+    np.testing.assert_allclose(served, expected, rtol=0, atol=2e-6)  # the same rows, sums maybe in another order
 
     model.save(tmp_path / "final", experiment, Quality("", {}, 0, {}))
     loaded = load_final_model(tmp_path / "final", experiment, data)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, model.variables)
-    np.testing.assert_array_equal(jax.jit(loaded.score)(loaded.variables, batch), expected)
+    np.testing.assert_array_equal(jax.jit(loaded.score)(loaded.variables, batch), served)
 
 
 @pytest.mark.parametrize("transform", AFTER, ids=lambda t: t.label)
