@@ -16,6 +16,7 @@ from benchmarks.scenarios import Window, closed_loop, server, warm_up
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
 from benchmarks.summary import samples_key
 from benchmarks.timing import CompileCounter, quiet_heap
+from benchmarks.train_speed import TrainSpeed
 from recjax.config import Experiment
 from recjax.evaluation import Quality
 from recjax.progress import stage
@@ -36,7 +37,10 @@ class TrainedVariant:
     validation_quality: float
     below_floor: str | None  # why every row of it is invalid, if training fell short
     checkpoint_bytes: int
+    sparsity: dict[str, Any]  # recjax.transforms.sparsity.sparsity_report
     train_s: float
+    train_speed: TrainSpeed | None
+    no_train_speed: str  # why there is none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,8 +184,17 @@ def _fp32_and_best(contestants: list[Contestant], measured: list[Measured]) -> s
 def _rows(
     contestants: list[Contestant], measured: list[Measured], facts: RunFacts
 ) -> tuple[list[Row], dict[str, NDArray]]:
-    rows = [make_row(c, m, measured[0], facts) for c, m in zip(contestants, measured, strict=True)]
+    by_label = {c.label: m for c, m in zip(contestants, measured, strict=True) if c.trained}
+    rows = [
+        make_row(c, m, measured[0], facts, by_label.get(_masked_label(c)))
+        for c, m in zip(contestants, measured, strict=True)
+    ]
     return rows, {samples_key(row): one.window.latency_ms for row, one in zip(rows, measured, strict=True)}
+
+
+def _masked_label(contestant: Contestant) -> str:
+    """Returns the label of the contestant's chain without what removes masked zeros."""
+    return contestant.trained.model.transform.only_masked().label if contestant.trained else ""
 
 
 def _pool(windows: list[Window]) -> Window:

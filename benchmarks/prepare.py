@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from recjax.transforms.sparsity import sparsity_report
 
 from benchmarks.measure import Contestant, TrainedVariant
 from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
+from benchmarks.train_speed import TrainSpeed, measure_train_speed
 from recjax.config import Experiment, check
 from recjax.data.next_item import NextItemData
 from recjax.data.top_n import TopNData
@@ -20,8 +22,9 @@ from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
 from recjax.training.fit import EpochRecord, FitResult
-from recjax.training.pipeline import finalize, load_data, train
-from recjax.transforms.protocol import Params, chain
+from recjax.training.pipeline import finalize, load_data, one_batch, set_up, train
+from recjax.training.step import init_params, is_solved
+from recjax.transforms.protocol import Chain, Params, chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +35,23 @@ class _FineTuned:
     seconds: float
 
 
-def prepare_case(case: Case, folder: Path) -> list[Contestant]:
+def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[Contestant]:
     """Returns every variant of the case, fp32 first, and the null model last.
 
     The experiment is trained once; then every variant, fp32 included, starts from those parameters and gets
     the same fine-tuning epochs, with its transforms in force. So no variant is better for having been
     trained longer (but for the epochs that a shrink asks for). Variants that differ only in what happens
     after training share their fine-tuning; where fp32 is the only variant, nothing is compared and it has none.
+    A variant whose members need parameters of their own from the start is trained as the experiment was, and not
+    fine-tuned, as all are in a case that says so; its teacher, if it wants one, is the experiment's trained model.
 
     Args:
       case: what to prepare.
       folder: of the run; final models go to models/EXPERIMENT/VARIANT below it.
+      train_window_s: seconds of timed training steps for each variant that trains in its own way; 0 times none.
 
     Raises:
-      UserError: more items to return than there are.
+      UserError: more items to return than there are, or a variant that the model cannot have; before any training.
       CheckpointError: a final model cannot be written.
     """
     experiment = case.experiment
@@ -56,25 +62,30 @@ def prepare_case(case: Case, folder: Path) -> list[Contestant]:
             check(experiment.serving.top_k <= data.schema.n_items, "serving.top_k", experiment.serving.top_k, allowed)
         references = {name: dict(quality.metrics) for name, quality in sanity_rows(data, "test").items()}
         advance(data.protocol)
+    for variant in case.variants:
+        _check_variant(experiment, variant, data)
     for reference in case.references:
         references[reference.name] = _reference_quality(reference, data)
 
     started = time.perf_counter()
     base = _train(f"{experiment.name}: training", experiment, data, start=None)
     fine_tuned: dict[tuple[Any, ...], _FineTuned] = {}
-    if len(case.variants) == 1:
+    if len(case.variants) == 1 or case.from_start:
         fine_tuned[()] = _FineTuned(base, time.perf_counter() - started)
     contestants: list[Contestant] = []
     for variant in case.variants:
-        in_training = tuple(member for member in variant.members if member.trains)
+        in_training = _in_training(variant)
         if in_training not in fine_tuned:
             started = time.perf_counter()
-            title = f"{experiment.name}: {chain(*in_training).label}: fine-tuning"
+            label, anew = chain(*in_training).label, case.from_start or chain(*in_training).from_scratch
+            title = f"{experiment.name}: {label}: {'training' if anew else 'fine-tuning'}"
             with_transforms = dataclasses.replace(experiment, transforms=in_training)
-            result = _train(title, with_transforms, data, base.params)
+            result = _train(title, with_transforms, data, None if anew else base.params, base.params)
             fine_tuned[in_training] = _FineTuned(result, time.perf_counter() - started)
         final = dataclasses.replace(experiment, transforms=variant.members)
         contestants.append(_finish(case, final, data, fine_tuned[in_training], references, contestants, folder))
+    if train_window_s:
+        contestants = _with_train_speed(contestants, experiment, data, base.params, train_window_s)
 
     columns = data.serving_samples()
     floor = CompiledModel(_answer_nothing, (), columns, experiment.serving.buckets)
@@ -105,6 +116,7 @@ def _finish(
         model.save(stored, experiment, quality)
         compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
+    float_params = jax.eval_shape(lambda: init_params(experiment.model.build(data.schema), one_batch(data, 1), 0))
     fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
     kept = share_kept(metric, quality.metrics[metric], fp32.metrics[metric])
     floor = case.validation_floor
@@ -123,9 +135,48 @@ def _finish(
         validation_quality=validated,
         below_floor=shortfall,
         checkpoint_bytes=bytes_on_disk(stored),
+        sparsity=sparsity_report(float_params, model.variables["params"]),
         train_s=train_s,
+        train_speed=None,
+        no_train_speed="the suite times no training steps",
     )
     return Contestant(experiment=experiment, label=label, compiled=compiled, columns=columns, trained=trained)
+
+
+def _check_variant(experiment: Experiment, variant: Chain, data: Data) -> None:
+    """Raises UserError if the model cannot have the variant; on drawn parameters, in the place of trained ones."""
+    drawn = init_params(experiment.model.build(data.schema), one_batch(data, 1), experiment.training.seed)
+    with_transforms = dataclasses.replace(experiment, transforms=variant.members)
+    set_up(with_transforms, data, start=None if variant.from_scratch else drawn, taught_by=drawn)
+
+
+def _in_training(variant: Chain) -> tuple[Any, ...]:
+    """Returns the members that must be in force while parameters are fitted."""
+    return tuple(member for member in variant.members if member.trains)
+
+
+def _with_train_speed(
+    contestants: list[Contestant], experiment: Experiment, data: Data, start: Params, window_s: float
+) -> list[Contestant]:
+    """Returns the contestants with the speed of their training steps; those that train as another does share it."""
+    if is_solved(experiment.model.build(data.schema)):
+        return [_with_speed(one, None, "the model is solved, not trained in steps") for one in contestants]
+    label_of = [chain(*_in_training(one.trained.model.transform)).label for one in contestants if one.trained]
+    experiments = {
+        label: dataclasses.replace(experiment, transforms=_in_training(one.trained.model.transform))
+        for one, label in zip(contestants, label_of, strict=True)
+        if one.trained
+    }
+    with stage(f"{experiment.name}: training steps in turn", len(experiments) + 1) as advance:
+        speeds = measure_train_speed(experiments, data, start, advance, window_s)
+    return [_with_speed(one, speeds[label], "") for one, label in zip(contestants, label_of, strict=True)]
+
+
+def _with_speed(contestant: Contestant, speed: TrainSpeed | None, reason: str) -> Contestant:
+    if contestant.trained is None:
+        return contestant
+    trained = dataclasses.replace(contestant.trained, train_speed=speed, no_train_speed=reason)
+    return dataclasses.replace(contestant, trained=trained)
 
 
 def _answer_nothing(variables: Any, batch: Any) -> dict[str, jax.Array]:
@@ -141,10 +192,13 @@ def _reference_quality(reference: Experiment, data: Data) -> dict[str, float]:
     return dict(make_evaluator(model.score, data, "test")(model.variables).metrics)
 
 
-def _train(title: str, experiment: Experiment, data: Data, start: Params | None) -> FitResult:
+def _train(
+    title: str, experiment: Experiment, data: Data, start: Params | None, taught_by: Params | None = None
+) -> FitResult:
     settings = experiment.training if start is None else experiment.finetuning
     with stage(title, settings.epochs) as advance:
-        return train(experiment, data, start=start, on_epoch=_reporter(advance, data.selection_metric))
+        reporter = _reporter(advance, data.selection_metric)
+        return train(experiment, data, start=start, taught_by=taught_by, on_epoch=reporter)
 
 
 def _reporter(advance: Callable[[str], None], metric: str) -> Callable[[EpochRecord, int], None]:

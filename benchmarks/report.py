@@ -94,7 +94,8 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
         notes.append(Text(f"server limits of p99: {text}", style="dim"))
     variants = [variant for members in group_experiments(rows).values() for variant in members]
     if any(variant.is_emulated for variant in variants):
-        notes.append(Text(f"{EMULATED_MARK} emulated: masked zeros are still multiplied", style="dim"))
+        words = "emulated: computed without its gain here (masked zeros multiplied, narrow types widened)"
+        notes.append(Text(f"{EMULATED_MARK} {words}", style="dim"))
     words = (
         "kept: share of fp32's quality, ± half its 95% interval; x: samples/s over fp32's, each at its best batch size"
     )

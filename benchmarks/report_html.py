@@ -102,7 +102,7 @@ def _summary(rows: Sequence[Row], styles: plots.Styles) -> str:
     limits = [f"{', '.join(names)} {limit:g} ms" for limit, names in server_limits(rows).items()]
     notes = [
         f"Server limits of p99: {'; '.join(limits)}." if limits else "",
-        "x: samples/s over fp32's, each at its best batch size. ~ emulated: masked zeros are still multiplied.",
+        "x: samples/s over fp32's, each at its best batch size. ~ emulated: computed without its gain here.",
     ]
     return (
         f'<div class="card scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

@@ -20,7 +20,7 @@ from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,18 @@ class Row:
     padding_waste: float  # share of computed samples that nobody asked for
     parameter_bytes: int  # stored variables
     dense_layer_bytes: int | None  # of which dense layers
+    table_bytes: int | None  # of which embedding tables
+    masked_share: float | None  # of fp32's kernel values: zeros that are stored, and multiplied
+    realised_share: float | None  # of fp32's kernel values: those that are stored no more
+    masked_speedup: dict[str, Any] | None  # `speedup` while the masked zeros are multiplied
+    realised_speedup: dict[str, Any] | None  # `speedup` once they are removed or skipped
+    products: dict[str, int] | None  # the optimised program's matrix products by XLA's types
     checkpoint_bytes: int | None  # final model on disk
     program_memory_bytes: int | None  # arguments + outputs + temporaries of this batch size, by the compiler
     peak_memory_bytes: int | None  # held at most by the device, whole process so far
     energy_j_per_1k_samples: float | None
+    train_samples_per_s: float | None  # of training steps alone, with the transforms in force
+    train_speedup: dict[str, Any] | None  # of those steps over fp32's, in the same rounds
     train_s: float | None  # wall time of fine-tuning and finishing, or of the training if fp32 is the only variant
     flops_per_sample: float | None
     bytes_per_sample: float | None
@@ -81,6 +89,16 @@ class Row:
     reasons: dict[str, str]
 
 
+SINCE_VERSION_2 = (
+    "table_bytes",
+    "masked_share",
+    "realised_share",
+    "masked_speedup",
+    "realised_speedup",
+    "products",
+    "train_samples_per_s",
+    "train_speedup",
+)
 FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons")
 
 
@@ -152,7 +170,7 @@ def read_rows(path: Path) -> list[Row]:
     """Returns the rows of a `results.jsonl`.
 
     Raises:
-      UserError: not JSON, another schema version, or unknown fields; with file and line.
+      UserError: not JSON, an unknown schema version, or unknown fields; with file and line.
     """
     fields = {field.name for field in dataclasses.fields(Row)}
     rows = []
@@ -161,13 +179,23 @@ def read_rows(path: Path) -> list[Row]:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}); expected one result row a line") from error
-        if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{path}:{number}: not a result row of schema version {SCHEMA_VERSION}")
+        if not isinstance(values, dict) or values.get("schema_version") not in (1, SCHEMA_VERSION):
+            raise UserError(f"{path}:{number}: not a result row of schema version 1 or {SCHEMA_VERSION}")
+        values = _brought_up_to_date(values)
         if set(values) != fields:
             wrong = ", ".join(sorted(set(values) ^ fields))
             raise UserError(f"{path}:{number}: missing or unknown fields: {wrong}")
         rows.append(Row(**values))
     return rows
+
+
+def _brought_up_to_date(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a row; those that version 1 had not are None, and the reason says so."""
+    if values["schema_version"] != 1 or not isinstance(values.get("reasons"), dict):
+        return values
+    missing = [name for name in SINCE_VERSION_2 if name not in values]
+    reasons = values["reasons"] | dict.fromkeys(missing, "measured before rows had it")
+    return values | dict.fromkeys(missing) | {"schema_version": SCHEMA_VERSION, "reasons": reasons}
 
 
 def read_samples(path: Path) -> dict[str, NDArray]:

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from benchmarks.program_check import quantization_fault
 from benchmarks.results import Row
 from benchmarks.statistics import ratio_summary, summarize_latency
 from recjax.config import to_dict
 from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.device import describe_device, peak_memory_bytes, support_platform
+from recjax.serving.compiled import Program
 
 if TYPE_CHECKING:
     from benchmarks.measure import Contestant, Measured
@@ -28,8 +30,22 @@ class RunFacts:
     environment: dict[str, Any]
 
 
-def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured", facts: RunFacts) -> Row:
-    """Returns the row of one contestant in one scenario, compared with fp32's windows of the same rounds."""
+def make_row(
+    contestant: "Contestant",
+    measured: "Measured",
+    of_fp32: "Measured",
+    facts: RunFacts,
+    of_masked: "Measured | None" = None,
+) -> Row:
+    """Returns the row of one contestant in one scenario, compared with fp32's windows of the same rounds.
+
+    Args:
+      contestant: whose row it is.
+      measured: its windows.
+      of_fp32: fp32's.
+      facts: of the run.
+      of_masked: the windows of the same chain without what removes its zeros, where the case has that variant.
+    """
     window, platform = measured.window, facts.device.platform
     latency = summarize_latency(window.latency_ms)
     reasons = dict(latency.reasons)
@@ -59,7 +75,9 @@ def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured"
         missing("peak_memory_bytes", "the CPU device keeps no count; program_memory_bytes is the compiler's figure")
     if program.memory_bytes is None:
         missing("program_memory_bytes", f"the {platform} compiler gives no memory analysis")
-    invalid_reason = _invalid_reason(contestant, measured, latency.values["p99"])
+    if program.products is None:
+        missing("products", "the compiler made library calls of them, whose text gives no types")
+    invalid_reason = _invalid_reason(contestant, measured, program, latency.values["p99"])
     if invalid_reason is None:
         missing("invalid_reason", "the row is valid")
 
@@ -83,12 +101,14 @@ def make_row(contestant: "Contestant", measured: "Measured", of_fp32: "Measured"
         compile_s=sum(p.compile_s for p in contestant.compiled.programs.values()),
         recompiles_in_window=measured.recompiles,
         padding_waste=window.padding_waste,
+        products=None if program.products is None else dict(program.products),
         program_memory_bytes=program.memory_bytes,
         peak_memory_bytes=peak_memory,
         energy_j_per_1k_samples=None,
         environment=facts.environment,
         reasons=reasons,
         **_roofline_fields(contestant, measured, facts, reasons),
+        **_sparse_speed_fields(contestant, measured, of_fp32, of_masked, speedup, reasons),
         **fields,
     )
 
@@ -100,10 +120,13 @@ def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, st
     if trained is None:
         missing = ["protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained"]
         missing += ["quality_retained_ci95", "validation_quality", "dense_layer_bytes", "checkpoint_bytes", "train_s"]
+        missing += ["table_bytes", "masked_share", "realised_share", "train_samples_per_s", "train_speedup"]
         reasons |= dict.fromkeys(missing, NULL_REASON)
         empty = {"model": "null", "model_config": {}, "transforms": [], "transform_report": {}, "parameter_bytes": 0}
         return fields | dict.fromkeys(missing) | empty
     model = trained.model
+    if trained.train_speed is None:
+        reasons |= dict.fromkeys(["train_samples_per_s", "train_speedup"], trained.no_train_speed)
     if trained.quality_retained is None:
         reasons |= dict.fromkeys(["quality_retained", "quality_retained_ci95"], "fp32 scores 0: there is no ratio")
     return fields | {
@@ -121,7 +144,12 @@ def _model_fields(contestant: "Contestant", platform: str, reasons: dict[str, st
         "validation_quality": trained.validation_quality,
         "parameter_bytes": model.parameter_bytes(),
         "dense_layer_bytes": model.dense_layer_bytes(),
+        "table_bytes": model.table_bytes(),
+        "masked_share": trained.sparsity["masked_share"],
+        "realised_share": trained.sparsity["realised_share"],
         "checkpoint_bytes": trained.checkpoint_bytes,
+        "train_samples_per_s": trained.train_speed.samples_per_s if trained.train_speed else None,
+        "train_speedup": trained.train_speed.speedup if trained.train_speed else None,
         "train_s": trained.train_s,
     }
 
@@ -163,8 +191,37 @@ def _roofline_fields(
     return fields | {"achieved_fraction_of_roofline": share, "bound_by": bound_by}
 
 
-def _invalid_reason(contestant: "Contestant", measured: "Measured", p99_ms: Any) -> str | None:
+def _sparse_speed_fields(
+    contestant: "Contestant",
+    measured: "Measured",
+    of_fp32: "Measured",
+    of_masked: "Measured | None",
+    speedup: dict[str, Any] | None,
+    reasons: dict[str, str],
+) -> dict[str, Any]:
+    """Returns the speed over fp32 while masked zeros are multiplied, and once they are not."""
+    fields: dict[str, Any] = {"masked_speedup": None, "realised_speedup": None}
+    transform = contestant.trained.model.transform if contestant.trained else None
+    if transform is None or speedup is None or not transform.masks:
+        reason = NULL_REASON if transform is None else reasons.get("speedup", "nothing in the chain masks weights")
+        reasons |= dict.fromkeys(fields, reason)
+        return fields
+    if not transform.realises_masks:
+        reasons["realised_speedup"] = "nothing in the chain removes or skips the masked zeros"
+        return fields | {"masked_speedup": speedup}
+    if of_masked is None:
+        reasons["masked_speedup"] = f"the case has no variant {transform.only_masked().label!r} to compare with"
+    else:
+        fields["masked_speedup"] = ratio_summary(of_masked.samples_per_s / of_fp32.samples_per_s)
+    return fields | {"realised_speedup": speedup}
+
+
+def _invalid_reason(contestant: "Contestant", measured: "Measured", program: Program, p99_ms: Any) -> str | None:
     """Returns why the row must not be used, None if it may."""
+    if contestant.trained is not None:
+        fault = quantization_fault(contestant.trained.model, program, contestant.columns)
+        if fault:
+            return fault
     if measured.recompiles:
         return f"{measured.recompiles} programs were compiled inside the timed windows"
     if contestant.trained is not None and contestant.trained.below_floor:

@@ -50,7 +50,8 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
             environment=describe_environment(device, ceilings) | {"seed": suite.measurement.seed},
         )
         for case in suite.cases:
-            for rows, latencies in measure_case(prepare_case(case, folder), suite.measurement, facts):
+            contestants = prepare_case(case, folder, suite.measurement.train_window_s)
+            for rows, latencies in measure_case(contestants, suite.measurement, facts):
                 writer.write(rows)
                 samples |= latencies
     except KeyboardInterrupt:

@@ -17,10 +17,11 @@ SUITES = Path(__file__).parent.parent / "configs" / "suites"
 
 @config
 class Case:
-    """One experiment trained once as it is (fp32), then measured under every variant."""
+    """One experiment trained once as it is (fp32), then fine-tuned and measured under every variant."""
 
     experiment: Experiment  # with no transforms of its own
     variants: tuple[Chain, ...] = (chain(),)  # the first must be chain(), fp32, what the others are compared with
+    from_start: bool = False  # whether each variant is trained from the start as fp32 was, and none is fine-tuned
     validation_floor: float | None = None  # of the epoch-choosing metric; rows of a model that misses it are invalid
     references: tuple[Experiment, ...] = ()  # trained for their quality alone, shown beside it
 
@@ -51,6 +52,7 @@ class Measurement:
     min_queries: int = 20  # of each closed-loop window
     probe_s: float = 0.7  # of each probe of the server's rate search
     search_steps: int = 6  # halvings of that search's bracket
+    train_window_s: float = 0.0  # of training steps, for each variant that trains in its own way; 0 times none
     seed: int = 0  # of request draws and arrivals
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class Measurement:
         check(not alone, "Measurement.scenarios", self.scenarios, "server beside another, whose rate starts its search")
         check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
         check(self.window_s > 0, "Measurement.window_s", self.window_s, "> 0")
+        check(self.train_window_s >= 0, "Measurement.train_window_s", self.train_window_s, ">= 0")
         check(self.min_queries >= 1, "Measurement.min_queries", self.min_queries, ">= 1")
 
 

@@ -1,4 +1,4 @@
-"""The `recjax` command: train or evaluate one experiment. Nothing heavy is imported until it is needed."""
+"""The `recjax` command: train, evaluate or explain one experiment. Nothing heavy is imported until it is needed."""
 
 import argparse
 from pathlib import Path
@@ -9,8 +9,10 @@ EXAMPLES = """examples:
   recjax train configs/sasrec_movielens_small.py --out runs/sasrec
   recjax train configs/dlrm_dcnv2_movielens_small.py --set training.epochs=3 --set model.top_mlp=256,128
   recjax evaluate configs/sasrec_movielens_small.py --out runs/sasrec
+  recjax explain configs/dlrm_dcnv2_movielens_small.py --set model.top_mlp=256,128
 
 `train` writes checkpoints/, final/ and tensorboard/ into --out, and goes on where a broken run stopped.
+`explain` trains nothing: it prints, per layer, the bytes and flops before and after the config's transforms.
 exit codes: 0 done, 2 unusable input, device or checkpoint (one line says why), 130 interrupted"""
 
 
@@ -23,15 +25,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="recjax", description="Train and evaluate recommender models in JAX.", epilog=EXAMPLES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="train|evaluate", parser_class=OneLineParser
+        dest="command", required=True, metavar="train|evaluate|explain", parser_class=OneLineParser
     )
     for name, help_text in (
         ("train", "train an experiment, apply its transforms, report its quality on the test part"),
         ("evaluate", "report the quality of a model that `train` wrote"),
+        ("explain", "tell what the experiment's transforms do to each layer, without training"),
     ):
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        examples = [line for line in EXAMPLES.splitlines() if f"recjax {name} " in line]
+        epilog = "\n".join(["examples:", *examples])
+        command = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog)
         command.add_argument("config", metavar="CONFIG", help="a Python file that defines get_config()")
-        command.add_argument("--out", type=Path, metavar="DIR", help="the experiment's folder (default: runs/NAME)")
+        if name != "explain":
+            command.add_argument("--out", type=Path, metavar="DIR", help="the experiment's folder (default: runs/NAME)")
         command.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
         command.add_argument(
             "--set", action="append", default=[], metavar="a.b=c", dest="overrides", help="override a value; repeatable"
@@ -40,12 +46,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from recjax.commands import evaluate_command, train_command
+    from recjax.commands import evaluate_command, explain_command, train_command
     from recjax.config import load_config
     from recjax.hardware.device import select_device
 
     experiment = load_config(options.config, options.overrides)
     select_device(options.device)
+    if options.command == "explain":
+        explain_command(experiment)
+        return 0
     folder = options.out or Path("runs") / experiment.name
     command = {"train": train_command, "evaluate": evaluate_command}[options.command]
     command(experiment, folder)

@@ -1,4 +1,4 @@
-"""What `recjax train` and `recjax evaluate` do once the command line is understood."""
+"""What the commands of `recjax` do once the command line is understood."""
 
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from recjax.progress import console, stage
 from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord
 from recjax.training.pipeline import finalize, load_data, train
+from recjax.transforms.explain import explain
+from recjax.transforms.protocol import chain
 
 
 def train_command(experiment: Experiment, folder: Path) -> None:
@@ -63,6 +65,11 @@ def evaluate_command(experiment: Experiment, folder: Path) -> None:
     data = load_data(experiment)
     model = load_final_model(folder / "final", experiment, data)
     print_quality(experiment, model, data, make_evaluator(model.score, data, "test")(model.variables))
+
+
+def explain_command(experiment: Experiment) -> None:
+    """Prints what the experiment's transforms do to each layer, without training."""
+    explain(chain(*experiment.transforms), experiment)
 
 
 def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality: Quality) -> None:

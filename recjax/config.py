@@ -174,6 +174,14 @@ class ModelConfig(Protocol):
         """Returns the layers (recjax.models.contract.HiddenUnits) that `prune` may empty and `shrink` remove."""
         return ()
 
+    def attention_heads(self) -> tuple[Any, ...]:
+        """Returns the layers (recjax.models.contract.AttentionHeads) of whose heads `shrink` may remove some."""
+        return ()
+
+    def removable_layers(self) -> tuple[Any, ...]:
+        """Returns the rows of layers (recjax.models.contract.RemovableLayers) that `shrink` may make shorter."""
+        return ()
+
 
 @config
 class Experiment:

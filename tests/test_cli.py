@@ -279,7 +279,7 @@ def test_a_diverging_training_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["train|evaluate"]),
+        ([], ["train|evaluate|explain"]),
         (["trian"], ["'trian'"]),
         (["train"], ["CONFIG"]),
         (["train", "a.py", "--epochs", "3"], ["--epochs"]),
@@ -294,7 +294,7 @@ def test_a_wrong_command_line_exits_with_one_line(
     assert_one_line(capsys.readouterr().err, *parts, "--help")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["explain", "--help"]])
 def test_help_imports_no_jax(arguments: list[str]) -> None:
     code = f"""
 import sys

@@ -5,7 +5,7 @@ Shapes: B batch, V catalogue, K items returned.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float
 
@@ -36,6 +36,60 @@ class HiddenUnits:
     def name(self) -> str:
         """Returns the layer's name in reports, as in `top_mlp[1]`."""
         return f"{self.field}[{self.index}]"
+
+
+class HeadSlice(NamedTuple):
+    """The indices of one parameter's axis that belong to heads: `width` in a row for each, from `start` on."""
+
+    path: str  # with "/"
+    axis: int
+    start: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionHeads:
+    """One attention layer whose heads can be removed: every parameter slice that a head owns.
+
+    All attention layers of a model have the same number of heads.
+
+    Attributes:
+      name: path of the layer.
+      field: Config field that holds the number of heads.
+      count: that number.
+      fixed: (Config field, value) of each size that would otherwise follow from the number of heads.
+      matching: slices that decide what a head looks at.
+      factors: groups of slices whose norms multiply in what a head adds: its values, its rows of the output's kernel.
+    """
+
+    name: str
+    field: str
+    count: int
+    fixed: tuple[tuple[str, int], ...]
+    matching: tuple[HeadSlice, ...]
+    factors: tuple[tuple[HeadSlice, ...], ...]
+
+    @property
+    def slices(self) -> tuple[HeadSlice, ...]:
+        """Returns everything that a head owns."""
+        return (*self.matching, *(owned for group in self.factors for owned in group))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemovableLayers:
+    """Layers in a row, each of which adds to what it reads: without one, the next reads what that one read.
+
+    Attributes:
+      field: Config field that holds a tuple of one width a layer, or the number of layers.
+      count: number of layers.
+      name: of a layer in reports, with {} for its number, as in "block_{}".
+      paths: of a layer's parameters, with {} for its number.
+    """
+
+    field: str
+    count: int
+    name: str
+    paths: tuple[str, ...]
 
 
 def mlp_hidden_units(widths: Sequence[int], field: str, module: str, following: str) -> tuple[HiddenUnits, ...]:
@@ -76,6 +130,30 @@ def block_hidden_units(n_blocks: int) -> tuple[HiddenUnits, ...]:
         )
         for i in range(n_blocks)
     )
+
+
+def block_attention_heads(n_blocks: int, heads: int, head_dim: int) -> tuple[AttentionHeads, ...]:
+    """Returns the attention of every transformer block `block_0`, `block_1` and so on."""
+
+    def columns(layer: str) -> tuple[HeadSlice, ...]:
+        return HeadSlice(f"{layer}/kernel", 1, 0, head_dim), HeadSlice(f"{layer}/bias", 0, 0, head_dim)
+
+    return tuple(
+        AttentionHeads(
+            name=name,
+            field="heads",
+            count=heads,
+            fixed=(("head_dim", head_dim),),
+            matching=(*columns(f"{name}/query"), *columns(f"{name}/key")),
+            factors=(columns(f"{name}/value"), (HeadSlice(f"{name}/out/kernel", 0, 0, head_dim),)),
+        )
+        for name in (f"block_{i}/attention" for i in range(n_blocks))
+    )
+
+
+def removable_blocks(n_blocks: int, field: str) -> tuple[RemovableLayers, ...]:
+    """Returns the residual blocks `block_0`, `block_1` and so on, which a Config field counts or holds a width of."""
+    return (RemovableLayers(field=field, count=n_blocks, name="block_{}", paths=("block_{}",)),)
 
 
 class Model(Protocol):

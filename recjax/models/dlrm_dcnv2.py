@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
-from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.contract import Batch, HiddenUnits, RemovableLayers, mlp_hidden_units
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -64,6 +64,11 @@ class DLRMDCNv2Config(ModelConfig):
             *ranks,
             *mlp_hidden_units(self.top_mlp, "top_mlp", "top_mlp", "logit"),
         )
+
+    def removable_layers(self) -> tuple[RemovableLayers, ...]:
+        """Returns the layers of the cross network."""
+        paths = ("cross/down_{}", "cross/up_{}")
+        return (RemovableLayers(field="cross_ranks", count=len(self.cross_ranks), name="cross_{}", paths=paths),)
 
 
 class DLRMDCNv2(nn.Module):

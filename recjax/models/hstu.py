@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
-from recjax.models.contract import Batch
+from recjax.models.contract import AttentionHeads, Batch, HeadSlice, RemovableLayers, removable_blocks
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.pointwise_attention import MAX_DOUBLINGS, PointwiseAttentionBlock, time_buckets
@@ -40,6 +40,7 @@ class HSTUConfig(ModelConfig):
     heads: int = 2
     key_dim: int = 32  # of queries and keys, a head
     value_dim: int = 32  # of values and gates, a head
+    normed_heads: int = 0  # heads that norms of attended values count, absent ones as zeros; 0 is heads
     buckets_per_doubling: int = 1  # time buckets from one power of 2 seconds to the next
     request_time: bool = True  # whether the time of the predicted item is read
     temperature: float = 0.0  # cosines are divided by it; 0 scores by products of normed states
@@ -53,6 +54,8 @@ class HSTUConfig(ModelConfig):
         check(self.heads >= 1, "HSTUConfig.heads", self.heads, ">= 1")
         check(self.key_dim >= 1, "HSTUConfig.key_dim", self.key_dim, ">= 1")
         check(self.value_dim >= 1, "HSTUConfig.value_dim", self.value_dim, ">= 1")
+        counts_all = self.normed_heads == 0 or self.normed_heads >= self.heads
+        check(counts_all, "HSTUConfig.normed_heads", self.normed_heads, "0, or at least heads")
         check(self.buckets_per_doubling >= 1, "HSTUConfig.buckets_per_doubling", self.buckets_per_doubling, ">= 1")
         check(self.temperature >= 0, "HSTUConfig.temperature", self.temperature, ">= 0")
         check(0 <= self.dropout_rate < 1, "HSTUConfig.dropout_rate", self.dropout_rate, "[0, 1)")
@@ -65,6 +68,33 @@ class HSTUConfig(ModelConfig):
     def samples(self) -> Samples:
         """Returns windows with their times."""
         return Samples(times=True)
+
+    def attention_heads(self) -> tuple[AttentionHeads, ...]:
+        """Returns the attention of every layer; one kernel makes gates, values, queries and keys, in this order."""
+        H, K, V = self.heads, self.key_dim, self.value_dim
+
+        def columns(block: str, start: int, width: int) -> tuple[HeadSlice, ...]:
+            return (HeadSlice(f"{block}/uvqk/kernel", 1, start, width),)
+
+        return tuple(
+            AttentionHeads(
+                name=block,
+                field="heads",
+                count=H,
+                fixed=(("normed_heads", self.normed_heads or H),),
+                matching=(*columns(block, 2 * H * V, K), *columns(block, H * (2 * V + K), K)),
+                factors=(
+                    columns(block, 0, V),
+                    columns(block, H * V, V),
+                    (HeadSlice(f"{block}/out/kernel", 0, 0, V),),
+                ),
+            )
+            for block in (f"block_{i}" for i in range(self.layers))
+        )
+
+    def removable_layers(self) -> tuple[RemovableLayers, ...]:
+        """Returns the layers."""
+        return removable_blocks(self.layers, "layers")
 
 
 def query_times(batch: Batch, *, request_time: bool) -> Int[Array, "B L"]:
@@ -100,6 +130,7 @@ class HSTU(nn.Module):
                 heads=c.heads,
                 key_dim=c.key_dim,
                 value_dim=c.value_dim,
+                normed_heads=c.normed_heads,
                 n_buckets=MAX_DOUBLINGS * c.buckets_per_doubling,
                 dropout_rate=c.dropout_rate,
                 dtype=c.dtype,

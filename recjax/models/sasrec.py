@@ -17,7 +17,15 @@ from jaxtyping import Array, Float, Int
 from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
-from recjax.models.contract import Batch, HiddenUnits, block_hidden_units
+from recjax.models.contract import (
+    AttentionHeads,
+    Batch,
+    HiddenUnits,
+    RemovableLayers,
+    block_attention_heads,
+    block_hidden_units,
+    removable_blocks,
+)
 from recjax.nn.attention import TransformerBlock
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -31,7 +39,8 @@ class SASRecConfig(ModelConfig):
     task: ClassVar[str] = "next_item"
 
     embedding_dim: int = 64  # D; items, positions and blocks
-    heads: int = 2  # must divide embedding_dim
+    heads: int = 2  # must divide embedding_dim where head_dim is 0
+    head_dim: int = 0  # of each head; 0 is embedding_dim / heads
     mlp_dims: tuple[int, ...] = (256, 256)  # hidden width of each block's MLP; its length is the depth
     dropout_rate: float = 0.2  # [0, 1)
     loss_chunk: int = 512  # positions whose logits are held at once
@@ -40,7 +49,9 @@ class SASRecConfig(ModelConfig):
     def __post_init__(self) -> None:
         check(self.embedding_dim >= 1, "SASRecConfig.embedding_dim", self.embedding_dim, ">= 1")
         check(self.heads >= 1, "SASRecConfig.heads", self.heads, ">= 1")
-        check(self.embedding_dim % self.heads == 0, "SASRecConfig.heads", self.heads, "a divisor of embedding_dim")
+        check(self.head_dim >= 0, "SASRecConfig.head_dim", self.head_dim, ">= 0")
+        divides = self.head_dim > 0 or self.embedding_dim % self.heads == 0
+        check(divides, "SASRecConfig.heads", self.heads, "a divisor of embedding_dim")
         check(min(self.mlp_dims, default=0) >= 1, "SASRecConfig.mlp_dims", self.mlp_dims, "one width >= 1 a block")
         check(0 <= self.dropout_rate < 1, "SASRecConfig.dropout_rate", self.dropout_rate, "[0, 1)")
         check(self.loss_chunk >= 1, "SASRecConfig.loss_chunk", self.loss_chunk, ">= 1")
@@ -52,6 +63,14 @@ class SASRecConfig(ModelConfig):
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the MLP of every block."""
         return block_hidden_units(len(self.mlp_dims))
+
+    def attention_heads(self) -> tuple[AttentionHeads, ...]:
+        """Returns the attention of every block."""
+        return block_attention_heads(len(self.mlp_dims), self.heads, self.head_dim or self.embedding_dim // self.heads)
+
+    def removable_layers(self) -> tuple[RemovableLayers, ...]:
+        """Returns the blocks."""
+        return removable_blocks(len(self.mlp_dims), "mlp_dims")
 
 
 class SASRec(nn.Module):
@@ -70,6 +89,7 @@ class SASRec(nn.Module):
         self.blocks = [
             TransformerBlock(
                 heads=c.heads,
+                head_dim=c.head_dim,
                 mlp_dim=mlp_dim,
                 dropout_rate=c.dropout_rate,
                 dtype=c.dtype,

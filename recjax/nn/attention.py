@@ -23,6 +23,7 @@ class SelfAttention(nn.Module):
     """
 
     heads: int
+    head_dim: int = 0  # K; 0 is D / heads
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     dots: Dots = FLOAT
@@ -33,14 +34,15 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Returns the attended values, projected back to D; `mask_BLL[b, i, j]` is whether i sees j, None is causal."""
         B, L, D = x_BLD.shape
+        H, K = self.heads, self.head_dim or D // self.heads
 
-        def project(x: Array, name: str) -> Array:
-            return Dense(D, dtype=self.dtype, dots=self.dots, name=name)(x)
+        def project(x: Array, features: int, name: str) -> Array:
+            return Dense(features, dtype=self.dtype, dots=self.dots, name=name)(x)
 
-        query, key, value = (project(x_BLD, name).reshape(B, L, self.heads, -1) for name in ("query", "key", "value"))
+        query, key, value = (project(x_BLD, H * K, name).reshape(B, L, H, K) for name in ("query", "key", "value"))
         path = "/".join(self.path)
         logits_BHLL = self.dots.einsum("blhk,bmhk->bhlm", query, key, f"{path}/scores", key_for(self, self.dots))
-        logits_BHLL *= (D // self.heads) ** -0.5
+        logits_BHLL *= K**-0.5
         if mask_BLL is None:
             mask_BLL = jnp.tril(jnp.ones((L, L), bool))[None]
         logits_BHLL = jnp.where(mask_BLL[:, None], logits_BHLL, jnp.finfo(self.dtype).min)
@@ -48,7 +50,7 @@ class SelfAttention(nn.Module):
         weights_BHLL = jax.nn.softmax(logits_BHLL.astype(jnp.float32)).astype(self.dtype)
         weights_BHLL = nn.Dropout(self.dropout_rate, deterministic=not train)(weights_BHLL)
         attended = self.dots.einsum("bhlm,bmhk->blhk", weights_BHLL, value, f"{path}/values", key_for(self, self.dots))
-        return project(attended.reshape(B, L, D), "out")
+        return project(attended.reshape(B, L, H * K), D, "out")
 
 
 class TransformerBlock(nn.Module):
@@ -56,6 +58,7 @@ class TransformerBlock(nn.Module):
 
     heads: int
     mlp_dim: int
+    head_dim: int = 0  # 0 is D / heads
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     dots: Dots = FLOAT
@@ -67,7 +70,7 @@ class TransformerBlock(nn.Module):
         """Returns the block's output; the mask as in SelfAttention."""
         common = {"dtype": self.dtype, "dots": self.dots, "dropout_rate": self.dropout_rate}
         drop = nn.Dropout(self.dropout_rate, deterministic=not train)
-        attended = SelfAttention(heads=self.heads, name="attention", **common)
+        attended = SelfAttention(heads=self.heads, head_dim=self.head_dim, name="attention", **common)
         x_BLD += drop(attended(nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BLD), mask_BLL, train=train))
         mlp = MLP(widths=(self.mlp_dim, x_BLD.shape[-1]), linear_end=True, name="mlp", **common)
         x_BLD += drop(mlp(nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x_BLD), train=train))

@@ -45,6 +45,7 @@ class PointwiseAttentionBlock(nn.Module):
     key_dim: int
     value_dim: int
     n_buckets: int  # rows of the time bias
+    normed_heads: int = 0  # heads that the norm of AV counts, absent ones as zeros; 0 is heads
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     dots: Dots = FLOAT
@@ -77,6 +78,9 @@ class PointwiseAttentionBlock(nn.Module):
         attended = self.dots.einsum(
             "bhlm,bmhv->blhv", weights_BHLL, value_BLHV, f"{path}/values", key_for(self, self.dots)
         ).reshape(B, L, H * V)
-        gated = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(attended) * gate
+        absent = max(self.normed_heads - H, 0) * V
+        counted = jnp.pad(attended, ((0, 0), (0, 0), (0, absent)))
+        normed = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(counted)[..., : H * V]
+        gated = normed * gate
         gated = nn.Dropout(self.dropout_rate, deterministic=not train)(gated)
         return x_BLD + Dense(D, name="out", **dense)(gated)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recjax.errors import UserError
 from recjax.nn.dots import SPARSE_ROUTINE
+from recjax.serving import program_text
 
 Columns = Mapping[str, NDArray]  # request columns: one row a sample
 Answer = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # (variables, batch) -> outputs
@@ -31,6 +32,9 @@ class Program:
         where there is no count.
       bytes_accessed: XLA's count of bytes read and written by the optimised program, None where it has none.
       memory_bytes: arguments + outputs + temporaries, by the compiler.
+      products_asked_for: how many products of each kind the program has before XLA's optimisations.
+      products: and after them, None where the compiled program's text does not say.
+      arguments: types and shapes of what it reads, with their number; None likewise.
     """
 
     batch_size: int
@@ -39,6 +43,9 @@ class Program:
     flops: float | None
     bytes_accessed: float | None
     memory_bytes: int | None
+    products_asked_for: Mapping[str, int]
+    products: Mapping[str, int] | None
+    arguments: Mapping[str, int] | None
 
 
 class CompiledModel:
@@ -89,8 +96,9 @@ class CompiledModel:
         lowered = jax.jit(answer).lower(self.variables, shapes)
         executable = lowered.compile()
         compile_s = time.perf_counter() - start
-        memory = executable.memory_analysis()
-        counted = SPARSE_ROUTINE not in lowered.as_text()  # XLA counts -1 for what a routine of its own does
+        memory, text = executable.memory_analysis(), executable.as_text()
+        asked_for = lowered.as_text()
+        counted = SPARSE_ROUTINE not in asked_for  # XLA counts -1 for what a routine of its own does
         in_use = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
         return Program(
             batch_size=size,
@@ -99,6 +107,9 @@ class CompiledModel:
             flops=(lowered.cost_analysis() or {}).get("flops") if counted else None,
             bytes_accessed=(executable.cost_analysis() or {}).get("bytes accessed") if counted else None,
             memory_bytes=None if memory is None else sum(getattr(memory, name) for name in in_use),
+            products_asked_for=program_text.products_asked_for(asked_for),
+            products=program_text.products(text),
+            arguments=program_text.arguments(text),
         )
 
 

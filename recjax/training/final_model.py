@@ -64,6 +64,11 @@ class FinalModel:
         layers = {path.split("/kernel")[0] for path in flat if "/kernel" in path}
         return sum(leaf.nbytes for path, leaf in flat.items() if re.split("/kernel|/bias", path)[0] in layers)
 
+    def table_bytes(self) -> int:
+        """Returns the stored bytes of all embedding tables, in whatever form."""
+        flat = flatten(self.variables["params"])
+        return sum(leaf.nbytes for path, leaf in flat.items() if "table" in path.split("/"))
+
     def parameter_bytes(self) -> int:
         """Returns the bytes of all stored variables."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.variables))

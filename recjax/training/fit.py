@@ -18,7 +18,7 @@ from recjax.training.checkpoint import Checkpoints
 from recjax.training.distillation import Teacher
 from recjax.training.optimizer import make_optimizer, make_table_optimizer
 from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
-from recjax.training.step import init_state, make_train_step
+from recjax.training.step import TrainState, init_state, make_train_step
 from recjax.transforms.protocol import Mode, Params, Transform
 
 
@@ -78,27 +78,10 @@ def fit(
       TrainingDivergedError: the loss is NaN or infinite.
       CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
     """
-    steps_an_epoch = math.ceil(data.n_train / training.batch_size)
-    total_steps = steps_an_epoch * training.epochs
-    settled = transform.settled_step(total_steps)
-    module = model_config.build(data.schema)
-    optimizer = make_optimizer(training, transform, model_config, total_steps)
-    tables = make_table_optimizer(training, total_steps)
-    trained = transform.intercept(module, Mode.TRAIN)
-    if tables is None:
-        state = init_state(params, optimizer, transform.loss_scaling)
-        train_step = make_train_step(trained, optimizer, training.seed, teacher)
-    else:
-        if transform.loss_scaling:
-            raise UserError(
-                f"{transform.label} scales the loss, which training.table_optimizer={training.table_optimizer!r} "
-                "cannot; set it to 'dense', or compute in bfloat16, whose gradients need no scaling"
-            )
-        state = init_sparse_state(params, optimizer, tables)
-        train_step = make_sparse_train_step(trained, optimizer, tables, training.seed, teacher)
-    scorer = transform.intercept(module, Mode.EVALUATE)
-    context = jax.device_put(dict(data.context))
-    beside = ({"context": context} if context else {}) | ({"teacher": teacher.params} if teacher else {})
+    settled = transform.settled_step(_total_steps(data, training))
+    state, train_step, beside = first_step(model_config, params, data, training, transform, teacher)
+    scorer = transform.intercept(model_config.build(data.schema), Mode.EVALUATE)
+    context = beside.get("context", {})
     evaluate = make_evaluator(_score_with(scorer), data, "valid")
     # The graph is an argument: XLA would fold a constant one into the program, for seconds.
     complete = jax.jit(lambda params, context: {"params": params} | precomputed(scorer, {"params": params}, context))
@@ -148,6 +131,43 @@ def fit(
             "because gradients of a scaled loss overflowed; train for more epochs, or let the transform end earlier"
         )
     return FitResult(best_params, tuple(history))
+
+
+def first_step(
+    model_config: Any,
+    params: Params,
+    data: Data,
+    training: Training,
+    transform: Transform,
+    teacher: Teacher | None = None,
+) -> tuple[TrainState, Callable[[TrainState, Batch], tuple[TrainState, jax.Array]], dict[str, Any]]:
+    """Returns the state before the first step, the step, and what every batch must hold beside the data's own.
+
+    The arguments are those of `fit`; the step donates the state.
+
+    Raises:
+      UserError: the table optimizer cannot be had with this transform or model.
+    """
+    total_steps = _total_steps(data, training)
+    optimizer = make_optimizer(training, transform, model_config, total_steps)
+    tables = make_table_optimizer(training, total_steps)
+    trained = transform.intercept(model_config.build(data.schema), Mode.TRAIN)
+    context = jax.device_put(dict(data.context))
+    beside = ({"context": context} if context else {}) | ({"teacher": teacher.params} if teacher else {})
+    if tables is None:
+        state = init_state(params, optimizer, transform.loss_scaling)
+        return state, make_train_step(trained, optimizer, training.seed, teacher), beside
+    if transform.loss_scaling:
+        raise UserError(
+            f"{transform.label} scales the loss, which training.table_optimizer={training.table_optimizer!r} "
+            "cannot; set it to 'dense', or compute in bfloat16, whose gradients need no scaling"
+        )
+    state = init_sparse_state(params, optimizer, tables)
+    return state, make_sparse_train_step(trained, optimizer, tables, training.seed, teacher), beside
+
+
+def _total_steps(data: Data, training: Training) -> int:
+    return math.ceil(data.n_train / training.batch_size) * training.epochs
 
 
 def _score_with(scorer: Any) -> Callable[..., jax.Array]:

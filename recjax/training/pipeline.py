@@ -7,22 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
-from recjax.config import Experiment
+from recjax.config import Experiment, Training
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
 from recjax.data.rating import rating_data
 from recjax.data.sources import load_interactions, load_labelled_stream
 from recjax.data.top_n import top_n_data
 from recjax.errors import UserError
-from recjax.evaluation import Data
+from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
 from recjax.training.fit import EpochRecord, FitResult, fit
+from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.row_counts import count_rows
 from recjax.training.step import init_params
-from recjax.transforms.protocol import Finalization, Params, Stage, chain
+from recjax.transforms.protocol import (
+    Chain,
+    Finalization,
+    Params,
+    Stage,
+    TeacherModel,
+    TransformReport,
+    Validation,
+    Variables,
+    chain,
+)
 
 OnEpoch = Callable[[EpochRecord, int], None]
 CALIBRATION_BATCH = 64
@@ -76,12 +89,45 @@ def train(
       UserError: the model cannot have a transform or the table optimizer, or validation is NaN.
       CheckpointError: the folder cannot be written or read, or holds another experiment's run.
     """
+    setup = set_up(experiment, data, start=start, taught_by=taught_by, on_epoch=on_epoch)
+    checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
+    return fit(
+        setup.model_config,
+        setup.params,
+        data,
+        setup.settings,
+        chain(*experiment.transforms),
+        teacher=setup.teacher,
+        validate_start=start is not None,
+        checkpoints=checkpoints,
+        on_epoch=on_epoch,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a training begins with; the fields are arguments of `fit`."""
+
+    model_config: Any
+    params: Params
+    settings: Training
+    teacher: Teacher | None
+
+
+def set_up(
+    experiment: Experiment,
+    data: Data,
+    *,
+    start: Params | None = None,
+    taught_by: Params | None = None,
+    on_epoch: OnEpoch = lambda record, epochs: None,
+) -> Setup:
+    """Returns what `train` begins with; its arguments and errors are those of `train`."""
     transform = chain(*experiment.transforms)
     model_config = transform.rewrite(experiment.model)
     settings = experiment.training if start is None else experiment.finetuning
-    fine_tuning = start is not None
     if start is None:
-        start = init_params(model_config.build(data.schema), _one_batch(data, 1), settings.seed)
+        start = init_params(model_config.build(data.schema), one_batch(data, 1), settings.seed)
     module, drawn = model_config.build(data.schema), start
     start = transform.start(model_config, drawn, settings.seed, lambda: count_rows(module, drawn, data, settings))
     teacher = None
@@ -89,22 +135,16 @@ def train(
         if taught_by is None:
             taught_by = train(dataclasses.replace(experiment, transforms=()), data, on_epoch=on_epoch).params
         teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
-    checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
-    return fit(
-        model_config,
-        start,
-        data,
-        settings,
-        transform,
-        teacher=teacher,
-        validate_start=fine_tuning,
-        checkpoints=checkpoints,
-        on_epoch=on_epoch,
-    )
+    return Setup(model_config=model_config, params=start, settings=settings, teacher=teacher)
 
 
 def finalize(
-    experiment: Experiment, data: Data, params: Params, *, on_epoch: OnEpoch = lambda record, epochs: None
+    experiment: Experiment,
+    data: Data,
+    params: Params,
+    *,
+    fine_tunes: bool = True,
+    on_epoch: OnEpoch = lambda record, epochs: None,
 ) -> FinalModel:
     """Returns the model after every transform's last word: masks folded, units removed, weights frozen.
 
@@ -112,6 +152,7 @@ def finalize(
       experiment: what `params` were trained under.
       data: for fine-tuning after a shrink, and validation batches for calibration.
       params: from `train`, or trained float parameters if no transform trains.
+      fine_tunes: whether transforms may train again, as after a shrink; if not, values stay as they are.
       on_epoch: called after every epoch of such a fine-tuning.
 
     Raises:
@@ -120,26 +161,74 @@ def finalize(
     transform = chain(*experiment.transforms)
     rewritten = transform.rewrite(experiment.model)
 
-    def retrain(model_config: Any, params: Params, epochs: int) -> Params:
+    def retrain(model_config: Any, params: Params, epochs: int, taught_by: TeacherModel | None = None) -> Params:
+        if not fine_tunes:
+            return params
         settings = dataclasses.replace(experiment.finetuning, epochs=epochs, patience=0)
         remaining = chain(*(member for member in transform.members if member.stage > Stage.SHRINK))
-        return fit(model_config, params, data, settings, remaining, validate_start=True, on_epoch=on_epoch).params
+        teacher = None
+        if taught_by:
+            teacher = Teacher(taught_by.model_config.build(data.schema), taught_by.params, taught_by.targets)
+        return fit(
+            model_config,
+            params,
+            data,
+            settings,
+            remaining,
+            teacher=teacher,
+            validate_start=True,
+            on_epoch=on_epoch,
+        ).params
+
+    def final(model_config: Any, transform: Chain, variables: Variables, report: TransformReport) -> FinalModel:
+        model = FinalModel(
+            config=model_config, schema=data.schema, transform=transform, variables=variables, report=report
+        )
+        return model.with_precomputed(dict(data.context))
+
+    def validate(model_config: Any, params: Params) -> Validation:
+        model, metric = final(model_config, chain(), {"params": params}, TransformReport()), data.selection_metric
+        value = make_evaluator(model.score, data, "valid")(model.variables).metrics[metric]
+        return Validation(metric=metric, value=value, lower_is_better=is_better(metric, 0.0, 1.0))
 
     context = Finalization(
         build=lambda model_config: model_config.build(data.schema),
         batches=lambda n: list(itertools.islice(data.eval_batches("valid", CALIBRATION_BATCH), n)),
         retrain=retrain,
+        validate=validate,
         counts=lambda: count_rows(rewritten.build(data.schema), params, data, experiment.training),
         shapes=lambda model_config: jax.eval_shape(
-            lambda: init_params(model_config.build(data.schema), _one_batch(data, 1), seed=0)
+            lambda: init_params(model_config.build(data.schema), one_batch(data, 1), seed=0)
         ),
     )
-    config, variables, report = transform.finalize(rewritten, {"params": params}, context)
-    model = FinalModel(config=config, schema=data.schema, transform=transform, variables=variables, report=report)
-    return model.with_precomputed(dict(data.context))
+    model_config, variables, report = transform.finalize(rewritten, {"params": params}, context)
+    return final(model_config, transform, variables, report)
 
 
-def _one_batch(data: Data, batch_size: int) -> dict[str, Any]:
+def dry_run(experiment: Experiment, data: Data, params: Params | None = None) -> FinalModel:
+    """Returns the final model as it would be after training, with its shapes and types, but without any training.
+
+    Masks reach their final sparsity in one step of zeros, and nothing is fine-tuned.
+
+    Args:
+      experiment: whose model and transforms are taken.
+      data: from `load_data`.
+      params: trained float parameters of the experiment's own model; None draws them. A transform that trains from
+        scratch gets drawn ones.
+
+    Raises:
+      UserError: the model cannot have a transform.
+    """
+    transform = chain(*experiment.transforms)
+    setup = set_up(experiment, data, start=None if transform.from_scratch else params, taught_by={})  # by nobody
+    masking = transform.gradient(setup.model_config, total_steps=1)
+    learned, fixed = split_fixed(setup.params)
+    updates, _ = masking.update(jax.tree.map(jnp.zeros_like, learned), masking.init(learned), learned)
+    masked = join_fixed(optax.apply_updates(learned, updates), fixed)
+    return finalize(experiment, data, masked, fine_tunes=False)
+
+
+def one_batch(data: Data, batch_size: int) -> dict[str, Any]:
     """Returns the first training batch, with its context where there is one."""
     batch = next(iter(data.train_batches(batch_size, 0, 1)))
     return batch | {"context": dict(data.context)} if data.context else batch

@@ -9,7 +9,7 @@ from typing import Any
 
 from recjax.config import check, config
 from recjax.errors import unknown_name
-from recjax.transforms.protocol import SoftTargets, Stage, Transform
+from recjax.transforms.protocol import SoftTargets, Stage, Transform, check_teachable
 from recjax.transforms.support import Support
 
 
@@ -41,7 +41,8 @@ class Distill(Transform):
         return SoftTargets(self.weight, self.temperature)
 
     def rewrite(self, model_config: Any) -> Any:
-        """Returns the student's Config; raises UserError for a field that it has not."""
+        """Returns the student's Config; raises UserError for a field that it has not, or a model without requests."""
+        check_teachable(self.label, model_config)
         fields = [field.name for field in dataclasses.fields(model_config)]
         for name, _ in self.student:
             if name not in fields:

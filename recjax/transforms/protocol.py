@@ -49,6 +49,47 @@ class Mode(enum.StrEnum):
     SERVE = "serve"
 
 
+@dataclasses.dataclass(frozen=True)
+class SoftTargets:
+    """How a teacher's scores enter a loss: their weight in it, and the temperature that all scores are divided by."""
+
+    weight: float
+    temperature: float
+
+
+def check_teachable(label: str, model_config: Any) -> None:
+    """Raises UserError for a model that soft targets cannot train: its training batches hold no requests to score."""
+    unit = model_config.samples().unit
+    if unit == "everything" or (unit != "interactions" and model_config.task == "rating"):
+        raise UserError(
+            f"{label} cannot teach {type(model_config).__name__.removesuffix('Config')}: soft targets are scores of "
+            "requests, which its training batches do not hold; leave distillation out"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherModel:
+    """A trained model to learn from in a fine-tuning, and how."""
+
+    model_config: Any
+    params: Params
+    targets: SoftTargets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a model reaches on the validation part, by the metric that epochs are chosen by."""
+
+    metric: str
+    value: float
+    lower_is_better: bool
+
+    @property
+    def cost(self) -> float:
+        """Returns the value, negated if a higher one is better: the best model has the least."""
+        return self.value if self.lower_is_better else -self.value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finalization:
     """What `finalize` may use beside the parameters.
@@ -57,24 +98,18 @@ class Finalization:
       build: makes the float module of a model config.
       batches: n -> at most n validation batches, for calibration.
       retrain: fine-tunes parameters of the given (smaller) config and returns the best; the argument after
-        the config is the number of epochs.
+        the config is the number of epochs, and the last one is a TeacherModel or None.
+      validate: evaluates the float model of a config and parameters on the validation part.
       counts: how often an epoch of training looks each row of each table up, by the table's path.
       shapes: the shapes of the float parameters of a model config, as they are drawn.
     """
 
     build: Callable[[Any], Any]
     batches: Callable[[int], Sequence[Batch]]
-    retrain: Callable[[Any, Params, int], Params]
+    retrain: Callable[..., Params]
+    validate: Callable[[Any, Params], Validation]
     counts: RowCounts
     shapes: Callable[[Any], Params]
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftTargets:
-    """How a teacher's scores enter a loss: their weight in it, and the temperature that all scores are divided by."""
-
-    weight: float
-    temperature: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +245,21 @@ class Chain(Transform):
         """Returns the type that most dots run in, by the last member that changes it."""
         return next((member.dot_dtype for member in reversed(self.members) if member.dot_dtype), "float32")
 
+    @property
+    def masks(self) -> bool:
+        """Returns whether a member masks weights."""
+        return any(member.stage == Stage.MASKS for member in self.members)
+
+    @property
+    def realises_masks(self) -> bool:
+        """Returns whether masked weights are removed or skipped by a later member."""
+        removes = any(m.empties_units for m in self.members) and any(m.stage == Stage.SHRINK for m in self.members)
+        return self.masks and (removes or any(member.skips_zeros for member in self.members))
+
+    def only_masked(self) -> "Chain":
+        """Returns the chain without what removes or skips masked weights."""
+        return Chain(members=tuple(m for m in self.members if not (m.stage == Stage.SHRINK or m.skips_zeros)))
+
     def rewrite(self, model_config: Any) -> Any:
         """Returns the architecture after every member."""
         return functools.reduce(lambda result, member: member.rewrite(result), self.members, model_config)
@@ -244,8 +294,7 @@ class Chain(Transform):
 
     def support(self, platform: str) -> Support:
         """Returns the weakest of the members' words; masks whose zeros a member removes are emulated no more."""
-        realised = any(member.stage == Stage.SHRINK or member.skips_zeros for member in self.members)
-        words = [m.support(platform) for m in self.members if not (realised and m.stage == Stage.MASKS)]
+        words = [m.support(platform) for m in self.members if not (self.realises_masks and m.stage == Stage.MASKS)]
         return next((word for word in ("none", "emulated") if word in words), "native")
 
 
@@ -257,11 +306,6 @@ def chain(*transforms: Transform) -> Chain:
         names the offending pair and the order that works, or the remedy.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
-    if any(m.stage == Stage.SHRINK for m in members) and not any(m.empties_units for m in members):
-        raise UserError(
-            "illegal chain: shrink() removes hidden units that pruning emptied, and nothing in it empties any; "
-            "write chain(prune(0.5, structure='unit'), shrink(), ...)"
-        )
     for objection in filter(None, (member.objection(members) for member in members)):
         raise UserError(f"illegal chain: {objection}")
     for before, after in itertools.pairwise(members):

@@ -18,7 +18,8 @@ from jaxtyping import Array
 from recjax.config import check, config
 from recjax.errors import UserError
 from recjax.transforms.dot_types import DotTypes, Type
-from recjax.transforms.paths import flatten, kernel_of, set_path
+from recjax.transforms.layers import Selection, check_matches, check_patterns, dense_layers, matches
+from recjax.transforms.paths import flatten, set_path
 from recjax.transforms.protocol import (
     Finalization,
     Mode,
@@ -72,16 +73,17 @@ class Quantize(Transform):
         check(legal, "quantize backward_bits", self.backward_bits, f"None, {_ALLOWED}")
         for pattern, bits in self.layer_bits:
             check(bits in _TYPES, f"quantize layer_bits of {pattern!r}", bits, _ALLOWED)
-        for pattern in (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UserError(f"quantize pattern {pattern!r} is no regular expression: {error}") from error
+        check_patterns("quantize", (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)))
         check(self.calibration_batches >= 1, "quantize calibration_batches", self.calibration_batches, ">= 1")
         narrow_gradients = self.when == "after" and self.backward_bits is not None
         check(not narrow_gradients, "quantize backward_bits with when='after'", self.backward_bits, "None")
         static = self.activations == "static"
         check(not (static and self.weight_only), "quantize activations with weight_only", self.activations, "'dynamic'")
+
+    @property
+    def selection(self) -> Selection:
+        """Returns which layers are quantized."""
+        return Selection(include=self.include, exclude=self.exclude, logits=self.logits, states=self.states)
 
     @property
     def rounds_by_chance(self) -> bool:
@@ -152,12 +154,7 @@ class Quantize(Transform):
           n_outputs: its width; a single output is an answer, whatever its name.
           logits: patterns of the layers that give the model's answer.
         """
-        if path.endswith("/state") and not self.states:
-            return None
-        is_logit = n_outputs == 1 or _matches(logits, re.sub(r"/(down|up)$", "", path))
-        if (is_logit and not self.logits) or not _matches(self.include, path) or _matches(self.exclude, path):
-            return None
-        return self.types_of(path)
+        return self.types_of(path) if self.selection.takes(path, n_outputs, logits) else None
 
     def types_of(self, path: str) -> DotTypes:
         """Returns the types of a layer that is quantized."""
@@ -165,7 +162,7 @@ class Quantize(Transform):
 
     def types_of_product(self, path: str) -> DotTypes | None:
         """Returns the types of a product of two activations, None if it stays float."""
-        if not self.products or self.weight_only or _matches(self.exclude, path):
+        if not self.products or self.weight_only or matches(self.exclude, path):
             return None
         found = self._types(self.bits)
         return dataclasses.replace(found, weights=found.activations or found.weights, per_tensor=False)
@@ -202,30 +199,10 @@ class Quantize(Transform):
 
     def _chosen(self, model_config: Any, params: Params) -> dict[str, tuple[str, DotTypes]]:
         """Returns, by parameter, the path and the types of every product that is quantized."""
-        logits = model_config.logit_layers()
-        found = {
-            parameter: (path, leaf.shape[-1])
-            for parameter, leaf in flatten(params).items()
-            if (path := kernel_of(parameter)) is not None and leaf.ndim == 2
-        }
-        paths = [path for path, _ in found.values()]
-        for pattern in (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)):
-            if not any(re.fullmatch(pattern, path) for path in paths):
-                allowed = ", ".join(paths) or "none"
-                raise UserError(
-                    f"quantize pattern {pattern!r} matches no layer of {_name(model_config)}; its layers: {allowed}"
-                )
-        chosen = {
-            parameter: (path, of_layer)
-            for parameter, (path, n_outputs) in found.items()
-            if (of_layer := self.types_at(path, n_outputs, logits)) is not None
-        }
-        if not chosen:
-            raise UserError(
-                f"{self.label} cannot be applied: {_name(model_config)} has no dense layer beside those that give the "
-                "answer; quantize(logits=True) takes these too"
-            )
-        return chosen
+        paths = [layer.path for layer in dense_layers(params).values()]
+        check_matches("quantize", [pattern for pattern, _ in self.layer_bits], paths, model_config)
+        chosen = self.selection.choose("quantize", model_config, params)
+        return {parameter: (layer.path, self.types_of(layer.path)) for parameter, layer in chosen.items()}
 
     def _input_scales(
         self, model_config: Any, variables: Variables, chosen: Mapping[str, tuple[str, DotTypes]], context: Finalization
@@ -250,11 +227,3 @@ class Quantize(Transform):
 def quantize(bits: Bits = 8, **options: Any) -> Quantize:
     """Returns the transform that trains with narrow products and freezes narrow weights; options as in Quantize."""
     return Quantize(bits=bits, **options)
-
-
-def _matches(patterns: Sequence[str], path: str) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)
-
-
-def _name(model_config: Any) -> str:
-    return type(model_config).__name__

@@ -1,21 +1,21 @@
-"""The parameter slices that hidden units own, whatever form their layers' kernels have."""
+"""What hidden units, attention heads and whole layers own of the parameters, whatever form the kernels have.
 
-from collections.abc import Mapping
+Shapes: U units of a layer, H heads.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from recjax.models.contract import HiddenUnits
+from recjax.models.contract import AttentionHeads, HeadSlice, HiddenUnits, RemovableLayers
+from recjax.transforms.paths import FlatParams
 
 
 def owned_slices(layer: HiddenUnits, flat: Mapping[str, Array]) -> tuple[tuple[str, int], ...]:
-    """Returns (path, axis) of each parameter with one index per unit; a factored kernel's is the factor that has it.
-
-    A kernel [I, O] stored as "down" [I, R] and "up" [R, O] has its inputs in the first and its outputs in the second.
-    """
-    return tuple(
-        (path if path in flat else f"{path}/{'down' if axis == 0 else 'up'}", axis) for path, axis in layer.slices
-    )
+    """Returns (path, axis) of each parameter with one index per unit; a factored kernel's is the factor that has it."""
+    return tuple((_stored(path, axis, flat), axis) for path, axis in layer.slices)
 
 
 def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U"]:
@@ -25,3 +25,54 @@ def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U
         others = tuple(i for i in range(flat[path].ndim) if i != axis)
         total += jnp.sum(jnp.square(flat[path].astype(jnp.float32)), axis=others)
     return jnp.sqrt(total)
+
+
+def head_importances(layer: AttentionHeads, flat: Mapping[str, Array]) -> Float[Array, "H"]:
+    """Returns the product of the norms of what makes a head's output; 0 where one of them is, as the head adds nothing.
+
+    Michel et al., Are Sixteen Heads Really Better than One? (arXiv 1905.10650), whose idea it is to remove whole heads,
+    take the loss's sensitivity to a head; norms need no data.
+    """
+
+    def squares(owned: HeadSlice) -> Array:
+        leaf = jnp.moveaxis(flat[_stored(owned.path, owned.axis, flat)], owned.axis, 0)
+        of_heads = leaf[owned.start : owned.start + layer.count * owned.width].reshape(layer.count, -1)
+        return jnp.sum(jnp.square(of_heads.astype(jnp.float32)), axis=1)
+
+    norms = [jnp.sqrt(jnp.sum(jnp.stack([squares(owned) for owned in group]), axis=0)) for group in layer.factors]
+    return jnp.prod(jnp.stack(norms), axis=0)
+
+
+def without_heads(layer: AttentionHeads, flat: FlatParams, removed: Sequence[int]) -> FlatParams:
+    """Returns the parameters without everything that the removed heads of the layer own."""
+    kept: dict[tuple[str, int], np.ndarray] = {}
+    for owned in layer.slices:
+        path = _stored(owned.path, owned.axis, flat)
+        mask = kept.setdefault((path, owned.axis), np.ones(flat[path].shape[owned.axis], bool))
+        for head in removed:
+            mask[owned.start + head * owned.width :][: owned.width] = False
+    return flat | {path: jnp.take(flat[path], np.flatnonzero(mask), axis) for (path, axis), mask in kept.items()}
+
+
+def without_layer(layers: RemovableLayers, flat: FlatParams, index: int) -> FlatParams:
+    """Returns the parameters without those of the layer of that number; later layers are numbered anew."""
+    gone = tuple(pattern.format(index) + "/" for pattern in layers.paths)
+    renamed = {
+        pattern.format(number) + "/": pattern.format(number - 1) + "/"
+        for pattern in layers.paths
+        for number in range(index + 1, layers.count)
+    }
+    result = {}
+    for path, leaf in flat.items():
+        if not path.startswith(gone):
+            prefix = next((before for before in renamed if path.startswith(before)), "")
+            result[renamed.get(prefix, "") + path.removeprefix(prefix)] = leaf
+    return result
+
+
+def _stored(path: str, axis: int, flat: Mapping[str, Array]) -> str:
+    """Returns where the values along the axis are stored.
+
+    A kernel [I, O] stored as "down" [I, R] and "up" [R, O] has its inputs in the first and its outputs in the second.
+    """
+    return path if path in flat else f"{path}/{'down' if axis == 0 else 'up'}"

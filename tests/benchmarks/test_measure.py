@@ -11,16 +11,18 @@ from benchmarks.measure import Measured, measure_case
 from benchmarks.scenarios import Window
 from benchmarks.suite import Measurement
 
-LABELS = ("fp32", "bf16", "int8", "null")
+LABELS = ("fp32", "prune", "prune + shrink", "null")
 SETTINGS = Measurement(rounds=12, search_steps=2)
 
 
 def contestant(label: str) -> Any:
     experiment = SimpleNamespace(name="toy", serving=SimpleNamespace(buckets=(1, 8, 32), slo_ms=10.0))
     compiled = SimpleNamespace(label=label, buckets=(1, 8, 32))
-    return SimpleNamespace(
-        experiment=experiment, label=label, compiled=compiled, columns={}, trained=label != "null" or None
-    )
+    # "prune + shrink" is what "prune" becomes once its zeros are removed.
+    without = SimpleNamespace(label=label.removesuffix(" + shrink"))
+    transform = SimpleNamespace(only_masked=lambda: without)
+    trained = None if label == "null" else SimpleNamespace(model=SimpleNamespace(transform=transform))
+    return SimpleNamespace(experiment=experiment, label=label, compiled=compiled, columns={}, trained=trained)
 
 
 @pytest.fixture
@@ -48,11 +50,19 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(measure, "warm_up", lambda compiled, columns: None)
     monkeypatch.setattr(measure, "closed_loop", closed_loop)
     monkeypatch.setattr(measure, "server", server)
-    monkeypatch.setattr(measure, "make_row", lambda contestant, measured, of_fp32, facts: (contestant.label, measured))
+
+    def make_row(contestant: Any, measured: Measured, of_fp32: Measured, facts: Any, of_masked: Any) -> Any:
+        del of_fp32, facts
+        masked[contestant.label] = of_masked
+        return contestant.label, measured
+
+    masked: dict[str, Any] = {}
+    monkeypatch.setattr(measure, "make_row", make_row)
     monkeypatch.setattr(measure, "samples_key", lambda row: row[0])
     facts: Any = None
     rows = [row for rows, _ in measure_case([contestant(label) for label in LABELS], SETTINGS, facts) for row in rows]
-    return {"orders": orders, "server": {label: one for label, one in rows if one.scenario == "server"}}
+    server_rows = {label: one for label, one in rows if one.scenario == "server"}
+    return {"orders": orders, "server": server_rows, "masked": masked}
 
 
 def test_every_round_has_every_contestant_once_in_an_order_of_its_own(measured: dict[str, Any]) -> None:
@@ -66,6 +76,13 @@ def test_every_round_has_every_contestant_once_in_an_order_of_its_own(measured: 
         neighbours = {order[order.index("fp32") - 1] for order in orders if order[0] != "fp32"}
         assert len(neighbours) > 1  # a fixed cycle, wherever it begins, has one
     assert len({tuple(orders) for orders in rounds.values()}) == 3  # nor do all scenarios share one sequence
+
+
+def test_a_row_knows_the_windows_of_its_chain_with_the_zeros_left_in(measured: dict[str, Any]) -> None:
+    server, masked = measured["server"], measured["masked"]
+    assert masked["prune + shrink"] is server["prune"]
+    assert masked["prune"] is server["prune"]
+    assert masked["null"] is None
 
 
 def test_a_stall_in_the_null_models_first_server_window_is_not_its_result(measured: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.results import SCHEMA_VERSION, ResultWriter, Row, check_row, read_rows
+from benchmarks.results import SCHEMA_VERSION, SINCE_VERSION_2, ResultWriter, Row, check_row, read_rows
 from benchmarks.statistics import summarize_latency
 from recjax.errors import UserError
 
@@ -55,6 +55,14 @@ def make_row(**changes: Any) -> Row:
         "program_memory_bytes": 4000,
         "peak_memory_bytes": 8000,
         "energy_j_per_1k_samples": 0.5,
+        "table_bytes": 400,
+        "masked_share": 0.25,
+        "realised_share": 0.5,
+        "masked_speedup": {"median": 1.0, "range": [0.9, 1.1], "rounds": 5},
+        "realised_speedup": {"median": 2.0, "range": [1.5, 2.5], "rounds": 5},
+        "products": {"s8 x s8 -> s32": 6},
+        "train_samples_per_s": 5000.0,
+        "train_speedup": {"median": 0.75, "range": [0.5, 1.0], "rounds": 20},
         "train_s": 3.0,
         "flops_per_sample": 1e6,
         "bytes_per_sample": 1e5,
@@ -67,6 +75,21 @@ def make_row(**changes: Any) -> Row:
 
 
 CAN_BE_NONE = [field.name for field in dataclasses.fields(Row) if str(field.type).endswith("| None")]
+
+
+def test_rows_of_version_1_have_reasons_for_what_they_lack(tmp_path: Path) -> None:
+    values = dataclasses.asdict(make_row()) | {"schema_version": 1}
+    for name in SINCE_VERSION_2:
+        del values[name]
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(values) + "\n")
+    (row,) = read_rows(path)
+    check_row(row)
+    assert row.products is None
+    assert row.reasons["products"] == "measured before rows had it"
+    assert dataclasses.replace(row, reasons={}, **{name: getattr(make_row(), name) for name in SINCE_VERSION_2}) == (
+        dataclasses.replace(make_row(), reasons={})
+    )
 
 
 def test_a_complete_row_passes() -> None:
@@ -190,7 +213,7 @@ def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
         ("{", r":2: not JSON \(.*\); expected one result row a line"),
         ("", r":2: not JSON"),
         ("[1]", ":2: not a result row of schema version 1"),
-        ('{"schema_version": 2}', ":2: not a result row of schema version 1"),
+        ('{"schema_version": 3}', ":2: not a result row of schema version 1 or 2"),
         ('{"run_id": "r"}', ":2: not a result row of schema version 1"),
     ],
 )

@@ -27,6 +27,7 @@ from recjax.transforms.shrink import shrink
 BUCKETS = (1, 8, 16)
 # Masks are updated at every step: a run this short would never reach the tenth.
 FULL_CHAIN = chain(prune(0.5, update_every=1), shrink(finetune_epochs=1, multiple_of=1), quantize())
+MASKED = FULL_CHAIN.only_masked()
 SCENARIOS = [("single_stream", 1), ("multi_stream", 8), ("offline", 16), ("server", 16)]
 
 
@@ -40,9 +41,11 @@ def tiny_suite(sasrec_experiment: Experiment) -> Suite:
     )
     return Suite(
         name="tiny",
-        description="two variants of a tiny SASRec",
-        cases=(Case(experiment=experiment, variants=(chain(), FULL_CHAIN)),),
-        measurement=Measurement(rounds=2, window_s=0.01, min_queries=5, probe_s=0.01, search_steps=1, seed=0),
+        description="three variants of a tiny SASRec",
+        cases=(Case(experiment=experiment, variants=(chain(), MASKED, FULL_CHAIN)),),
+        measurement=Measurement(
+            rounds=2, window_s=0.01, min_queries=5, probe_s=0.01, search_steps=1, train_window_s=0.01, seed=0
+        ),
     )
 
 
@@ -80,9 +83,9 @@ def of_variant(rows: list[Row], variant: str) -> list[Row]:
 
 
 def test_every_variant_and_the_null_model_have_every_scenario(rows: list[Row]) -> None:
-    for variant in ("fp32", FULL_CHAIN.label, "null"):
+    for variant in ("fp32", MASKED.label, FULL_CHAIN.label, "null"):
         assert [(row.scenario, row.batch_size) for row in of_variant(rows, variant)] == SCENARIOS
-    assert len(rows) == 3 * len(SCENARIOS)
+    assert len(rows) == 4 * len(SCENARIOS)
 
 
 def test_every_row_is_complete_and_of_one_run(rows: list[Row]) -> None:
@@ -131,6 +134,45 @@ def test_speedups_are_over_fp32_in_the_same_rounds(rows: list[Row]) -> None:
             assert row.speedup is not None
             assert row.speedup["rounds"] == 2
             assert row.speedup["range"][0] <= row.speedup["median"] <= row.speedup["range"][1]
+
+
+def test_masked_and_realised_speed_stand_apart(rows: list[Row]) -> None:
+    variants = (of_variant(rows, variant) for variant in ("fp32", MASKED.label, FULL_CHAIN.label))
+    for plain, masked, removed in zip(*variants, strict=True):
+        if plain.scenario == "server":
+            continue
+        assert plain.masked_speedup is plain.realised_speedup is None
+        assert masked.masked_speedup == masked.speedup
+        assert masked.realised_speedup is None
+        assert "nothing in the chain removes" in masked.reasons["realised_speedup"]
+        assert removed.masked_speedup == masked.speedup
+        assert removed.realised_speedup == removed.speedup
+        assert (plain.masked_share, plain.realised_share) == (0, 0)
+        assert masked.masked_share is not None
+        assert removed.realised_share is not None
+        assert masked.masked_share > 0.1
+        assert masked.realised_share == 0
+        assert removed.masked_share is not None
+        assert removed.masked_share < 0.01  # a few weights round to the integer 0
+        assert removed.realised_share >= masked.masked_share - 1e-6
+
+
+def test_rows_say_how_fast_the_variant_trains(rows: list[Row]) -> None:
+    plain, masked, removed = (of_variant(rows, v)[0] for v in ("fp32", MASKED.label, FULL_CHAIN.label))
+    assert plain.train_speedup == {"median": 1.0, "range": [1.0, 1.0], "rounds": 20}
+    assert masked.train_speedup is not None
+    assert masked.train_speedup["range"][0] <= masked.train_speedup["median"] <= masked.train_speedup["range"][1]
+    assert masked.train_samples_per_s is not None
+    assert masked.train_samples_per_s > 0
+    assert removed.train_speedup == masked.train_speedup  # what shrink does comes after training
+
+
+def test_quantized_rows_show_the_products_of_their_program(rows: list[Row]) -> None:
+    for row in of_variant(rows, FULL_CHAIN.label):
+        assert row.products is not None
+        assert row.products.get("s8 x s8 -> s32" if row.batch_size > 1 else "s32 x s32 -> s32", 0) >= 1
+    for row in of_variant(rows, "fp32"):
+        assert set(row.products or ()) == {"f32 x f32 -> f32"}
 
 
 def test_the_full_chain_says_what_it_did(rows: list[Row]) -> None:

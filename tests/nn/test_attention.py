@@ -29,14 +29,15 @@ def attention(params: Any, x: np.ndarray, mask: np.ndarray = CAUSAL) -> np.ndarr
     def dense(name: str, values: np.ndarray) -> np.ndarray:
         return values @ params[name]["kernel"] + params[name]["bias"]
 
-    query, key, value = (dense(name, x).reshape(B, L, H, D // H) for name in ("query", "key", "value"))
-    attended = np.zeros((B, L, H, D // H), np.float32)
+    query, key, value = (dense(name, x).reshape(B, L, H, -1) for name in ("query", "key", "value"))
+    K = query.shape[-1]
+    attended = np.zeros((B, L, H, K), np.float32)
     for b, position, head in np.ndindex(B, L, H):
         past = np.broadcast_to(mask, (B, L, L))[b, position]
-        logits = key[b, past, head] @ query[b, position, head] / np.sqrt(D // H)
+        logits = key[b, past, head] @ query[b, position, head] / np.sqrt(K)
         weights = np.exp(logits - logits.max())
         attended[b, position, head] = weights / weights.sum() @ value[b, past, head]
-    return dense("out", attended.reshape(B, L, D))
+    return dense("out", attended.reshape(B, L, H * K))
 
 
 def norm(params: Any, x: np.ndarray) -> np.ndarray:
@@ -47,6 +48,17 @@ def norm(params: Any, x: np.ndarray) -> np.ndarray:
 def test_attention_agrees_with_numpy(block_params: Any, x: np.ndarray):
     y = jax.jit(SelfAttention(heads=H).apply)({"params": block_params["attention"]}, x)
     np.testing.assert_allclose(y, attention(block_params["attention"], x), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_may_be_of_any_width(x: np.ndarray):
+    module = SelfAttention(heads=H, head_dim=3)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    assert shapes["query"]["kernel"].shape == (D, H * 3)
+    assert shapes["out"]["kernel"].shape == (H * 3, D)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda shape: rng.standard_normal(shape.shape).astype(np.float32), shapes)
+    y = jax.jit(module.apply)({"params": params}, x)
+    np.testing.assert_allclose(y, attention(params, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(B, L, L), (1, L, L), (B, 1, L), (1, 1, L)])

@@ -68,6 +68,24 @@ def test_block_agrees_with_numpy(apply: Any, params: Any, x: np.ndarray, buckets
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+def test_absent_heads_count_as_zeros_in_the_norm(params: Any, x: np.ndarray, buckets: np.ndarray):
+    uvqk = params["uvqk"]["kernel"].copy()
+    gate, value, query, key = np.split(uvqk, [H * V, 2 * H * V, H * (2 * V + K)], axis=1)  # views
+    value[:, V:] = 0
+    emptied = params | {
+        "uvqk": {"kernel": uvqk},
+        "out": params["out"] | {"kernel": params["out"]["kernel"] * (np.arange(H * V) < V)[:, None]},
+    }
+    kept = params | {
+        "uvqk": {"kernel": np.concatenate([gate[:, :V], value[:, :V], query[:, :K], key[:, :K]], axis=1)},
+        "out": params["out"] | {"kernel": params["out"]["kernel"][:V]},
+    }
+    one = PointwiseAttentionBlock(heads=1, key_dim=K, value_dim=V, n_buckets=N, normed_heads=H)
+    expected = reference(emptied, x, buckets)
+    actual = jax.jit(one.apply)({"params": kept}, x, buckets)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 def test_later_positions_never_reach_earlier_ones(apply: Any, params: Any, x: np.ndarray, buckets: np.ndarray):
     before = apply({"params": params}, x, buckets)
     for changed in range(1, L):

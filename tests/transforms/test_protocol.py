@@ -27,6 +27,8 @@ FULL = (prune(0.5), shrink(), bf16(), quantize())
         ((prune(0.25, structure="element"),), "prune(0.25, element)"),
         (FULL, "prune(0.5) + shrink + bf16 + int8"),
         ((chain(prune(0.5), shrink()), quantize()), "prune(0.5) + shrink + int8"),
+        ((shrink(0.5, heads=0.25, layers=1, distill=0.5),), "shrink(0.5, heads 0.25, layers 1, distill 0.5)"),
+        ((prune(0.5), shrink(heads=0.5)), "prune(0.5) + shrink(heads 0.5)"),
     ],
 )
 def test_legal_chains_and_their_labels(transforms: tuple[Transform, ...], label: str):
@@ -107,7 +109,7 @@ def test_json_names_each_transform_and_all_its_values():
             "update_every": 10,
             "power": 3,
         },
-        {"transform": "shrink", "finetune_epochs": 2, "multiple_of": 8},
+        {"transform": "shrink", **to_dict(shrink())},
         {"transform": "bf16"},
         {"transform": "quantize", **to_dict(quantize())},
     ]

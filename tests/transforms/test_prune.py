@@ -165,7 +165,8 @@ def test_finalize_reports_the_share_of_zeros(dlrm_params: Any, labelled: Labelle
     def forbidden(*_: Any) -> Any:
         raise AssertionError("pruning trains nothing at the end")
 
-    context = Finalization(build=forbidden, batches=forbidden, retrain=forbidden, counts=forbidden, shapes=forbidden)
+    hooks = ("build", "batches", "retrain", "validate", "counts", "shapes")
+    context = Finalization(**dict.fromkeys(hooks, forbidden))
     config, variables, report = transform.finalize(CONFIG, {"params": pruned}, context)
     assert config is CONFIG
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": pruned})

@@ -252,7 +252,7 @@ def test_a_model_without_quantizable_dots_is_refused(logistic_experiment: Experi
     experiment = dataclasses.replace(logistic_experiment, transforms=(quantize(),))
     batch = next(labelled.train_batches(4, 0, 1))
     params = jax.jit(LogisticRegressionConfig().build(labelled.schema).init)(jax.random.key(0), batch)["params"]
-    with pytest.raises(UserError, match="int8"):
+    with pytest.raises(UserError, match="quantize cannot be applied: LogisticRegressionConfig"):
         finalize(experiment, labelled, params)
 
 
