@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from recjax.transforms.sparsity import sparsity_report
 
 from benchmarks.measure import Contestant, TrainedVariant
 from benchmarks.statistics import retained_interval
@@ -25,6 +24,7 @@ from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.pipeline import finalize, load_data, one_batch, set_up, train
 from recjax.training.step import init_params, is_solved
 from recjax.transforms.protocol import Chain, Params, chain
+from recjax.transforms.sparsity import sparsity_report
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ two trainings that round in other places end at other parameters. `make data` fe
 
 import dataclasses
 
-from benchmarks.suite import Case, Measurement, Suite
+from benchmarks.suite import Measurement, Suite
 from configs.suites import transforms
 from recjax.transforms import chain, quantize
 

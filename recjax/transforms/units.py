@@ -27,6 +27,28 @@ def unit_norms(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U
     return jnp.sqrt(total)
 
 
+def unit_means(layer: HiddenUnits, flat: Mapping[str, Array]) -> Float[Array, "U"]:
+    """Returns the mean of everything that each unit of the layer owns."""
+    total, size = jnp.zeros([]), 0
+    for path, axis in owned_slices(layer, flat):
+        others = tuple(i for i in range(flat[path].ndim) if i != axis)
+        total += jnp.sum(flat[path].astype(jnp.float32), axis=others)
+        size += flat[path].size // flat[path].shape[axis]
+    return total / size
+
+
+def spread_over_slices(
+    layers: Sequence[HiddenUnits], keep: Mapping[str, Array], flat: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Returns masks of parameters by path from masks of units by layer; a parameter of two layers obeys both."""
+    masks: dict[str, Array] = {}
+    for layer in layers:
+        for path, axis in owned_slices(layer, flat):
+            mask = jnp.expand_dims(keep[layer.name], [i for i in range(flat[path].ndim) if i != axis])
+            masks[path] = masks.get(path, jnp.ones(flat[path].shape, bool)) & mask
+    return masks
+
+
 def head_importances(layer: AttentionHeads, flat: Mapping[str, Array]) -> Float[Array, "H"]:
     """Returns the product of the norms of what makes a head's output; 0 where one of them is, as the head adds nothing.
 

@@ -25,7 +25,8 @@ CHAINS = (
     chain(bf16()),
     chain(prune(0.5, begin=0.0, end=1.0), shrink(finetune_epochs=0, multiple_of=1)),
     chain(
-        prune(0.25, structure="element", update_every=3, power=1), sparse_layout(min_sparsity=0.2, exclude=("logit",))
+        prune(0.25, structure="element", update_every=3, schedule="polynomial", power=1),
+        sparse_layout(min_sparsity=0.2, exclude=("logit",)),
     ),
     chain(low_rank(rank=4)),
     chain(low_rank(energy=0.9, finetune_epochs=2)),
@@ -93,7 +94,7 @@ def test_every_public_transform_is_known():
             [{"transform": "prune", "sparsty": 0.5, "sparsity": 0.5}],
             "unknown Prune key 'sparsty'.*did you mean 'sparsity'",
         ),
-        ([{"transform": "prune"}], "transform 'prune' lacks sparsity, which has no default"),
+        ([{"transform": "prune"}], r"prune sparsity is None; allowed: \(0, 1\)"),
         ([{"transform": "prune", "sparsity": "much"}], "Prune: Input should be a valid number"),
         ([{"transform": "prune", "sparsity": 2.0}], r"prune sparsity is 2.0; allowed: \(0, 1\)"),
         ([{"transform": "prune", "sparsity": 0.5, "structure": "units"}], "structure|Input should be"),
