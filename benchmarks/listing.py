@@ -5,6 +5,8 @@ from rich.table import Table
 
 from benchmarks.suite import load_suite, suite_names
 
+LISTED = 8  # variants of a case
+
 
 def print_suites() -> None:
     """Prints the suites of configs/suites/ to standard output."""
@@ -18,6 +20,8 @@ def print_suites() -> None:
         table.add_section()
         for case in suite.cases:
             experiment = case.experiment
-            variants = ", ".join(variant.label for variant in case.variants)
+            labels = [variant.label for variant in case.variants]
+            more = [f"and {len(labels) - LISTED} more"] if len(labels) > LISTED else []
+            variants = ", ".join([*labels[:LISTED], *more])
             table.add_row(suite.name, experiment.name, variants, ", ".join(map(str, experiment.serving.buckets)))
     Console().print(table)

@@ -63,7 +63,7 @@ ROUNDED_TABLES = (
     chain(compress_embeddings("int4", through_training=True)),
     chain(compress_embeddings("bf16")),
     chain(compress_embeddings("prune_rows", share=0.5)),
-    chain(quantize(), compress_embeddings("int8")),
+    chain(compress_embeddings("int8"), quantize()),
 )
 SHARED_TABLES = (
     chain(compress_embeddings("hash", ratio=0.5)),

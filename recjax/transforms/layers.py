@@ -63,7 +63,8 @@ class Selection:
         """
         layers = dense_layers(params)
         paths = [layer.path for layer in layers.values()]
-        check_matches(name, (*self.include, *self.exclude), paths, model_config)
+        if paths:  # of a model without any, the error below says more
+            check_matches(name, (*self.include, *self.exclude), paths, model_config)
         logit_layers = model_config.logit_layers()
         chosen = {
             parameter: layer

@@ -91,15 +91,10 @@ class LowRank(Transform):
         return "native"
 
     def objection(self, members: Sequence[Transform]) -> str | None:
-        """Returns why masks and factors cannot be had together, None if there are no such masks."""
+        """Returns why these masks and factors of trained kernels cannot be had together, None if they can."""
         masks = next((member for member in members if member.stage == Stage.MASKS), None)
-        if masks is None:
+        if masks is None or self.when == "start":  # training masks the factors themselves
             return None
-        if self.when == "start":
-            return (
-                f"{masks.label} prunes kernels, and behind {self.label} there are only factors; write "
-                "chain(prune(0.5, structure='unit'), shrink(), low_rank(..., when='after'))"
-            )
         if not masks.empties_units:
             return (
                 f"{self.label} would fill the zeros of {masks.label} again; write "

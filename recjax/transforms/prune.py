@@ -121,7 +121,8 @@ class Prune(Transform):
     def label(self) -> str:
         """Returns the share removed, or N:M, and what differs from the default."""
         notes = [
-            self.structure if self._n_of_m else f"{self.share:g}",
+            # Models are stored in folders of that name, and a colon is no part of a name everywhere.
+            self.structure.replace(":", " of ") if self._n_of_m else f"{self.share:g}",
             "element" if self.structure == "element" else "",
             "global" if self.scope == "global" else "",
             self.criterion if self.criterion != "magnitude" else "",
@@ -221,12 +222,14 @@ class Prune(Transform):
             owned = {u.name: [path for path, _ in owned_slices(u, flat)] for u in self._units(model_config)}
         else:
             owned = {layer: [path] for path, layer in self._kernels(model_config, params).items()}
-        zeros = {
-            name: sum(int(jnp.sum(flat[path] == 0)) for path in paths) / sum(flat[path].size for path in paths)
+        zeros = {path: int(jnp.sum(flat[path] == 0)) for paths in owned.values() for path in paths}
+        zero_share = {
+            name: round(sum(zeros[path] for path in paths) / sum(flat[path].size for path in paths), 4)
             for name, paths in owned.items()
         }
-        zero_share = {name: round(share, 4) for name, share in zeros.items()}
-        return model_config, variables, TransformReport({"zero_share": zero_share})
+        total = sum(flat[path].size for path in zeros)  # layers of units share the kernels between them
+        details = {"zero_share": zero_share, "kept_values": total - sum(zeros.values()), "total_values": total}
+        return model_config, variables, TransformReport(details)
 
     def _units(self, model_config: Any) -> tuple[HiddenUnits, ...]:
         """Returns the layers whose units are pruned."""

@@ -19,6 +19,8 @@ from recjax.models.contract import RemovableLayers
 from recjax.transforms.paths import FlatParams, flatten
 from recjax.transforms.protocol import (
     Finalization,
+    Params,
+    RowCounts,
     SoftTargets,
     Stage,
     TeacherModel,
@@ -110,6 +112,14 @@ class Shrink(Transform):
         if self.distill:
             check_teachable(self.label, model_config)
         return model_config
+
+    def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
+        """Returns the parameters; raises UserError if another transform stores what units own in a form of its own."""
+        del seed, counts
+        flat = flatten(params)
+        for layer in model_config.hidden_units():
+            owned_slices(layer, flat)
+        return params
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization

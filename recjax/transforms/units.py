@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from recjax.errors import UserError
 from recjax.models.contract import AttentionHeads, HeadSlice, HiddenUnits, RemovableLayers
 from recjax.transforms.paths import FlatParams
 
@@ -96,5 +97,14 @@ def _stored(path: str, axis: int, flat: Mapping[str, Array]) -> str:
     """Returns where the values along the axis are stored.
 
     A kernel [I, O] stored as "down" [I, R] and "up" [R, O] has its inputs in the first and its outputs in the second.
+
+    Raises:
+      UserError: it is stored in another form.
     """
-    return path if path in flat else f"{path}/{'down' if axis == 0 else 'up'}"
+    factor = f"{path}/{'down' if axis == 0 else 'up'}"
+    if path not in flat and factor not in flat:
+        raise UserError(
+            f"units own a part of {path}, which another transform stores in a form that cannot lose it; leave that "
+            "transform out, or limit it to other layers or tables"
+        )
+    return path if path in flat else factor

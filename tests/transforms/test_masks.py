@@ -36,3 +36,12 @@ def test_random_scores_depend_on_seed_and_name_alone():
     np.testing.assert_array_equal(first, random_scores(0, "a", (3, 2)))
     assert (first != random_scores(1, "a", (3, 2))).all()
     assert (first != random_scores(0, "b", (3, 2))).all()
+
+
+def test_a_kernel_of_few_inputs_is_one_short_group():
+    np.testing.assert_array_equal(keep_n_of_m(jnp.arange(3.0)[:, None], jnp.array(1), 8)[:, 0], [0, 0, 1])
+
+
+def test_no_layer_loses_its_last():
+    keep = keep_highest({"a": jnp.arange(3.0), "b": -jnp.arange(2.0), "c": jnp.zeros(1)}, jnp.array(0.99))
+    assert [mask.tolist() for mask in keep.values()] == [[False, False, True], [True, False], [True]]

@@ -34,7 +34,8 @@ from recjax.models.wide_and_deep import WideAndDeepConfig
 from recjax.training.distillation import soft_target_loss
 from recjax.training.final_model import load_final_model
 from recjax.training.fit import FitResult
-from recjax.training.pipeline import finalize, load_data
+from recjax.training.pipeline import finalize, load_data, train
+from recjax.transforms.compress_embeddings import compress_embeddings
 from recjax.transforms.low_rank import low_rank
 from recjax.transforms.paths import flatten, set_path, unflatten_like
 from recjax.transforms.protocol import Finalization, SoftTargets, Transform, Validation, chain
@@ -440,6 +441,19 @@ def test_masks_that_fine_tuning_would_fill_are_refused():
     left = chain(prune(0.5, structure="element"), shrink(heads=0.5, finetune_epochs=0))
     assert left.support("cpu") == "emulated"  # the masked zeros are still there
     assert chain(prune(0.5), shrink(0.25)).support("cpu") == "native"
+
+
+def test_units_whose_table_has_another_form_are_refused_before_training(
+    ratings_file: Path, dlrm_experiment: Experiment
+):
+    hashed = compress_embeddings("hash", ratio=0.5, min_rows=8)
+    experiment = experiment_of(WITH_UNITS["cdae"], ratings_file, dlrm_experiment, hashed, shrink(0.5))
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("training must not begin")
+
+    with pytest.raises(UserError, match=r"units own a part of users/table, which another transform stores"):
+        train(experiment, load_data(experiment), on_epoch=forbidden)
 
 
 def test_head_widths_that_a_config_cannot_have_are_refused():
