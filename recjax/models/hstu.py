@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from recjax.config import ModelConfig, Samples, check, config
+from recjax.config import ModelConfig, Samples, check, config, follows_from_others
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import AttentionHeads, Batch, HeadSlice, RemovableLayers, removable_blocks
@@ -40,7 +40,7 @@ class HSTUConfig(ModelConfig):
     heads: int = 2
     key_dim: int = 32  # of queries and keys, a head
     value_dim: int = 32  # of values and gates, a head
-    normed_heads: int = 0  # heads that norms of attended values count, absent ones as zeros; 0 is heads
+    normed_heads: int = follows_from_others()  # that norms of attended values count, absent ones as zeros; 0 is heads
     buckets_per_doubling: int = 1  # time buckets from one power of 2 seconds to the next
     request_time: bool = True  # whether the time of the predicted item is read
     temperature: float = 0.0  # cosines are divided by it; 0 scores by products of normed states

@@ -191,8 +191,15 @@ def _checksums(directory: Path) -> dict[str, str]:
 
 
 def experiment_identity(experiment: Experiment) -> dict[str, Any]:
-    """Returns the experiment as JSON values with the names of its classes: equal only for the same experiment."""
+    """Returns the experiment as JSON values with the names of its classes: equal only for the same experiment.
+
+    A field of the model that `follows_from_others` is left out where it says nothing of its own, so that the
+    experiments of before it came are still the same.
+    """
     model = {"class": type(experiment.model).__name__, **to_dict(experiment.model)}
+    for field in dataclasses.fields(experiment.model):  # type: ignore[arg-type]
+        if field.metadata.get("follows_from_others") and model[field.name] == field.default:
+            del model[field.name]
     return to_dict(experiment) | {"model": model, "transforms": [t.to_json() for t in experiment.transforms]}
 
 

@@ -153,8 +153,9 @@ def test_masked_and_realised_speed_stand_apart(rows: list[Row]) -> None:
         assert masked.masked_share > 0.1
         assert masked.realised_share == 0
         assert removed.masked_share is not None
-        assert removed.masked_share < 0.01  # a few weights round to the integer 0
-        assert removed.realised_share >= masked.masked_share - 1e-6
+        rounded = 0.01  # a few weights round to the integer 0
+        assert removed.masked_share < rounded
+        assert removed.realised_share > masked.masked_share - rounded
 
 
 def test_rows_say_how_fast_the_variant_trains(rows: list[Row]) -> None:
@@ -170,7 +171,10 @@ def test_rows_say_how_fast_the_variant_trains(rows: list[Row]) -> None:
 def test_quantized_rows_show_the_products_of_their_program(rows: list[Row]) -> None:
     for row in of_variant(rows, FULL_CHAIN.label):
         assert row.products is not None
-        assert row.products.get("s8 x s8 -> s32" if row.batch_size > 1 else "s32 x s32 -> s32", 0) >= 1
+        # XLA may widen the int8 operands of a product with few rows, as it does at batch 1.
+        assert {product for product in row.products if product.endswith("-> s32")}
+        if row.batch_size > 1:
+            assert row.products["s8 x s8 -> s32"] >= 1
     for row in of_variant(rows, "fp32"):
         assert set(row.products or ()) == {"f32 x f32 -> f32"}
 
@@ -246,7 +250,7 @@ def test_the_run_leaves_a_report_and_the_models(rows: list[Row], run_folder: Pat
     assert FULL_CHAIN.label in (run_folder / "report.md").read_text()
     assert FULL_CHAIN.label in (run_folder / "report.html").read_text()
     models = sorted(path.name for path in (run_folder / "models" / "tiny_sasrec").iterdir())
-    assert models == sorted(["fp32", FULL_CHAIN.label.replace(" ", "")])
+    assert models == sorted(variant.replace(" ", "") for variant in ("fp32", MASKED.label, FULL_CHAIN.label))
     for row in (row for row in rows if row.variant != "null"):
         files = (run_folder / "models" / "tiny_sasrec" / row.variant.replace(" ", "")).rglob("*")
         assert row.checkpoint_bytes == sum(path.stat().st_size for path in files if path.is_file())

@@ -43,7 +43,7 @@ def write_config(folder: Path, transforms: str) -> str:
 
 
 def test_the_suites_of_the_repository() -> None:
-    assert suite_names() == ["quick", "smoke", "zoo"]
+    assert suite_names() == ["quantized_training", "quick", "smoke", "transforms", "zoo"]
 
 
 def test_offline_alone_needs_a_batch_that_it_measures() -> None:
@@ -125,7 +125,8 @@ def test_one_name_for_two_experiments_is_refused() -> None:
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest_match() -> None:
-    with pytest.raises(UserError, match=r"^unknown suite 'quik'; valid: quick, smoke, zoo; did you mean 'quick'\?$"):
+    names = ", ".join(suite_names())
+    with pytest.raises(UserError, match=rf"^unknown suite 'quik'; valid: {names}; did you mean 'quick'\?$"):
         load_suite("quik", [])
 
 

@@ -296,7 +296,7 @@ def test_a_model_without_layers_still_has_its_products(sasrec_experiment: Experi
     experiment = dataclasses.replace(sasrec_experiment, dataset=dataset, model=BPRConfig(embedding_dim=4))
     explanation = explain(compress_embeddings("bf16"), experiment)
     assert explanation.after.flops == 2 * 4 * 24
-    with pytest.raises(UserError, match="matches no layer of BPRConfig"):
+    with pytest.raises(UserError, match="quantize cannot be applied: BPRConfig has no dense layer"):
         explain(quantize(8), experiment)
 
 
