@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,7 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[
             check(experiment.serving.top_k <= data.schema.n_items, "serving.top_k", experiment.serving.top_k, allowed)
         references = {name: dict(quality.metrics) for name, quality in sanity_rows(data, "test").items()}
         advance(data.protocol)
-    for variant in case.variants:
-        _check_variant(experiment, variant, data)
+    _check_variants(experiment, case.variants, data)
     for reference in case.references:
         references[reference.name] = _reference_quality(reference, data)
 
@@ -143,11 +142,14 @@ def _finish(
     return Contestant(experiment=experiment, label=label, compiled=compiled, columns=columns, trained=trained)
 
 
-def _check_variant(experiment: Experiment, variant: Chain, data: Data) -> None:
-    """Raises UserError if the model cannot have the variant; on drawn parameters, in the place of trained ones."""
+def _check_variants(experiment: Experiment, variants: Sequence[Chain], data: Data) -> None:
+    """Raises UserError if the model cannot have a variant; on drawn parameters, in the place of trained ones."""
     drawn = init_params(experiment.model.build(data.schema), one_batch(data, 1), experiment.training.seed)
-    with_transforms = dataclasses.replace(experiment, transforms=variant.members)
-    set_up(with_transforms, data, start=None if variant.from_scratch else drawn, taught_by=drawn)
+    with stage(f"{experiment.name}: checking variants", len(variants)) as advance:
+        for variant in variants:
+            with_transforms = dataclasses.replace(experiment, transforms=variant.members)
+            set_up(with_transforms, data, start=None if variant.from_scratch else drawn, taught_by=drawn)
+            advance(f"the model can have all {len(variants)}")
 
 
 def _in_training(variant: Chain) -> tuple[Any, ...]:

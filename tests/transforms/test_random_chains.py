@@ -6,7 +6,6 @@ import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -80,17 +79,20 @@ def recipes(transform: Callable[..., Transform], **options: st.SearchStrategy) -
 
 
 one, some = st.just, st.sampled_from
-TRANSFORMS = st.one_of(
-    recipes(
-        prune,
-        sparsity=some([0.3, 0.5, 0.85]),
-        structure=some(["unit", "element"]),
-        scope=some(["layer", "global"]),
-        criterion=some(["magnitude", "random", "movement"]),
-        update_every=one(1),
+OF_STAGE = {
+    Stage.STRUCTURE: recipes(distill, weight=some([0.3, 1.0]), dropout_rate=one(0.0)),
+    Stage.MASKS: st.one_of(
+        recipes(
+            prune,
+            sparsity=some([0.3, 0.5, 0.85]),
+            structure=some(["unit", "element"]),
+            scope=some(["layer", "global"]),
+            criterion=some(["magnitude", "random", "movement"]),
+            update_every=one(1),
+        ),
+        recipes(prune, structure=some(["2:4", "4:8"]), update_every=one(1)),
     ),
-    recipes(prune, structure=some(["2:4", "4:8"]), update_every=one(1)),
-    recipes(
+    Stage.SHRINK: recipes(
         shrink,
         share=some([0.0, 0.5]),
         layers=some([0, 0, 1]),
@@ -99,41 +101,45 @@ TRANSFORMS = st.one_of(
         multiple_of=one(4),
         distill=some([0.0, 0.5]),
     ),
-    recipes(low_rank, budget=some([0.3, 0.7]), when=some(["after", "start"])),
-    recipes(bf16),
-    recipes(mixed_precision, dtype=some(["bfloat16", "float16"])),
-    recipes(
-        quantize,
-        bits=some([8, 4, "fp8"]),
-        backward_bits=some([None, None, 8]),
-        logits=st.booleans(),
-        products=st.booleans(),
-        states=st.booleans(),
-        per_tensor=st.booleans(),
-        backend=some(["aqt", "qwix"]),
+    Stage.FACTORS: recipes(low_rank, budget=some([0.3, 0.7]), when=some(["after", "start"])),
+    Stage.PRECISION: st.one_of(recipes(bf16), recipes(mixed_precision, dtype=some(["bfloat16", "float16"]))),
+    Stage.TABLES: st.one_of(
+        recipes(compress_embeddings, method=some(["int8", "int4"]), through_training=st.booleans()),
+        recipes(compress_embeddings, method=some(["bf16", "fp16"])),
+        recipes(
+            compress_embeddings, method=some(["hash", "quotient_remainder"]), ratio=some([0.3, 0.5]), min_rows=one(8)
+        ),
+        recipes(compress_embeddings, method=one("mixed_dimension"), blocks=one(2), min_rows=one(8)),
+        recipes(compress_embeddings, method=one("tensor_train"), rank=one(2), min_rows=one(8)),
+        recipes(compress_embeddings, method=one("prune_rows"), share=one(0.5), min_rows=one(8)),
     ),
-    recipes(quantize, bits=some([8, 4]), when=one("after"), weight_only=st.booleans(), backend=some(["aqt", "qwix"])),
-    recipes(quantize, activations=one("static"), calibration_batches=one(1)),
-    recipes(sparse_layout, min_sparsity=some([0.3, 0.8])),
-    recipes(compress_embeddings, method=some(["int8", "int4"]), through_training=st.booleans()),
-    recipes(compress_embeddings, method=some(["bf16", "fp16"])),
-    recipes(compress_embeddings, method=some(["hash", "quotient_remainder"]), ratio=some([0.3, 0.5]), min_rows=one(8)),
-    recipes(compress_embeddings, method=one("mixed_dimension"), blocks=one(2), min_rows=one(8)),
-    recipes(compress_embeddings, method=one("tensor_train"), rank=one(2), min_rows=one(8)),
-    recipes(compress_embeddings, method=one("prune_rows"), share=one(0.5), min_rows=one(8)),
-    recipes(distill, weight=some([0.3, 1.0]), dropout_rate=one(0.0)),
-)
-STAGE_OF = {
-    prune: Stage.MASKS,
-    shrink: Stage.SHRINK,
-    low_rank: Stage.FACTORS,
-    bf16: Stage.PRECISION,
-    mixed_precision: Stage.PRECISION,
-    compress_embeddings: Stage.TABLES,
-    quantize: Stage.FREEZE,
-    sparse_layout: Stage.FREEZE,
-    distill: Stage.STRUCTURE,
+    Stage.FREEZE: st.one_of(
+        recipes(
+            quantize,
+            bits=some([8, 4, "fp8"]),
+            backward_bits=some([None, None, 8]),
+            logits=st.booleans(),
+            products=st.booleans(),
+            states=st.booleans(),
+            per_tensor=st.booleans(),
+            backend=some(["aqt", "qwix"]),
+        ),
+        recipes(
+            quantize, bits=some([8, 4]), when=one("after"), weight_only=st.booleans(), backend=some(["aqt", "qwix"])
+        ),
+        recipes(quantize, activations=one("static"), calibration_batches=one(1)),
+        recipes(sparse_layout, min_sparsity=some([0.3, 0.8])),
+    ),
 }
+
+
+def chains(min_size: int) -> st.SearchStrategy[Sequence[Recipe]]:
+    """Returns chains of one transform a stage, in the order of the stages: most of them are legal."""
+    stages = st.lists(some(list(OF_STAGE)), unique=True, min_size=min_size, max_size=4).map(sorted)
+    return stages.flatmap(lambda drawn: st.tuples(*(OF_STAGE[stage] for stage in drawn)))
+
+
+ANY_ORDER = st.lists(st.one_of(*OF_STAGE.values()), min_size=2, max_size=4)
 
 
 @functools.cache
@@ -201,19 +207,20 @@ def check_chain(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path
 
 
 @settings(max_examples=8, derandomize=True)
-@given(model=MODELS, wanted=st.lists(TRANSFORMS, min_size=2, max_size=4))
-def test_chains(model: ModelConfig, wanted: list[Any], ratings_file: Path):
-    check_chain(
-        model, sorted(wanted, key=lambda recipe: STAGE_OF[recipe.func]), ratings_file
-    )  # most of these are legal
+@given(model=MODELS, wanted=chains(min_size=2))
+def test_chains(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
+    check_chain(model, wanted, ratings_file)
 
 
 @pytest.mark.slow
 @settings(max_examples=60)
-@given(
-    model=MODELS, wanted=st.lists(TRANSFORMS, min_size=1, max_size=4), is_sorted=st.sampled_from([True, True, False])
-)
-def test_many_chains(model: ModelConfig, wanted: list[Any], is_sorted: bool, ratings_file: Path):
-    if is_sorted:
-        wanted = sorted(wanted, key=lambda recipe: STAGE_OF[recipe.func])
+@given(model=MODELS, wanted=chains(min_size=1))
+def test_many_chains(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
+    check_chain(model, wanted, ratings_file)
+
+
+@settings(max_examples=20)
+@given(model=MODELS, wanted=ANY_ORDER)
+def test_chains_in_any_order(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
+    """Most of these are refused."""
     check_chain(model, wanted, ratings_file)
