@@ -1,0 +1,82 @@
+"""The page of the stored rows, and its figures by hand."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from assertions import REPOSITORY, assert_help_is_light
+
+from benchmarks.crossover_timing import CrossoverRow
+from benchmarks.results import Row, read_rows
+from benchmarks.stored import read_stored
+from benchmarks.summary import group_experiments
+from benchmarks.transforms_page import CROSSOVER, PAGE, ROWS, main
+from benchmarks.transforms_page_contents import first_faster, render, verdict
+from benchmarks.transforms_page_text import TOPICS
+from configs.suites import transforms
+
+
+@functools.cache
+def stored_rows() -> tuple[Row, ...]:
+    return tuple(read_rows(REPOSITORY / ROWS / "results.jsonl"))
+
+
+def test_the_page_in_the_repository_is_of_the_rows_in_it():
+    crossover = read_stored(REPOSITORY / CROSSOVER, CrossoverRow, "benchmarks.sparse_crossover")
+    assert (REPOSITORY / PAGE).read_text() == render(stored_rows(), crossover, ROWS)
+
+
+def test_the_rows_are_of_every_variant_of_the_suite():
+    experiments = group_experiments(stored_rows())
+    measured = {name: [variant.name for variant in variants] for name, variants in experiments.items()}
+    cases = transforms.get_suite().cases
+    assert measured == {case.experiment.name: [chain.label for chain in case.variants] for case in cases}
+    assert min(map(len, measured.values())) >= 24
+
+
+def test_every_variant_but_fp32_stands_under_a_topic_and_every_label_is_one():
+    measured = {row.variant for row in stored_rows() if row.model != "null"}
+    shown = [label for topic in TOPICS for label in topic.labels]
+    assert set(shown) == measured - {"fp32"}
+    assert len(shown) == len(set(shown))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (None, None),
+        ({"median": 2.0, "range": [1.01, 3.0]}, "faster"),
+        ({"median": 0.5, "range": [0.4, 0.99]}, "slower"),
+        ({"median": 1.2, "range": [0.99, 1.5]}, "no clear difference"),
+        ({"median": 0.9, "range": [0.8, 1.0]}, "no clear difference"),
+    ],
+)
+def test_faster_is_said_where_all_rounds_agree(ratio: dict[str, Any] | None, words: str | None):
+    assert verdict(ratio) == words
+
+
+@pytest.mark.parametrize(
+    ("ratios", "first"),
+    [
+        ({"1": 1.1, "4": 1.2}, "1"),
+        ({"1": 0.5, "4": 1.2, "16": 1.3}, "4"),
+        ({"1": 1.1, "4": 0.9, "16": 1.3}, "16"),
+        ({"1": 1.1, "4": 1.0}, "none measured"),
+    ],
+)
+def test_a_crossover_is_where_it_stays_faster(ratios: dict[str, float], first: str):
+    assert first_faster(ratios) == first
+
+
+def test_missing_rows_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([f"--rows={tmp_path}", f"--page={tmp_path / 'page.md'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "results.jsonl" in error
+    assert "python -m benchmarks.run --suite transforms" in error
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_help_is_light():
+    assert_help_is_light("benchmarks.transforms_page", "--crossover")
