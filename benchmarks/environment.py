@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from recjax.hardware.ceilings import Ceilings
-from recjax.hardware.device import cpu_model
+from recjax.processor import cpu_model
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "numpy", "recjax")
 FLAG_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "OMP_", "CUDA_", "NVIDIA_TF32")

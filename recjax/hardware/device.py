@@ -1,14 +1,13 @@
 """The device that was asked for, or an error: never another one."""
 
 import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from recjax.errors import DeviceError, unknown_name
+from recjax.processor import cpu_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 TPU_GENERATIONS = {  # by the kind that JAX gives
@@ -85,12 +84,3 @@ def peak_memory_bytes(device: jax.Device) -> int | None:
     """Returns the most device memory ever held by this process, None where the device keeps no count (CPU)."""
     statistics = device.memory_stats()
     return None if statistics is None else statistics.get("peak_bytes_in_use")
-
-
-def cpu_model() -> str:
-    """Returns the processor's name and the number of cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({cores} core{'s' * (cores != 1)})"

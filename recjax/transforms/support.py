@@ -5,12 +5,12 @@ A platform is "cpu", "cuda" or "tpu", with a compute capability or a generation 
 
 Sources: NVIDIA, CUDA C++ Programming Guide (18. compute capabilities) and the data sheets of T4 (int8), A100 (bf16)
 and H100 (fp8); Google Cloud, TPU v4, v5e, v5p, v6e and TPU7x pages, whose peak rates name int8 from v5e on and fp8 for
-TPU7x. A processor's own instructions are read from it.
+TPU7x. A processor's own instructions are read from the machine.
 """
 
-import functools
-from pathlib import Path
 from typing import Literal
+
+from recjax.processor import cpu_instructions
 
 Support = Literal["native", "emulated", "none"]
 
@@ -35,22 +35,9 @@ def dot_support(platform: str, dot_type: str) -> Support:
         return "native"
     name, _, version = platform.partition(":")
     if name == "cpu":
-        return "native" if cpu_has(_CPU_INSTRUCTIONS.get(dot_type, frozenset())) else "emulated"
+        return "native" if cpu_instructions() & _CPU_INSTRUCTIONS.get(dot_type, frozenset()) else "emulated"
     if name == "cuda":
         least = _CUDA_CAPABILITY.get(dot_type)
         return "native" if least is not None and version and float(version) >= least else "emulated"
     generations = _TPU_GENERATIONS.get(dot_type, ())
     return "native" if version in generations or (dot_type == "bfloat16" and not version) else "emulated"
-
-
-def cpu_has(instructions: frozenset[str]) -> bool:
-    """Returns whether the processor names any of the instruction sets; False where it cannot be asked."""
-    return not instructions.isdisjoint(_cpu_flags())
-
-
-@functools.cache
-def _cpu_flags() -> frozenset[str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
-    return frozenset(flags.partition(":")[2].split())

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from recjax.errors import DeviceError, UserError
-from recjax.hardware.device import cpu_model, describe_device, peak_memory_bytes, select_device
+from recjax.hardware.device import describe_device, peak_memory_bytes, select_device
+from recjax.processor import cpu_model
 
 
 def test_cpu_is_selected_and_becomes_the_default() -> None:
@@ -58,12 +59,6 @@ def test_a_cpu_run_starts_no_other_backend() -> None:
 def test_a_device_is_described_by_platform_kind_and_count() -> None:
     described = describe_device(select_device("cpu"))
     assert described == {"platform": "cpu", "kind": cpu_model(), "count": 1, "mesh": None}
-
-
-def test_cpu_model_counts_the_cores_this_process_may_use() -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert cpu_model().endswith(f" ({cores} cores)")
-    assert len(cpu_model()) > len(f" ({cores} cores)")
 
 
 def test_the_cpu_keeps_no_count_of_its_memory() -> None:
