@@ -160,7 +160,7 @@ def _roofline_fields(
     """Returns operations and bytes a sample, and the share of what the measured ceilings allow.
 
     The ceiling of operations is that of the type most dots run in: int8, bfloat16 or float32. A share above 1
-    means that the bytes come from a cache; it says nothing of a limit, so it is None.
+    says nothing of a limit, so it is None, with the reason.
     """
     names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by")
     if contestant.trained is None:
@@ -183,11 +183,14 @@ def _roofline_fields(
     compute_s = flops / facts.ceilings.flops_per_s[dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
     share = max(compute_s, memory_s) * measured.throughput
-    if share > 1:
-        reason = f"{share:.1f} by XLA's count of bytes: they come from caches, whose bandwidth was not measured"
-        reasons |= dict.fromkeys(names[2:], reason)
-        return fields
     bound_by = "compute" if compute_s >= memory_s else "memory"
+    if share > 1:
+        why = {
+            "compute": "of the product rate measured at the start of the run, when the machine must have been slower",
+            "memory": "by XLA's count of bytes: they come from caches, whose bandwidth was not measured",
+        }
+        reasons |= dict.fromkeys(names[2:], f"{share:.1f} {why[bound_by]}")
+        return fields
     return fields | {"achieved_fraction_of_roofline": share, "bound_by": bound_by}
 
 
