@@ -50,9 +50,11 @@ constraints:
 	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt pyproject.toml
 
-# The picture in the README, from the last quick run; needs Chromium.
+# The pictures in README and docs, from the last quick run and the stored rows of `transforms`; needs Chromium.
 screenshots:
 	$(RUN) -m tools.screenshot_report runs/quick-cpu/report.html docs/images/report.png
+	$(RUN) -m benchmarks.transforms_page --plot=runs/transforms-plot.html
+	$(RUN) -m tools.screenshot_report runs/transforms-plot.html docs/images/transforms.png --width 1200 --height 1030
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

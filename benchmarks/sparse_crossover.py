@@ -12,7 +12,7 @@ from recjax.command_line import OneLineParser, run_command
 EXAMPLES = """examples:
   python -m benchmarks.sparse_crossover                                        (about a minute on 2 cores)
   python -m benchmarks.sparse_crossover --widths=512 --batches=1,256 --densities=0.3,0.1
-  python -m benchmarks.sparse_crossover --out=benchmarks/results/crossover
+  python -m benchmarks.sparse_crossover --out=benchmarks/results/crossover/my-processor
 
 results go to --out: crossover.jsonl (one method at one size a line), crossover.md (the tables)
 exit codes: 0 done, 2 unusable input (one line says why), 130 interrupted (finished sizes are kept)"""

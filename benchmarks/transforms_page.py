@@ -5,17 +5,20 @@ Nothing heavy is imported here, so that --help answers at once.
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from recjax.command_line import OneLineParser, run_command
 from recjax.errors import UserError
 
-ROWS = Path("benchmarks/results/transforms-amd-epyc")
-CROSSOVER = Path("benchmarks/results/crossover/crossover.jsonl")
+ROWS = Path("benchmarks/results/transforms-amd-epyc-avx2")
+CROSSOVERS = tuple(
+    Path("benchmarks/results/crossover") / processor / "crossover.jsonl" for processor in ("amd-epyc-avx2", "amd-epyc")
+)
 PAGE = Path("docs/transforms.md")
 EXAMPLES = """examples:
   python -m benchmarks.transforms_page
-  python -m benchmarks.transforms_page --rows=runs/transforms-cpu --page=runs/transforms.md
+  python -m benchmarks.transforms_page --rows=runs/transforms-cpu --page=runs/transforms.md --plot=runs/transforms.html
 
 exit codes: 0 done, 2 unusable input (one line says why)"""
 
@@ -28,19 +31,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--rows", type=Path, default=ROWS, metavar="DIR", help=f"a run of the transforms suite (default: {ROWS})"
     )
     parser.add_argument(
-        "--crossover", type=Path, default=CROSSOVER, metavar="FILE", help=f"rows of sparse_crossover ({CROSSOVER})"
+        "--crossover",
+        type=Path,
+        nargs="+",
+        default=CROSSOVERS,
+        metavar="FILE",
+        help=f"rows of sparse_crossover, a processor a file (default: {' '.join(map(str, CROSSOVERS))})",
     )
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"what is written (default: {PAGE})")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="an HTML file for the page's picture (default: none)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     options = parse_arguments(arguments)
-    return run_command(lambda: write_page(options.rows, options.crossover, options.page))
+    return run_command(lambda: write_page(options.rows, options.crossover, options.page, options.plot))
 
 
-def write_page(folder: Path, crossover: Path, page: Path) -> int:
+def write_page(folder: Path, crossovers: Sequence[Path], page: Path, plot: Path | None) -> int:
     """Writes the page and returns the exit code.
 
     Raises:
@@ -49,22 +58,32 @@ def write_page(folder: Path, crossover: Path, page: Path) -> int:
     from benchmarks.crossover_timing import CrossoverRow
     from benchmarks.results import read_rows
     from benchmarks.stored import read_stored
+    from benchmarks.summary import group_experiments
     from benchmarks.transforms_page_contents import render
+    from benchmarks.transforms_page_plot import write_plot
 
     file = folder / "results.jsonl"
-    for needed, maker in ((file, "run --suite transforms"), (crossover, "sparse_crossover")):
+    makers = {file: "run --suite transforms"} | dict.fromkeys(crossovers, "sparse_crossover")
+    for needed, maker in makers.items():
         if not needed.is_file():
             raise UserError(f"no {needed}; make it with python -m benchmarks.{maker}")
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} is empty: its run was stopped before the first row; run it again")
-    text = render(rows, read_stored(crossover, CrossoverRow, "benchmarks.sparse_crossover"), folder)
-    try:
-        page.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {page}: {error.strerror}; give another file with --page") from error
-    print(f"wrote {page}")
+    measured = [read_stored(file, CrossoverRow, "benchmarks.sparse_crossover") for file in crossovers]
+    text = render(rows, measured, folder)
+    _write(page, "--page", lambda: page.write_text(text, encoding="utf-8"))
+    if plot is not None:
+        _write(plot, "--plot", lambda: write_plot(group_experiments(rows), plot))
     return 0
+
+
+def _write(file: Path, flag: str, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; give another file with {flag}") from error
+    print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,16 @@ from benchmarks.summary import (
     group_experiments,
     metric_name,
 )
-from benchmarks.transforms_page_text import EXAMPLE, HOW_TO_READ, INTRODUCTION, TOPICS, Topic
+from benchmarks.transforms_page_text import (
+    CROSSOVER,
+    EXAMPLE,
+    HOW_TO_READ,
+    INT8_PRODUCTS,
+    INTRODUCTION,
+    PICTURE,
+    TOPICS,
+    Topic,
+)
 
 Verdict = Literal["faster", "no clear difference", "slower"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -27,18 +36,20 @@ BYTES = ("dense_layer_bytes", "table_bytes")
 Experiments = Mapping[str, Sequence[Variant]]  # the variants of each, fp32 first
 
 
-def render(rows: Sequence[Row], crossover: Sequence[CrossoverRow], folder: Path) -> str:
+def render(rows: Sequence[Row], crossovers: Sequence[Sequence[CrossoverRow]], folder: Path) -> str:
     """Returns the whole page."""
     by_experiment = group_experiments(rows)
     topics = [_topic(topic, by_experiment) for topic in TOPICS]
     parts = [
-        INTRODUCTION.format(folder=folder, device=rows[0].device["kind"], jax=_version(rows[0], "jax")),
+        _introduction(rows, folder),
+        PICTURE,
         EXAMPLE,
         "## When each pays",
         HOW_TO_READ,
         *(part for part in topics if part),
         "## Where int8 and sparse products begin to pay",
-        *_crossovers(crossover),
+        CROSSOVER,
+        *itertools.chain.from_iterable(map(_crossover, crossovers)),
         "## Every variant",
         *itertools.chain.from_iterable(_model(name, variants) for name, variants in by_experiment.items()),
     ]
@@ -53,8 +64,11 @@ def verdict(ratio: Mapping[str, Any] | None) -> Verdict | None:
     return "faster" if low > 1 else "slower" if high < 1 else "no clear difference"
 
 
-def _version(row: Row, package: str) -> str:
-    return str(row.environment.get("versions", {}).get(package, "of unknown version"))
+def _introduction(rows: Sequence[Row], folder: Path) -> str:
+    jax = rows[0].environment.get("versions", {}).get("jax", "of unknown version")
+    support = next((row.support for row in rows if row.variant == "int8"), None)
+    int8_products = INT8_PRODUCTS.get(support or "", "whose int8 products were not measured")
+    return INTRODUCTION.format(folder=folder, device=rows[0].device["kind"], jax=jax, int8_products=int8_products)
 
 
 def _topic(topic: Topic, by_experiment: Experiments) -> str:
@@ -163,21 +177,14 @@ def _median(ratio: Mapping[str, Any] | None) -> float | None:
     return None if ratio is None else ratio["median"]
 
 
-def _crossovers(rows: Sequence[CrossoverRow]) -> list[str]:
-    """Returns where int8 products and sparse ones begin to be faster than float32's, by width and batch."""
+def _crossover(rows: Sequence[CrossoverRow]) -> list[str]:
+    """Returns one processor's speed of int8 products, and from which share of zeros on sparse ones are faster."""
     ratios = {(row.method, row.density, row.width, row.batch): row.speedup for row in rows}
     widths, batches = sorted({row.width for row in rows}), sorted({row.batch for row in rows})
     densities = sorted({row.density for row in rows if row.density is not None}, reverse=True)
-    words = (
-        "One dense layer of as many outputs as inputs, alone, from `python -m benchmarks.sparse_crossover` "
-        f"({rows[0].environment['device']}). int8 is weights and activations with a scale a row found at run time; "
-        "sparse is the form of `sparse_layout()`, its zeros at random."
-    )
-    int8_lines = [
-        [str(width), first_faster({str(batch): ratios["int8", None, width, batch] for batch in batches})]
-        for width in widths
-    ]
-    sparse_lines = [
+    header = ["width", *(f"batch {batch}" for batch in batches)]
+    int8 = [[str(width), *(format_gain(ratios["int8", None, width, batch]) for batch in batches)] for width in widths]
+    sparse = [
         [
             str(width),
             *(
@@ -188,10 +195,11 @@ def _crossovers(rows: Sequence[CrossoverRow]) -> list[str]:
         for width in widths
     ]
     return [
-        words,
-        markdown.table(["width", "int8 is faster from this batch on"], int8_lines),
-        "The share of zeros from which the sparse form is faster than the dense product:",
-        markdown.table(["width", *(f"batch {batch}" for batch in batches)], sparse_lines),
+        f"### {rows[0].environment['device']}",
+        "Speed of int8 products over float32's:",
+        markdown.table(header, int8),
+        "The share of zeros from which on the sparse form is faster than the dense product:",
+        markdown.table(header, sparse),
     ]
 
 

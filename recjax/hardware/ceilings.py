@@ -31,7 +31,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: jax.Device) -> Ceilings:
-    """Returns the device's limits, each from the fastest of a few timed runs, since a disturbance can only slow them."""
+    """Returns the device's limits, each from the fastest of a few timed runs: a disturbance can only slow."""
     size = MATRIX_SIZE[device.platform]
     rates = {}
     for dtype in ("float32", "bfloat16", "int8"):

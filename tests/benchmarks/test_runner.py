@@ -231,7 +231,8 @@ def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
         share = max(compute_s, memory_s) * row.throughput_samples_per_s
         if share > 1:  # bytes that come from caches; whether a tiny model's do depends on the machine's mood
             assert (row.bound_by, row.achieved_fraction_of_roofline) == (None, None)
-            assert row.reasons["bound_by"].startswith(f"{share:.1f} by XLA's count of bytes")
+            why = "of the product rate" if compute_s >= memory_s else "by XLA's count of bytes"
+            assert row.reasons["bound_by"].startswith(f"{share:.1f} {why}")
             continue
         assert row.bound_by == ("compute" if compute_s >= memory_s else "memory")
         assert row.achieved_fraction_of_roofline == pytest.approx(share)

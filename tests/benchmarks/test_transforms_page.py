@@ -11,8 +11,9 @@ from benchmarks.crossover_timing import CrossoverRow
 from benchmarks.results import Row, read_rows
 from benchmarks.stored import read_stored
 from benchmarks.summary import group_experiments
-from benchmarks.transforms_page import CROSSOVER, PAGE, ROWS, main
+from benchmarks.transforms_page import CROSSOVERS, PAGE, ROWS, main
 from benchmarks.transforms_page_contents import first_faster, render, verdict
+from benchmarks.transforms_page_plot import make_plot
 from benchmarks.transforms_page_text import TOPICS
 from configs.suites import transforms
 
@@ -23,8 +24,8 @@ def stored_rows() -> tuple[Row, ...]:
 
 
 def test_the_page_in_the_repository_is_of_the_rows_in_it():
-    crossover = read_stored(REPOSITORY / CROSSOVER, CrossoverRow, "benchmarks.sparse_crossover")
-    assert (REPOSITORY / PAGE).read_text() == render(stored_rows(), crossover, ROWS)
+    crossovers = [read_stored(REPOSITORY / file, CrossoverRow, "benchmarks.sparse_crossover") for file in CROSSOVERS]
+    assert (REPOSITORY / PAGE).read_text() == render(stored_rows(), crossovers, ROWS)
 
 
 def test_the_rows_are_of_every_variant_of_the_suite():
@@ -67,6 +68,20 @@ def test_faster_is_said_where_all_rounds_agree(ratio: dict[str, Any] | None, wor
 )
 def test_a_crossover_is_where_it_stays_faster(ratios: dict[str, float], first: str):
     assert first_faster(ratios) == first
+
+
+def test_the_picture_has_every_variant_and_says_its_speed_and_quality():
+    experiments = group_experiments(stored_rows())
+    speeds, _, qualities = make_plot(experiments).data
+    assert list(speeds.y) == [label for topic in TOPICS for label in topic.labels]
+    assert list(speeds.x) == list(experiments)
+    variant = next(variant for variant in experiments["sasrec"] if variant.name == "int8")
+    cell = list(speeds.y).index("int8"), list(speeds.x).index("sasrec")
+    assert speeds.text[cell[0]][cell[1]] == f"{variant.of('offline')[-1].speedup['median']:.2f}"
+    assert qualities.text[cell[0]][cell[1]] == f"{variant.first('quality_retained'):.1%}"
+    assert speeds.z[cell[0]][cell[1]] > 0  # faster
+    absent = list(speeds.y).index("int8 (logits)")
+    assert speeds.text[absent][cell[1]] == ""
 
 
 def test_missing_rows_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
