@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from recjax.data.batches import PADDING_ID
+from recjax.nn import integer_rows
 from recjax.nn.dense import stored_weight
-from recjax.nn.tables import all_rows, read_rows, scores
+from recjax.nn.tables import all_rows, holds_integers, read_rows, scores
 
 
 class Embedding(nn.Module):
@@ -40,9 +41,9 @@ class Embedding(nn.Module):
         """Returns all rows."""
         return all_rows(self.stored, self.vocab_size, self.dtype)
 
-    def rows(self, ids: Int[Array, "*batch"], used: Float[Array, "*batch"] | None = None) -> Float[Array, "*batch D"]:
-        """Returns the row of each id; zeros where `used`, if it is given, is 0 and not 1."""
-        return read_rows(self.stored, ids, self.dtype, used)
+    def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+        """Returns the row of each id."""
+        return read_rows(self.stored, ids, self.dtype)
 
     def scores(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B V"]:
         """Returns the float32 inner product of each vector with every row."""
@@ -51,10 +52,13 @@ class Embedding(nn.Module):
     def __call__(self, ids_BL: Int[Array, "B L"]) -> Float[Array, "B D"]:
         """Returns each bag's combined row; an empty bag gives zeros."""
         used_BL = ids_BL != PADDING_ID
+        ids_BL = jnp.where(used_BL, ids_BL, 0)
         bag_BD = jnp.zeros((ids_BL.shape[0], self.embedding_dim), self.dtype)
-        for position in range(ids_BL.shape[1]):  # single gathers added: 3x faster than gathering [B, L, D] on a CPU
-            used_B = used_BL[:, position]
-            bag_BD += self.rows(jnp.where(used_B, ids_BL[:, position], 0), used_B.astype(jnp.float32))
+        if holds_integers(self.stored):
+            bag_BD += integer_rows.sum_rows(self.stored, ids_BL, used_BL.astype(jnp.float32), self.dtype)
+        else:
+            for position in range(ids_BL.shape[1]):  # 3x faster on a CPU than gathering [B, L, D]
+                bag_BD += self.rows(ids_BL[:, position]) * used_BL[:, position, None].astype(self.dtype)
         if self.combiner == "mean":
             bag_BD /= jnp.maximum(used_BL.sum(1, keepdims=True), 1).astype(self.dtype)
         return bag_BD

@@ -17,7 +17,7 @@ Shapes: V vocabulary, D embedding dim, B batch.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +29,18 @@ from recjax.nn.integer_rows import take
 Table = Array | Mapping[str, Any]
 
 
-def read_rows(
-    table: Table, ids: Int[Array, "*batch"], dtype: Any, used: Float[Array, "*batch"] | None = None
-) -> Float[Array, "*batch D"]:
-    """Returns the row of each id, which must lie in [0, V); zeros where `used`, if it is given, is 0 and not 1."""
-    if isinstance(table, Mapping) and "affine" in table:
+def holds_integers(table: Table) -> TypeGuard[Mapping[str, Any]]:
+    """Returns whether rows are stored as integers with a scale and an offset."""
+    return isinstance(table, Mapping) and "affine" in table
+
+
+def read_rows(table: Table, ids: Int[Array, "*batch"], dtype: Any) -> Float[Array, "*batch D"]:
+    """Returns the row of each id, which must lie in [0, V)."""
+    if holds_integers(table):
         # What follows is compiled behind a barrier, as where these rows are rounded in training: XLA would contract
-        # the products and sums of both programs in other ways. Bags only add, so that they need none.
-        rows = integer_rows.read(table, ids, used)
-        return (rows if used is not None else jax.lax.optimization_barrier(rows)).astype(dtype)
-    rows = _float_rows(table, ids).astype(dtype)
-    return rows if used is None else rows * used[..., None].astype(dtype)
+        # the products and sums of both programs in other ways.
+        return jax.lax.optimization_barrier(integer_rows.read(table, ids)).astype(dtype)
+    return _float_rows(table, ids).astype(dtype)
 
 
 def _float_rows(table: Table, ids: Array) -> Array:

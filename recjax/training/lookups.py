@@ -54,8 +54,7 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
         found = []
         trace = current_trace()
 
-        def note(path: str, module: Embedding, ids: jax.Array, used: jax.Array | None) -> jax.Array:
-            del used
+        def note(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
             if current_trace() != trace:  # these ids will be gone when the loss has been traced
                 raise UserError(
                     f"{model} looks up rows of {path} inside a scan, map, jit or checkpoint, where row updates "
@@ -89,10 +88,9 @@ def given_rows(rows: Mapping[str, Sequence[jax.Array]]) -> Iterator[None]:
     """Within the block every `Embedding.rows` gives the next of its table's `rows` in the module's type."""
     remaining = {path: iter(of_table) for path, of_table in rows.items()}
 
-    def give(path: str, module: Embedding, ids: jax.Array, used: jax.Array | None) -> jax.Array:
+    def give(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
         del ids
-        given = next(remaining[path]).astype(module.dtype)
-        return given if used is None else given * used[..., None].astype(module.dtype)
+        return next(remaining[path]).astype(module.dtype)
 
     with _rows_answered_by(give, rows):
         yield
@@ -100,9 +98,9 @@ def given_rows(rows: Mapping[str, Sequence[jax.Array]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _rows_answered_by(
-    answer: Callable[[str, Embedding, jax.Array, jax.Array | None], jax.Array], paths: Container[str]
+    answer: Callable[[str, Embedding, jax.Array], jax.Array], paths: Container[str]
 ) -> Iterator[None]:
-    """Within the block `answer(path of the table, module, ids, used)` stands for every `Embedding.rows` of `paths`.
+    """Within the block `answer(path of the table, module, ids)` stands for every `Embedding.rows` of `paths`.
 
     Tables that are stored in another form than an array are not among them: they are trained as dense parameters.
     """
@@ -112,8 +110,7 @@ def _rows_answered_by(
         path = "/".join((*module.path, "table"))
         if not isinstance(module, Embedding) or context.method_name != "rows" or path not in paths:
             return call(*args, **kwargs)
-        bound = inspect.signature(Embedding.rows).bind(module, *args, **kwargs).arguments
-        return answer(path, module, bound["ids"], bound.get("used"))
+        return answer(path, module, inspect.signature(Embedding.rows).bind(module, *args, **kwargs).arguments["ids"])
 
     with nn.intercept_methods(intercept):
         yield

@@ -106,12 +106,6 @@ def test_lookups_and_the_whole_table_are_the_rows(form_and_rows: tuple[Any, NDAr
     assert all_rows(form, V, jnp.bfloat16).dtype == jnp.bfloat16
 
 
-def test_unused_ids_give_zeros(form_and_rows: tuple[Any, NDArray]):
-    form, rows = form_and_rows
-    read = read_rows(form, jnp.array([3, 0, 4]), jnp.float32, jnp.array([1.0, 0.0, 1.0]))
-    np.testing.assert_allclose(read, [rows[3], np.zeros(D), rows[4]], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("n_vectors", [1, 3])
 def test_scores_are_the_products_with_the_rows(form_and_rows: tuple[Any, NDArray], n_vectors: int):
     form, rows = form_and_rows
