@@ -74,7 +74,7 @@ def fitted(experiment: Experiment, transform: Any) -> tuple[Experiment, Any, Fit
     return experiment, data, train(experiment, data)
 
 
-@pytest.fixture(params=["sasrec", "dlrm"])
+@pytest.fixture(params=["sasrec", pytest.param("dlrm", marks=pytest.mark.slow)])
 def experiment(request: pytest.FixtureRequest, skewed_file: Path) -> Experiment:
     tiny = request.getfixturevalue(f"{request.param}_experiment")
     return dataclasses.replace(tiny, dataset=dataclasses.replace(tiny.dataset, source=str(skewed_file)))

@@ -224,7 +224,10 @@ TRANSFORMS: dict[str, Transform] = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize(
+    "transform",
+    [pytest.param(t, id=name, marks=[pytest.mark.slow] * (name == "pruned")) for name, t in TRANSFORMS.items()],
+)
 def test_bytes_are_those_of_the_model_that_training_gives(
     dlrm_experiment: Experiment, labelled: LabelledData, transform: Transform
 ):

@@ -87,7 +87,7 @@ def test_trains_and_dot_dtype_come_from_the_members():
 
 
 def test_support_is_the_weakest_word_but_shrink_redeems_masks():
-    words = [chain(*t).support("cpu") for t in ((), (Q,), (P,), (P, Q), (P, S), (P, S, B, Q))]
+    words = [chain(*t).support("tpu:v6e") for t in ((), (Q,), (P,), (P, Q), (P, S), (P, S, B, Q))]
     assert words == ["native", "native", "emulated", "emulated", "native", "native"]
 
 

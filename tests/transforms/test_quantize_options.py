@@ -205,7 +205,7 @@ def test_recurrent_states_are_quantized_if_asked(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("stochastic", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backward", [8, "fp8"])
 def test_training_with_narrow_gradients_learns(
     backend: str,

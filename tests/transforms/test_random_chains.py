@@ -219,7 +219,7 @@ def test_many_chains(model: ModelConfig, wanted: Sequence[Recipe], ratings_file:
     check_chain(model, wanted, ratings_file)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, derandomize=True)
 @given(model=MODELS, wanted=ANY_ORDER)
 def test_chains_in_any_order(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
     """Most of these are refused."""
