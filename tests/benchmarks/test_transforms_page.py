@@ -36,6 +36,19 @@ def test_the_rows_are_of_every_variant_of_the_suite():
     assert min(map(len, measured.values())) >= 24
 
 
+def test_models_trained_in_integers_from_the_start_are_as_good_as_the_page_says():
+    kept = {
+        (row.model, row.variant): row.quality_retained
+        for row in read_rows(REPOSITORY / "benchmarks/results/quantized-training/results.jsonl")
+        if row.variant not in ("fp32", "null")
+    }
+    aqt = [share for (_, variant), share in kept.items() if variant == "int8 (int8 backward)"]
+    qwix = [share for (_, variant), share in kept.items() if variant == "int8 (int8 backward, qwix)"]
+    assert len(aqt) == len(qwix) == 4
+    assert [f"{share:.1%}" for share in (min(aqt), max(aqt))] == ["100.0%", "100.1%"]
+    assert [f"{share:.1%}" for share in (min(qwix), max(qwix))] == ["99.2%", "100.1%"]
+
+
 def test_every_variant_but_fp32_stands_under_a_topic_and_every_label_is_one():
     measured = {row.variant for row in stored_rows() if row.model != "null"}
     shown = [label for topic in TOPICS for label in topic.labels]
