@@ -129,13 +129,8 @@ def name_of(method: str, density: float | None) -> str:
 
 def render(rows: Sequence[CrossoverRow]) -> str:
     """Returns the whole of `crossover.md`."""
-    environment = rows[0].environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     facts = [
-        f"Device: {markdown.escape(environment['device'])}",
-        f"Versions: {markdown.escape(versions)}",
-        f"Commit: {environment['git']['commit'] or 'unknown'}"
-        f"{' and changes' if environment['git']['modified'] else ''}",
+        *markdown.environment_facts(rows[0].environment),
         f"Load before a size (1 minute): {min(r.load_1m for r in rows):.2f} to {max(r.load_1m for r in rows):.2f}",
     ]
     header, lines = table_lines(rows)

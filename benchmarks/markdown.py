@@ -1,6 +1,7 @@
 """Markdown from plain values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class Markup(str):
@@ -21,6 +22,17 @@ def _cell(value: str) -> str:
 def bullets(items: Iterable[str]) -> str:
     """Returns a list of items, which may hold markup."""
     return "\n".join(f"- {item}" for item in items)
+
+
+def environment_facts(environment: Mapping[str, Any]) -> list[str]:
+    """Returns the device, the versions and the commit of rows, an item each."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    changes = " and changes" if environment["git"]["modified"] else ""
+    return [
+        f"Device: {escape(environment['device'])}",
+        f"Versions: {escape(versions)}",
+        f"Commit: {environment['git']['commit'] or 'unknown'}{changes}",
+    ]
 
 
 def escape(value: str) -> str:

@@ -143,13 +143,8 @@ def measure(size: Size, forms: Mapping[str, Any], rounds: int, environment: Mapp
 
 def render(rows: Sequence[FormRow]) -> str:
     """Returns the whole of `table_forms.md`."""
-    environment = rows[0].environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     facts = [
-        f"Device: {markdown.escape(environment['device'])}",
-        f"Versions: {markdown.escape(versions)}",
-        f"Commit: {environment['git']['commit'] or 'unknown'}"
-        f"{' and changes' if environment['git']['modified'] else ''}",
+        *markdown.environment_facts(rows[0].environment),
         f"Table: {rows[0].rows:,} rows of {rows[0].dim}, from a normal",
     ]
     parts = ["# Forms of an embedding table", markdown.bullets(facts), markdown.table(HEADER, table_lines(rows), 5)]

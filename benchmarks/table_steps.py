@@ -199,13 +199,7 @@ def scaling_rows(sizes: Sizes) -> Iterator[list[StepRow]]:
 def render(rows: Sequence[StepRow]) -> str:
     """Returns the whole of `report.md`."""
     environment = rows[0].environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    head = [
-        f"Device: {markdown.escape(environment['device'])}",
-        f"Versions: {markdown.escape(versions)}",
-        f"Commit: {environment['git']['commit'] or 'unknown'}"
-        f"{' and changes' if environment['git']['modified'] else ''}",
-    ]
+    head = markdown.environment_facts(environment)
     sizes = environment["sizes"]
     notes = [
         f"Batch {sizes['batch_size']}; {sizes['rounds']} rounds of {sizes['steps']} timed steps, in each of which the "

@@ -130,13 +130,8 @@ def recall(found: NDArray, expected: NDArray) -> float:
 
 def render(rows: Sequence[TopKRow]) -> str:
     """Returns the whole of `top_k.md`."""
-    environment = rows[0].environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     facts = [
-        f"Device: {markdown.escape(environment['device'])}",
-        f"Versions: {markdown.escape(versions)}",
-        f"Commit: {environment['git']['commit'] or 'unknown'}"
-        f"{' and changes' if environment['git']['modified'] else ''}",
+        *markdown.environment_facts(rows[0].environment),
         f"Vectors: {rows[0].dim} dimensions, float32, from a normal; at most {MOST_SCORES:,} scores are held at once",
     ]
     parts = ["# Top k of a catalogue", markdown.bullets(facts), markdown.table(HEADER, table_lines(rows), 0)]

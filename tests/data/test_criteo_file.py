@@ -92,7 +92,7 @@ FEATURE_ID = "expected a feature id from 0 to 4294967295"
     ("content", "message"),
     [
         (b"", ":1: the file is empty; expected rows of label, I1 to I13, C1 to C26"),
-        (gzip.compress(b""), ":1: the file is empty; expected rows of label, I1 to I13, C1 to C26"),
+        (gzip.compress(b"", mtime=0), ":1: the file is empty; expected rows of label, I1 to I13, C1 to C26"),
         (HEADER.encode(), ":1: no row follows the header; expected rows of label, I1 to I13, C1 to C26"),
         (HEADER.encode() + b"\n", ":1: no row follows the header; expected rows of label, I1 to I13, C1 to C26"),
         (

@@ -78,7 +78,7 @@ def test_without_timestamps_file_order_stays_within_a_user(tmp_path: Path):
 
 def test_name_drops_only_the_last_suffix_and_gz(tmp_path: Path):
     path = tmp_path / "ml-1.5m.csv.gz"
-    path.write_bytes(gzip.compress(b"1,2,3\n"))
+    path.write_bytes(gzip.compress(b"1,2,3\n", mtime=0))
     assert read_delimited(path).name == "ml-1.5m"
 
 
@@ -167,7 +167,7 @@ MISSING_ID = f"{INTEGER_ID} (-1 often means a missing id; drop such rows)"
 ZERO_BYTE = "byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8"
 ONE_ROW = "a quote is not closed, or a carriage return stands inside the line; expected one row a line"
 LATE = "expected Unix seconds up to 9999999999; divide milliseconds by 1000"
-GZIP = gzip.compress(b"1,2,3\n" * 2, compresslevel=0)
+GZIP = gzip.compress(b"1,2,3\n" * 2, compresslevel=0, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ GZIP = gzip.compress(b"1,2,3\n" * 2, compresslevel=0)
         (b"", f":1: the file is empty; expected lines of {COLUMNS}"),
         (b"\n\r\n", f":1: the file is empty; expected lines of {COLUMNS}"),
         (b"\xef\xbb\xbf", f":1: the file is empty; expected lines of {COLUMNS}"),
-        (gzip.compress(b""), f":1: the file is empty; expected lines of {COLUMNS}"),
+        (gzip.compress(b"", mtime=0), f":1: the file is empty; expected lines of {COLUMNS}"),
         (HEADER, f":1: no row follows the header; expected lines of {COLUMNS}"),
         (HEADER + b"\n", f":1: no row follows the header; expected lines of {COLUMNS}"),
         (b"1::2::3::4\n", f":1: no comma, tab or semicolon in '1::2::3::4'; expected {COLUMNS}"),
