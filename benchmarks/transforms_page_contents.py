@@ -25,6 +25,7 @@ from benchmarks.transforms_page_text import (
     HOW_TO_READ,
     INT8_PRODUCTS,
     INTRODUCTION,
+    LIMITS,
     PICTURE,
     TOPICS,
     Topic,
@@ -50,6 +51,7 @@ def render(rows: Sequence[Row], crossovers: Sequence[Sequence[CrossoverRow]], fo
         "## Where int8 and sparse products begin to pay",
         CROSSOVER,
         *itertools.chain.from_iterable(map(_crossover, crossovers)),
+        LIMITS,
         "## Every variant",
         *itertools.chain.from_iterable(_model(name, variants) for name, variants in by_experiment.items()),
     ]

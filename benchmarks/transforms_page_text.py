@@ -51,6 +51,22 @@ second processor was measured while other jobs ran, and its name tells no instru
 fast as float32's say that it has them."""
 
 
+LIMITS = """## What to know before relying on it
+
+- DLRM-DCNv2 with an MLP of 1024-1024-512 was meant to serve int8 at 2.2 times and shrink(0.5) + int8 at 4 times fp32 in
+  batches of 1024. On this processor, which has no int8 instructions, it serves 1.05 and 2.81 times; it has not been
+  measured on one that has them.
+- Lookups in int8 tables are as fast as in float32 ones or faster where ids are uniform over a million rows, and 1.1 to
+  1.3 times slower where the caches hold the rows that are asked for
+  ([table-forms](../benchmarks/results/table-forms/table_forms.md)).
+- Integer tables cost 26.6% (8 bits) and 14.1% (4 bits) of float32's bytes at 64 values a row; narrower rows cost more.
+- Tables that are rounded in training (`through_training=True`) under `bf16` are rounded twice.
+- Under a sparse table optimizer, tables that are stored in another form than an array are trained densely.
+- `masked_share` counts zeros that rounding makes, as well as those of a mask.
+- `explain` counts the products of one call, not what a model computes ahead of it (an item tower, say).
+- Layers are chosen by compiling and validating the model without each in turn: a program more for every layer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Topic:
     """A section: its title, its words, and the variants that its table shows."""

@@ -174,7 +174,7 @@ EITHER = "expected reviews of either"
             ":5: an object has the field 'user_id' twice; expected once",
         ),
         (
-            gzip.compress(GOOD, compresslevel=0)[:-12],
+            gzip.compress(GOOD, compresslevel=0, mtime=0)[:-12],
             ":4: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (GOOD[:-9], ":4: no JSON: Unterminated string starting at (character 207); expected one JSON object a line"),

@@ -81,7 +81,7 @@ def test_blocks_number_their_first_line(tmp_path: Path, monkeypatch: pytest.Monk
         assert block == b"".join(numbered(40).splitlines(keepends=True)[line - 1 :])[: len(block)]
 
 
-GZIP = gzip.compress(f"{ROW}\n{ROW}\n".encode(), compresslevel=0)
+GZIP = gzip.compress(f"{ROW}\n{ROW}\n".encode(), compresslevel=0, mtime=0)
 HEX = "expected 8 hexadecimal digits, or nothing"
 INTEGER = "expected an integer of at most 18 digits, or nothing"
 REAL = "expected a finite number in the range of float32"

@@ -113,7 +113,7 @@ FETCH = "is not there; python -m tools.fetch_data epinions brings it or says how
             "FOLDER/trust_data.txt:3: byte 0xff is not UTF-8; save the file as UTF-8",
         ),
         (
-            ("ratings_data.txt", gzip.compress(FILES["ratings_data.txt"], compresslevel=0)[:-12]),
+            ("ratings_data.txt", gzip.compress(FILES["ratings_data.txt"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/ratings_data.txt:5: the gzip stream is truncated here; expected a complete gzip file",
         ),
     ],

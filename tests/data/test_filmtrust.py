@@ -91,7 +91,7 @@ TYPES = r"'c\tc\tc' or 'continuous\tcontinuous\tcontinuous'"
             "FOLDER/trust.tab:7: byte 0xe9 is not UTF-8; save the file as UTF-8",
         ),
         (
-            ("trust.tab", gzip.compress(TAB["trust.tab"], compresslevel=0)[:-12]),
+            ("trust.tab", gzip.compress(TAB["trust.tab"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/trust.tab:10: the gzip stream is truncated here; expected a complete gzip file",
         ),
     ],

@@ -86,7 +86,7 @@ def test_a_checked_value_is_numbered_across_blocks(tmp_path: Path, monkeypatch: 
 
 
 ONE = "; expected one JSON object a line"
-GZIP = gzip.compress(LINE.encode() * 2, compresslevel=0)
+GZIP = gzip.compress(LINE.encode() * 2, compresslevel=0, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ GZIP = gzip.compress(LINE.encode() * 2, compresslevel=0)
     [
         ("", f":1: the file is empty{ONE}"),
         ("\r\n\n", f":1: the file is empty{ONE}"),
-        (gzip.compress(b""), f":1: the file is empty{ONE}"),
+        (gzip.compress(b"", mtime=0), f":1: the file is empty{ONE}"),
         (LINE + "\n" + LINE, f":2: a blank line{ONE}"),
         (LINE + "  \n" + LINE, f":2: a blank line{ONE}"),
         (LINE + "[1, 2]\n", f":2: '[1, 2]' is no object{ONE}"),

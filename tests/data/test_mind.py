@@ -175,7 +175,7 @@ BEHAVIORS = "impression_id, user_id, time, history, impressions"
             "FOLDER/behaviors.tsv:4: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
         ),
         (
-            ("behaviors.tsv", gzip.compress(FILES["behaviors.tsv"], compresslevel=0)[:-12]),
+            ("behaviors.tsv", gzip.compress(FILES["behaviors.tsv"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/behaviors.tsv:4: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (

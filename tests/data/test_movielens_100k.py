@@ -213,7 +213,7 @@ FETCH = "is not there; python -m tools.fetch_data ml-100k brings it or says how"
             "FOLDER/ml-100k.kg:3: byte 0x00 in the text, of a damaged file or one in UTF-16; save it as UTF-8",
         ),
         (
-            ("ml-100k.inter", gzip.compress(RECBOLE["ml-100k.inter"], compresslevel=0)[:-12]),
+            ("ml-100k.inter", gzip.compress(RECBOLE["ml-100k.inter"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/ml-100k.inter:5: the gzip stream is truncated here; expected a complete gzip file",
         ),
     ],
@@ -276,7 +276,7 @@ def test_malformed_atomic_file_is_refused_with_its_line(tmp_path: Path, defect: 
             "Western",
         ),
         (
-            ("u.item", gzip.compress(GROUPLENS["u.item"], compresslevel=0)[:-12]),
+            ("u.item", gzip.compress(GROUPLENS["u.item"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/u.item:3: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (

@@ -132,7 +132,7 @@ RATING = "a finite number from 1 to 5 in steps of 1"
             "FOLDER/users.dat:2, column 'occupation': 'writer'; expected an integer from 0 to 20",
         ),
         (
-            ("ratings.dat", gzip.compress(FILES["ratings.dat"], compresslevel=0)[:-12]),
+            ("ratings.dat", gzip.compress(FILES["ratings.dat"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/ratings.dat:4: the gzip stream is truncated here; expected a complete gzip file",
         ),
         (

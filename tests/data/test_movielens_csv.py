@@ -135,7 +135,7 @@ ONE_ROW = "a quote is not closed, or a carriage return stands inside the line; e
             "FOLDER/movies.csv:3: byte 0xe9 is not UTF-8; save the file as UTF-8",
         ),
         (
-            ("ratings.csv", gzip.compress(FILES["ratings.csv"], compresslevel=0)[:-12]),
+            ("ratings.csv", gzip.compress(FILES["ratings.csv"], compresslevel=0, mtime=0)[:-12]),
             "FOLDER/ratings.csv:5: the gzip stream is truncated here; expected a complete gzip file",
         ),
     ],
