@@ -23,7 +23,7 @@ data: $(VENV)/$(EXTRAS).installed
 	$(RUN) -m tools.fetch_data filmtrust
 
 test: $(VENV)/dev.installed
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/dev.installed
 	$(RUN) -m pytest -m "slow and not gpu and not tpu" $(ARGS)
