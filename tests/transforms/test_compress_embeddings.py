@@ -20,7 +20,7 @@ from recjax.nn.tables import all_rows
 from recjax.training.final_model import load_final_model
 from recjax.training.fit import FitResult
 from recjax.training.pipeline import finalize, load_data, train
-from recjax.transforms import table_factors, table_rounding, table_sharing
+from recjax.transforms import table_rounding
 from recjax.transforms.compress_embeddings import CompressEmbeddings, compress_embeddings, tables_of
 from recjax.transforms.precision import bf16
 from recjax.transforms.protocol import Mode, Stage, chain
@@ -203,124 +203,6 @@ def test_integers_of_a_form_are_not_trained_and_row_updates_leave_forms_to_the_o
     place = params["table_item"]["table"]["place"]
     assert place.dtype == jnp.int32
     assert sorted(np.asarray(place)) == list(range(len(place)))
-
-
-# What each method makes.
-
-
-def test_hashed_rows_are_drawn_rows():
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)), jnp.float32)
-    form = table_sharing.hashed(table, 0.1)
-    np.testing.assert_array_equal(form["hashed"], table[:5])
-    assert len(table_sharing.hashed(table, 0.001)["hashed"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("vocab_size", "ratio", "sizes"),
-    [(10_000, 0.1, (12, 887)), (100, 0.2, (10, 10)), (100, 0.19, None), (4, 0.99, None)],
-)
-def test_quotients_and_remainders_are_as_few_as_asked(vocab_size: int, ratio: float, sizes: tuple[int, int] | None):
-    # (1000 + sqrt(1000^2 - 4 x 10^4)) / 2 = 989.9 remainders would be the root of M + V / M = 1000.
-    found = table_sharing.composed_rows(vocab_size, ratio)
-    assert (found is None) == (sizes is None)
-    if found is not None:
-        n_quotients, n_remainders = found
-        assert n_quotients * n_remainders >= vocab_size
-        assert n_quotients + n_remainders <= ratio * vocab_size + 1
-
-
-def test_composed_rows_have_the_deviation_of_the_drawn_table():
-    table = 0.05 * jax.random.normal(jax.random.key(0), (2500, 16))
-    sizes = table_sharing.composed_rows(2500, 0.1)
-    assert sizes is not None
-    rows = all_rows(table_sharing.composed(table, sizes, seed=1), 2500, jnp.float32)
-    assert float(rows.std()) == pytest.approx(0.05, rel=0.1)
-    zeros = table_sharing.composed(jnp.zeros((2500, 16)), sizes, seed=1)
-    assert not all_rows(zeros, 2500, jnp.float32).any()
-    assert (zeros["quotient"] == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("min_count", "share", "kept"),
-    [(2, 0.0, [0, 2, 4]), (1, 0.0, [0, 1, 2, 4]), (0, 0.2, [0, 1, 2, 4]), (0, 0.5, [0, 2, 4]), (0, 0.8, [2])],
-)
-def test_rare_rows_are_chosen_by_count_or_share(min_count: int, share: float, kept: list[int]):
-    counts = np.array([3, 1, 9, 0, 3], np.int32)
-    assert np.flatnonzero(table_sharing.rows_kept(counts, min_count, share)).tolist() == kept
-
-
-def test_pruned_rows_share_the_mean_of_what_was_looked_up():
-    table = jnp.array([[1.0, 2.0], [8.0, 0.0], [3.0, 4.0], [2.0, 6.0]])
-    counts = np.array([9, 3, 8, 1], np.int32)
-    form = table_sharing.pruned(table, counts, counts >= 5)
-    np.testing.assert_allclose(form["kept"], [[1, 2], [3, 4], [(3 * 8 + 2) / 4, 6 / 4]], rtol=1e-5)
-    np.testing.assert_array_equal(form["row_of"], [0, 2, 1, 2])
-
-
-def test_blocks_have_equal_shares_of_the_lookups():
-    counts = np.array([0, 49, 0, 23, 23, 0, 0, 0], np.int32)  # and one more each: 50 24 24 1 1 1 1 1, 103 in all
-    order, sizes = table_factors.popularity_blocks(counts, 2)
-    assert order[:3].tolist() == [1, 3, 4]
-    assert sizes == [2, 6]  # 50 of 103 before the second row is less than half; 74 is more
-    # The popularity of the blocks is (50 + 24) / 2 = 37 and (24 + 5) / 6 = 4.83.
-    assert table_factors.block_dims(counts, order, sizes, 64, 0.5) == [64, round(64 * (4.8333 / 37) ** 0.5)]
-
-
-def test_blocks_of_full_width_are_exact_and_narrow_ones_are_the_best_projection():
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(40, 6)).astype(np.float32)
-    counts = rng.integers(0, 50, 40).astype(np.int32)
-    exact = table_factors.mixed_dimension(jnp.asarray(table), counts, 3, 1e-9)
-    np.testing.assert_allclose(all_rows(exact, 40, jnp.float32), table, atol=1e-5)
-    form = table_factors.mixed_dimension(jnp.asarray(table), counts, 3, 0.8)
-    order, sizes = table_factors.popularity_blocks(counts, 3)
-    rows = np.asarray(all_rows(form, 40, jnp.float32))[order[-sizes[-1] :]]
-    block, dim = table[order[-sizes[-1] :]], form["block_2"]["rows"].shape[1]
-    assert dim < 6
-    u, s, vt = np.linalg.svd(block, full_matrices=False)
-    best = u[:, :dim] * s[:dim] @ vt[:dim]
-    np.testing.assert_allclose(rows, best * np.linalg.norm(block) / np.linalg.norm(best), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"), [((1_000_000, 64), ((100, 100, 100), (4, 4, 4))), ((30, 7), ((4, 3, 3), (1, 1, 7)))]
-)
-def test_train_shapes(shape: tuple[int, int], expected: Any):
-    assert table_factors.train_shape(*shape) == expected
-
-
-def test_a_tensor_train_of_full_rank_is_exact_and_keeps_the_deviation_otherwise():
-    table = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
-    exact = table_factors.tensor_train(jnp.asarray(table), 100)
-    np.testing.assert_allclose(all_rows(exact, 30, jnp.float32), table, atol=1e-5)
-    form = table_factors.tensor_train(jnp.asarray(table), 2)
-    assert [form[f"core_{k}"].shape for k in range(3)] == [(4, 2, 2), (3, 2, 2, 2), (3, 2, 2)]
-    rows = all_rows(form, 36, jnp.float32)
-    assert float(jnp.sum(rows**2)) == pytest.approx(float((table**2).sum()), rel=1e-3)
-    deviations = [float(jnp.sqrt(jnp.mean(core**2))) for core in form.values()]
-    assert deviations == pytest.approx([deviations[0]] * 3, rel=1e-4)
-
-
-def test_a_train_of_low_rank_is_found():
-    """A table made of cores of rank 2 is given back by rank 2."""
-    rng = np.random.default_rng(1)
-    cores = {
-        "core_0": rng.normal(size=(3, 2, 2)),
-        "core_1": rng.normal(size=(3, 2, 2, 2)),
-        "core_2": rng.normal(size=(3, 2, 2)),
-    }
-    table = all_rows(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), cores), 27, jnp.float32)
-    found = all_rows(table_factors.tensor_train(table, 2), 27, jnp.float32)
-    np.testing.assert_allclose(found, table, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_the_unit_suits_the_table(size: float):
-    table = size * jax.random.normal(jax.random.key(0), (50, 16))
-    form = table_rounding.integers(table, 8)
-    steps = (table.max(1) - table.min(1)) / 255
-    assert (jnp.abs(all_rows(form, 50, jnp.float32) - table) <= 0.55 * steps[:, None]).all()
-    assert not all_rows(table_rounding.integers(jnp.zeros((3, 4)), 8), 3, jnp.float32).any()
 
 
 # What a chain reads, and what users see.
