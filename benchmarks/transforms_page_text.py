@@ -54,10 +54,10 @@ fast as float32's say that it has them."""
 LIMITS = """## What to know before relying on it
 
 - DLRM-DCNv2 with an MLP of 1024-1024-512 was meant to serve int8 at 2.2 times and shrink(0.5) + int8 at 4 times fp32 in
-  batches of 1024. On this processor, which has no int8 instructions, it serves 1.05 and 2.81 times; it has not been
-  measured on one that has them.
-- Lookups in int8 tables are as fast as in float32 ones or faster where ids are uniform over a million rows, and 1.1 to
-  1.3 times slower where the caches hold the rows that are asked for
+  batches of 1024. On this processor, which has no int8 instructions and could at best about double float32's rate by
+  products of 16 bits, it serves 1.05 and 2.81 times; it has not been measured on one that has them.
+- A lookup in an int8 table of a million rows takes 0.68 to 1.00 times float32's where ids are uniform, and 1.11 to 1.25
+  times where they follow a power law, so that the caches hold most rows that are asked for
   ([table-forms](../benchmarks/results/table-forms/table_forms.md)).
 - Integer tables cost 26.6% (8 bits) and 14.1% (4 bits) of float32's bytes at 64 values a row; narrower rows cost more.
 - Tables that are rounded in training (`through_training=True`) under `bf16` are rounded twice.

@@ -25,9 +25,11 @@ def cpu_model() -> str:
     """
     names = [value for key, value in _cpuinfo() if key == "model name"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    vectors = [word for flag, word in VECTOR_INSTRUCTIONS.items() if flag in cpu_instructions()]
-    details = [f"{cores} core{'s' * (cores != 1)}", *vectors[:1]]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({', '.join(details)})"
+    details = f"{cores} core{'s' * (cores != 1)}"
+    widest = next((word for flag, word in VECTOR_INSTRUCTIONS.items() if flag in cpu_instructions()), None)
+    if widest:
+        details += f", {widest}"
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({details})"
 
 
 @functools.cache

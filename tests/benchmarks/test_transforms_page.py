@@ -11,10 +11,11 @@ from benchmarks.crossover_timing import CrossoverRow
 from benchmarks.results import Row, read_rows
 from benchmarks.stored import read_stored
 from benchmarks.summary import group_experiments
+from benchmarks.table_forms_timing import FormRow
 from benchmarks.transforms_page import CROSSOVERS, PAGE, ROWS, main
 from benchmarks.transforms_page_contents import first_faster, render, verdict
 from benchmarks.transforms_page_plot import make_plot
-from benchmarks.transforms_page_text import TOPICS
+from benchmarks.transforms_page_text import LIMITS, TOPICS
 from configs.suites import transforms
 
 
@@ -47,6 +48,29 @@ def test_models_trained_in_integers_from_the_start_are_as_good_as_the_page_says(
     assert len(aqt) == len(qwix) == 4
     assert [f"{share:.1%}" for share in (min(aqt), max(aqt))] == ["100.0%", "100.1%"]
     assert [f"{share:.1%}" for share in (min(qwix), max(qwix))] == ["99.2%", "100.1%"]
+
+
+def test_dlrm_serves_int8_as_fast_as_the_limits_say():
+    ratios = {
+        row.variant: row.speedup["median"]
+        for row in stored_rows()
+        if row.model == "DLRMDCNv2" and row.scenario == "offline" and row.batch_size == 1024 and row.speedup
+    }
+    said = f"it serves {ratios['int8']:.2f} and {ratios['shrink(0.5) + int8']:.2f} times"
+    assert said in " ".join(LIMITS.split())
+
+
+def test_integer_tables_are_as_fast_and_as_small_as_the_limits_say():
+    file = REPOSITORY / "benchmarks/results/table-forms/table_forms.jsonl"
+    rows = [row for row in read_stored(file, FormRow, "benchmarks.table_forms") if row.work == "lookup"]
+    time = {
+        ids: [row.over_float32 for row in rows if row.form == "int8" and row.ids == ids] for ids in ("uniform", "zipf")
+    }
+    size = {row.form: row.bytes_over_float32 for row in rows}
+    words = " ".join(LIMITS.split())
+    assert f"{min(time['uniform']):.2f} to {max(time['uniform']):.2f} times float32's where ids are uniform" in words
+    assert f"{min(time['zipf']):.2f} to {max(time['zipf']):.2f} times where they follow a power law" in words
+    assert f"{size['int8']:.1%} (8 bits) and {size['int4']:.1%} (4 bits)" in words
 
 
 def test_every_variant_but_fp32_stands_under_a_topic_and_every_label_is_one():
