@@ -26,15 +26,26 @@ below say where all rounds agree. `make screenshots` takes the picture.*"""
 
 EXAMPLE = """## How to use one
 
-```python
-from recjax.transforms import chain, explain, prune, quantize, shrink
+A config file, here `smaller.py` in the folder above `configs/`, names the chain:
 
-smaller = chain(prune(0.5), shrink(), quantize(8))  # an order that cannot work is refused here, with one that can
-explain(smaller, experiment)  # per layer: what happens, bytes and operations before and after; nothing is trained
+```python
+import dataclasses
+
+from configs import dlrm_dcnv2_movielens_small
+from recjax.transforms import chain, prune, quantize, shrink
+
+
+def get_config():
+    smaller = chain(prune(0.5), shrink(), quantize(8))  # an order that cannot work is refused here, with one that can
+    return dataclasses.replace(dlrm_dcnv2_movielens_small.get_config(), transforms=smaller.members)
 ```
 
-`Experiment(transforms=smaller.members, ...)` trains, finalizes and serves it; `recjax explain CONFIG` prints the same
-table for a config file. [architecture.md](architecture.md) tells how a transform is built."""
+    recjax explain smaller.py                     # per layer: what happens, bytes and operations before and after
+    recjax train smaller.py --out runs/smaller    # trains, finalizes, and says the quality of what is served
+    python -m benchmarks.run --config smaller.py  # the same beside fp32: quality, latency, throughput, memory
+
+`recjax.transforms.explain(chain, experiment)` prints the table of the first from Python.
+[architecture.md](architecture.md) tells how a transform is built."""
 
 HOW_TO_READ = """\
 A line is one variant over all models that have it, against fp32. *Faster in large batches*: samples/s at the largest

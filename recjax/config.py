@@ -225,12 +225,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 def run_config_file(path: str | Path, name: str) -> Any:
     """Returns what the Python file at `path` defines as `name`, called if it is a function.
 
+    It may import modules of the working folder, as other configs, whatever program reads it.
+
     Raises:
       UserError: no such file, no such name, or any error inside the file (with its line).
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file {str(path)!r}; give the path of a Python file that defines {name}")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     try:
         namespace = runpy.run_path(str(path))
         if name not in namespace:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -234,6 +235,14 @@ def test_load_config_names_file_line_and_error(tmp_path: Path, content: str, mes
     with pytest.raises(UserError) as error:
         load_config(path)
     assert str(error.value).startswith(message.format(path=path))
+
+
+def test_a_config_may_build_on_another_one_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)  # restores the path
+    sys.path.remove(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first_config.py").write_text(FILE)
+    assert load_config(write(tmp_path, "from first_config import get_config")).name == "e"
 
 
 def test_run_config_file_calls_the_function_asked_for(tmp_path: Path):

@@ -15,8 +15,9 @@ from benchmarks.table_forms_timing import FormRow
 from benchmarks.transforms_page import CROSSOVERS, PAGE, ROWS, main
 from benchmarks.transforms_page_contents import first_faster, render, verdict
 from benchmarks.transforms_page_plot import make_plot
-from benchmarks.transforms_page_text import LIMITS, TOPICS
+from benchmarks.transforms_page_text import EXAMPLE, LIMITS, TOPICS
 from configs.suites import transforms
+from recjax.config import load_config
 
 
 @functools.cache
@@ -48,6 +49,13 @@ def test_models_trained_in_integers_from_the_start_are_as_good_as_the_page_says(
     assert len(aqt) == len(qwix) == 4
     assert [f"{share:.1%}" for share in (min(aqt), max(aqt))] == ["100.0%", "100.1%"]
     assert [f"{share:.1%}" for share in (min(qwix), max(qwix))] == ["99.2%", "100.1%"]
+
+
+def test_the_config_on_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    file = tmp_path / "smaller.py"
+    file.write_text(EXAMPLE.partition("```python\n")[2].partition("```")[0])
+    assert [transform.label for transform in load_config(file).transforms] == ["prune(0.5)", "shrink", "int8"]
 
 
 def test_dlrm_serves_int8_as_fast_as_the_limits_say():
