@@ -14,10 +14,10 @@ INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 comma := ,
 EXTRAS := bench$(if $(filter gpu tpu,$(DEVICE)),$(comma)$(DEVICE))
 
-bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo transforms quantized_training,$(SUITE)),data)
+bench: $(VENV)/$(EXTRAS).installed $(if $(filter zoo transforms wide_mlp quantized_training,$(SUITE)),data)
 	$(RUN) -m benchmarks.run --device=$(DEVICE) --suite=$(SUITE) $(ARGS)
 
-# What the suites zoo, transforms and quantized_training train on, from the package index into the user's cache
+# What the suites zoo, transforms, wide_mlp and quantized_training train on, from the package index into the user's cache
 # folder, unless it is there.
 data: $(VENV)/$(EXTRAS).installed
 	$(RUN) -m tools.fetch_data ml-100k

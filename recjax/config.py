@@ -5,6 +5,7 @@ Model configs live beside their models, transforms beside their code; this file 
 """
 
 import dataclasses
+import functools
 import re
 import runpy
 import sys
@@ -12,7 +13,17 @@ import traceback
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 import pydantic
 
@@ -31,13 +42,14 @@ def follows_from_others() -> Any:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(follows_from_others,))
 def config(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass that names what is valid when given a wrong key or choice.
+    """Returns `cls` as a frozen, keyword-only dataclass that says what is valid to a wrong key, type or choice.
 
     A choice is a field that is a Literal of names.
     """
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     valid = [field.name for field in fields]
+    field_types = {field.name: field.type for field in fields}
     choices = {field.name: get_args(field.type) for field in fields if get_origin(field.type) is Literal}
     choices = {name: names for name, names in choices.items() if all(isinstance(n, str) for n in names)}
     construct = cls.__init__
@@ -46,13 +58,36 @@ def config(cls: type[T]) -> type[T]:
         for key in values:
             if key not in valid:
                 raise unknown_name(f"{cls.__name__} key", key, valid)
+        for key, value in values.items():
+            if key in choices:
+                if value not in choices[key]:
+                    raise unknown_name(f"{cls.__name__}.{key}", str(value), choices[key])
+            elif not _is_of(field_types[key], value):
+                raise UserError(f"{cls.__name__}.{key} is {value!r}; allowed: {_type_name(field_types[key])}")
         construct(self, **values)
-        for key, names in choices.items():
-            if getattr(self, key) not in names:
-                raise unknown_name(f"{cls.__name__}.{key}", str(getattr(self, key)), names)
 
     cls.__init__ = construct_checked  # type: ignore[method-assign]
     return cls
+
+
+def _is_of(field_type: Any, value: Any) -> bool:
+    """Returns whether the value is of the field's type; an integer is a number, a switch is neither."""
+    if isinstance(field_type, type) and field_type.__module__ not in ("builtins", "typing"):
+        return isinstance(value, field_type)
+    try:
+        _adapter(field_type).validate_python(value, strict=True)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
+@functools.cache
+def _adapter(field_type: Any) -> Any:
+    return pydantic.TypeAdapter(field_type)
+
+
+def _type_name(field_type: Any) -> str:
+    return field_type.__name__ if isinstance(field_type, type) else str(field_type)
 
 
 def check(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -158,6 +193,7 @@ class Samples:
 SINGLE_INTERACTIONS = Samples()
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """What a model's own Config, which stands beside the model and extends this, can do beside holding sizes."""
 
@@ -311,15 +347,16 @@ def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
 def _parse(text: str, field_type: Any, name: str) -> Any:
     if "Any" in str(field_type):
         raise UserError(f"{name} cannot be set from text; set it in a config file")
-    adapter = pydantic.TypeAdapter(field_type)
+    adapter = _adapter(field_type)
     try:
         if str(field_type).startswith("tuple"):
             return adapter.validate_python([part.strip() for part in text.strip("()").split(",") if part.strip()])
         return adapter.validate_strings(text)
     except pydantic.ValidationError as error:
-        expected = getattr(field_type, "__name__", None) if isinstance(field_type, type) else str(field_type)
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{name}={text!r}: {reason[0].lower()}{reason[1:]}; the field is {expected}") from error
+        raise UserError(
+            f"{name}={text!r}: {reason[0].lower()}{reason[1:]}; the field is {_type_name(field_type)}"
+        ) from error
 
 
 def to_dict(node: Any) -> Any:

@@ -5,7 +5,6 @@ Everything trained or compiled that two tests need is a session fixture here.
 
 import dataclasses
 import os
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,7 @@ jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anythin
 
 from random_variables import random_variables  # noqa: E402
 
-from recjax.config import Dataset, Experiment, ModelConfig, Training  # noqa: E402
-
-typing.runtime_checkable(ModelConfig)  # beartype checks no other protocols
-
+from recjax.config import Dataset, Experiment, Training  # noqa: E402
 from recjax.data.labelled import LabelledData  # noqa: E402
 from recjax.data.next_item import NextItemData  # noqa: E402
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config  # noqa: E402

@@ -211,6 +211,21 @@ def test_a_corrupt_checkpoint_says_what_to_delete(config: str, copy: Path, capsy
     )
 
 
+def test_what_is_no_transform_is_refused(tmp_path: Path):
+    """In a process of its own: here, the test run's own type checks would come first."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import dataclasses\n"
+        "from configs.sasrec_movielens_small import get_config as base\n"
+        "def get_config():\n"
+        "    return dataclasses.replace(base(), transforms=('prune',))\n"
+    )
+    command = [sys.executable, "-c", "import sys; from recjax.cli import main; sys.exit(main(sys.argv[1:]))"]
+    done = subprocess.run([*command, "explain", str(file)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert_one_line(done.stderr, "a chain has 'prune'; allowed: transforms, as in chain(prune(0.5), quantize(8))")
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [

@@ -23,6 +23,8 @@ from recjax.errors import UserError
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.models.logistic_regression import LogisticRegressionConfig
 from recjax.models.sasrec import SASRecConfig
+from recjax.transforms.prune import Prune
+from recjax.transforms.quantize import Quantize
 
 
 @config
@@ -66,6 +68,14 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Dataset(ratios=(0.5, 0.4, 0.2)), "allowed: three positive numbers that sum to 1"),
         (lambda: Dataset(ratios=(1.1, 0.1, -0.2)), "allowed: three positive numbers that sum to 1"),
         (lambda: Dataset(max_history=1), "Dataset.max_history is 1; allowed: >= 2"),
+        (lambda: Dataset(min_interactions=2.5), "Dataset.min_interactions is 2.5; allowed: int"),
+        (lambda: Dataset(min_interactions=True), "Dataset.min_interactions is True; allowed: int"),
+        (lambda: Dataset(ratios=(0.9, 0.1)), "Dataset.ratios is (0.9, 0.1); allowed: tuple[float, float, float]"),
+        (lambda: Dataset(windows=None), "unknown Dataset.windows 'None'; valid: drawn, fixed"),
+        (lambda: SASRecConfig(mlp_dims=64), "SASRecConfig.mlp_dims is 64; allowed: tuple[int, ...]"),
+        (lambda: SASRecConfig(mlp_dims=[64]), "SASRecConfig.mlp_dims is [64]; allowed: tuple[int, ...]"),
+        (lambda: Prune(sparsity="0.5"), "Prune.sparsity is '0.5'; allowed: float | None"),
+        (lambda: Quantize(include="mlp"), "Quantize.include is 'mlp'; allowed: tuple[str, ...]"),
         (lambda: Dataset(seed=-1), "Dataset.seed is -1; allowed: >= 0"),
         (lambda: Training(seed=-1), "Training.seed is -1; allowed: >= 0"),
         (lambda: Training(epochs=0), "Training.epochs is 0; allowed: >= 1"),
@@ -99,7 +109,7 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: DLRMDCNv2Config(cross_ranks=()), "DLRMDCNv2Config.cross_ranks is ()"),
     ],
 )
-def test_values_out_of_range_are_refused_with_the_range(make: Any, message: str):
+def test_values_of_another_type_or_out_of_range_are_refused_with_what_is_allowed(make: Any, message: str):
     with pytest.raises(UserError) as error:
         make()
     assert message in str(error.value)

@@ -303,9 +303,12 @@ def chain(*transforms: Transform) -> Chain:
 
     Raises:
       UserError: the order is not that of `Stage`, a stage stands twice, or a member objects to another; the message
-        names the offending pair and the order that works, or the remedy.
+        names the offending pair and the order that works, or the remedy. Or a member is no transform.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
+    for member in members:
+        if not isinstance(member, Transform):
+            raise UserError(f"a chain has {member!r}; allowed: transforms, as in chain(prune(0.5), quantize(8))")
     for objection in filter(None, (member.objection(members) for member in members)):
         raise UserError(f"illegal chain: {objection}")
     for before, after in itertools.pairwise(members):

@@ -132,8 +132,11 @@ class Quantize(Transform):
         """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches no layer."""
         del seed, counts
         found = [types for _, types in self._chosen(model_config, params).values()]
-        four_bits = any(types.weights == types.activations == "int4" for types in found)
-        if four_bits and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":
+        if self.products and not self.weight_only:
+            found.append(self._of_activations())
+        # A forward and two backward products, each of two of the three.
+        int4_by_int4 = any((types.weights, types.activations, types.gradients).count("int4") > 1 for types in found)
+        if int4_by_int4 and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":
             raise UserError(
                 "qwix cannot train int4 by int4 products on a CPU, for which XLA has none; use backend='aqt'"
             )
@@ -164,8 +167,7 @@ class Quantize(Transform):
         """Returns the types of a product of two activations, None if it stays float."""
         if not self.products or self.weight_only or matches(self.exclude, path):
             return None
-        found = self._types(self.bits)
-        return dataclasses.replace(found, weights=found.activations or found.weights, per_tensor=False)
+        return self._of_activations()
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization
@@ -196,6 +198,11 @@ class Quantize(Transform):
             stochastic_rounding=self.stochastic_rounding,
             per_tensor=self.per_tensor,
         )
+
+    def _of_activations(self) -> DotTypes:
+        """Returns the types of a product whose two operands are activations."""
+        types = self._types(self.bits)
+        return dataclasses.replace(types, weights=types.activations or types.weights, per_tensor=False)
 
     def _chosen(self, model_config: Any, params: Params) -> dict[str, tuple[str, DotTypes]]:
         """Returns, by parameter, the path and the types of every product that is quantized."""

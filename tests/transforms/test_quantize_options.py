@@ -28,7 +28,7 @@ from recjax.training.step import init_state, make_train_step
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Mode, chain
 from recjax.transforms.quantize import Quantize, quantize
-from recjax.transforms.quantized_dots import pack, unpack
+from recjax.transforms.quantized_dots import library, pack, unpack
 
 BACKENDS = ("aqt", "qwix")
 INT8 = ("i8", "i8", "i32")
@@ -102,7 +102,7 @@ def test_what_is_stored_multiplied_and_answered(
     assert (served != plain).any()
 
 
-def test_four_bit_activations_run_in_bytes_with_aqt_and_are_refused_with_qwix_on_a_cpu(
+def test_four_bit_activations_run_in_bytes_with_aqt(
     dlrm_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, batch: Any
 ):
     rule = Quantize(bits=4, activation_bits=4)
@@ -110,9 +110,43 @@ def test_four_bit_activations_run_in_bytes_with_aqt_and_are_refused_with_qwix_on
     assert rule.label == "int4 (int4 activations)"
     assert dots(model.score, model.variables, batch)[INT8] == 8
     np.testing.assert_array_equal(jax.jit(model.score)(model.variables, batch), evaluated(model, dlrm_params, batch))
-    experiment = dataclasses.replace(dlrm_experiment, transforms=(dataclasses.replace(rule, backend="qwix"),))
-    with pytest.raises(UserError, match=r"qwix cannot train int4 by int4 .* on a CPU"):
-        train(experiment, labelled)
+
+
+@pytest.mark.parametrize(
+    ("bits", "activation_bits", "backward_bits", "compiles"),
+    [
+        (8, None, None, True),
+        (8, None, 4, True),
+        (8, 4, None, True),
+        (8, 4, 4, False),
+        (4, None, 8, True),
+        (4, None, 4, False),
+        (4, 4, None, False),
+        ("fp8", None, 4, True),
+        ("fp8", 4, 4, False),
+    ],
+)
+def test_qwix_refuses_what_xla_cannot_compile_on_a_cpu_and_nothing_else(
+    bits: Any, activation_bits: Any, backward_bits: Any, compiles: bool, dlrm_experiment: Experiment, dlrm_params: Any
+):
+    rule = Quantize(bits=bits, activation_bits=activation_bits, backward_bits=backward_bits, backend="qwix")
+    types = rule.types_of("top_mlp/dense_0")
+
+    def loss(x: Any, kernel: Any) -> Any:  # not linear, or its gradient needs no forward product
+        return (library("qwix").product(x, kernel, (((1,), (0,)), ((), ())), types, jax.random.key(0)) ** 2).sum()
+
+    def start() -> None:
+        rule.start(dlrm_experiment.model, dlrm_params, 0, dict)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((4, 8)), jnp.ones((8, 6)))
+    if compiles:
+        start()
+        gradient.compile()
+        return
+    with pytest.raises(UserError, match="qwix cannot train int4 by int4 products on a CPU"):
+        start()
+    with pytest.raises(jax.errors.JaxRuntimeError):  # should this end, the refusal can go
+        gradient.compile()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
