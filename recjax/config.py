@@ -26,6 +26,7 @@ from typing import (
 )
 
 import pydantic
+from pydantic_core import core_schema
 
 from recjax.errors import UserError, unknown_name
 
@@ -67,6 +68,8 @@ def config(cls: type[T]) -> type[T]:
         construct(self, **values)
 
     cls.__init__ = construct_checked  # type: ignore[method-assign]
+    # Within the type of another config's field: it was checked when it was made.
+    cls.__get_pydantic_core_schema__ = lambda *_: core_schema.is_instance_schema(cls)  # type: ignore[attr-defined]
     return cls
 
 
@@ -83,7 +86,7 @@ def _is_of(field_type: Any, value: Any) -> bool:
 
 @functools.cache
 def _adapter(field_type: Any) -> Any:
-    return pydantic.TypeAdapter(field_type)
+    return pydantic.TypeAdapter(field_type, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
 
 
 def _type_name(field_type: Any) -> str:
