@@ -1,6 +1,7 @@
 """From an experiment to a final model: data, training, transforms."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,8 @@ def set_up(
     if start is None:
         start = init_params(model_config.build(data.schema), one_batch(data, 1), settings.seed)
     module, drawn = model_config.build(data.schema), start
-    start = transform.start(model_config, drawn, settings.seed, lambda: count_rows(module, drawn, data, settings))
+    counts = functools.cache(lambda: count_rows(module, drawn, data, settings))  # an epoch of batches
+    start = transform.start(model_config, drawn, settings.seed, counts)
     teacher = None
     if transform.soft_targets:
         if taught_by is None:
@@ -196,7 +198,7 @@ def finalize(
         batches=lambda n: list(itertools.islice(data.eval_batches("valid", CALIBRATION_BATCH), n)),
         retrain=retrain,
         validate=validate,
-        counts=lambda: count_rows(rewritten.build(data.schema), params, data, experiment.training),
+        counts=functools.cache(lambda: count_rows(rewritten.build(data.schema), params, data, experiment.training)),
         shapes=lambda model_config: jax.eval_shape(
             lambda: init_params(model_config.build(data.schema), one_batch(data, 1), seed=0)
         ),

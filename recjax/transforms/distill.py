@@ -12,14 +12,16 @@ from recjax.errors import unknown_name
 from recjax.transforms.protocol import SoftTargets, Stage, Transform, check_teachable
 from recjax.transforms.support import Support
 
+DEFAULT = SoftTargets(weight=0.5, temperature=2.0)
+
 
 @config
 class Distill(Transform):
     """Trains a smaller model of the same kind, whose teacher is the experiment's own model, trained before."""
 
     student: tuple[tuple[str, Any], ...]  # the Config's fields that differ from the teacher's, with their values
-    weight: float = 0.5  # of the soft targets in the loss, (0, 1]; the labels have the rest
-    temperature: float = 2.0  # that both models' scores are divided by, > 0
+    weight: float = DEFAULT.weight  # of the soft targets in the loss, (0, 1]; the labels have the rest
+    temperature: float = DEFAULT.temperature  # that both models' scores are divided by, > 0
 
     stage = Stage.STRUCTURE
     trains = True
@@ -32,8 +34,13 @@ class Distill(Transform):
 
     @property
     def label(self) -> str:
-        """Returns the student's fields."""
-        return f"distill({', '.join(f'{name}={_short(value)}' for name, value in self.student)})"
+        """Returns the student's fields, and how it is taught where that is not the default."""
+        notes = [
+            *(f"{name}={_short(value)}" for name, value in self.student),
+            f"weight {self.weight:g}" if self.weight != DEFAULT.weight else "",
+            f"temperature {self.temperature:g}" if self.temperature != DEFAULT.temperature else "",
+        ]
+        return f"distill({', '.join(note for note in notes if note)})"
 
     @property
     def soft_targets(self) -> SoftTargets:  # type: ignore[override]
@@ -55,7 +62,7 @@ class Distill(Transform):
         return "native"
 
 
-def distill(*, weight: float = 0.5, temperature: float = 2.0, **student: Any) -> Distill:
+def distill(*, weight: float = DEFAULT.weight, temperature: float = DEFAULT.temperature, **student: Any) -> Distill:
     """Returns the transform that trains a student with those fields of the Config, as in `distill(mlp_dims=(64,))`."""
     return Distill(student=tuple(student.items()), weight=weight, temperature=temperature)
 

@@ -13,7 +13,8 @@ class DotTypes:
     Attributes:
       weights: of the kernel, or of the right operand of a product of activations. "fp8" is e4m3.
       activations: of the left operand; None leaves it float.
-      gradients: of both operands in both backward products; None leaves those float. "fp8" is e5m2 there.
+      gradients: of both operands in both backward products; None leaves those float. "fp8" is e5m2 there. Qwix gives
+        the type to the incoming gradient alone; the other operand stays as the forward product has it.
       stochastic_rounding: whether gradients are rounded up or down by chance, so that small ones survive on average.
       per_tensor: one scale for a whole kernel in the place of one an output.
     """

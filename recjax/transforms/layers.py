@@ -50,13 +50,16 @@ class Selection:
         is_logit = single or matches(logit_layers, re.sub(r"/(down|up)$", "", path))
         return (self.logits or not is_logit) and matches(self.include, path) and not matches(self.exclude, path)
 
-    def choose(self, name: str, model_config: Any, params: Mapping[str, Any]) -> dict[str, Layer]:
+    def choose(
+        self, name: str, model_config: Any, params: Mapping[str, Any], products: Collection[str] = ()
+    ) -> dict[str, Layer]:
         """Returns the layers that are taken, by the path of their parameter.
 
         Args:
           name: of the transform, for errors.
           model_config: says which layers give the answer.
           params: with float kernels.
+          products: paths that patterns may name beside those of layers.
 
         Raises:
           UserError: a pattern matches no layer, or no layer is taken.
@@ -64,14 +67,16 @@ class Selection:
         layers = dense_layers(params)
         paths = [layer.path for layer in layers.values()]
         if paths:  # of a model without any, the error below says more
-            check_matches(name, (*self.include, *self.exclude), paths, model_config)
+            check_matches(name, (*self.include, *self.exclude), (*paths, *products), model_config)
         logit_layers = model_config.logit_layers()
         chosen = {
             parameter: layer
             for parameter, layer in layers.items()
             if self.takes(layer.path, layer.shape[1], logit_layers)
         }
-        if not chosen:
+        if chosen:
+            check_takes(name, self.include, (*(layer.path for layer in chosen.values()), *products))
+        else:
             remedy = f"widen include, or set {name}(logits=True)" if not self.logits else "widen include"
             raise UserError(
                 f"{name} cannot be applied: {type(model_config).__name__} has no dense layer beside those that give "
@@ -106,6 +111,22 @@ def check_matches(name: str, patterns: Iterable[str], paths: Collection[str], mo
             raise UserError(
                 f"{name} pattern {pattern!r} matches no layer of {type(model_config).__name__}; its layers: {allowed}"
             )
+
+
+def check_takes(name: str, patterns: Iterable[str], taken: Collection[str]) -> None:
+    """Raises UserError if a pattern matches layers, but none of those that are taken."""
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, path) for path in taken):
+            raise UserError(
+                f"{name} pattern {pattern!r} matches only layers that are left out: those that give the answer are "
+                "taken with logits=True, a recurrent layer's product with its state with states=True; set it, or "
+                "drop the pattern"
+            )
+
+
+def attention_products(model_config: Any) -> tuple[str, ...]:
+    """Returns the paths of the products of two activations: queries with keys, and their weights with values."""
+    return tuple(f"{layer.name}/{part}" for layer in model_config.attention_heads() for part in ("scores", "values"))
 
 
 def matches(patterns: Sequence[str], path: str) -> bool:

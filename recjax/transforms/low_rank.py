@@ -95,7 +95,8 @@ class LowRank(Transform):
         masks = next((member for member in members if member.stage == Stage.MASKS), None)
         if masks is None or self.when == "start":  # training masks the factors themselves
             return None
-        if not masks.empties_units:
+        removed = masks.empties_units and any(member.stage == Stage.SHRINK for member in members)
+        if not removed:
             return (
                 f"{self.label} would fill the zeros of {masks.label} again; write "
                 "chain(prune(0.5, structure='unit'), shrink(), low_rank(...)), or leave one of them out"

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from jaxtyping import Array
 from recjax.config import check, config
 from recjax.errors import UserError
 from recjax.nn.dots import Dots, Kernel
-from recjax.transforms.layers import Selection, check_matches, check_patterns, dense_layers
+from recjax.transforms.layers import Selection, attention_products, check_matches, check_patterns, dense_layers
 from recjax.transforms.paths import flatten, set_path
 from recjax.transforms.protocol import (
     Finalization,
@@ -38,7 +39,8 @@ class MixedPrecision(Transform):
     """Casts the operands of products to a narrow type, and their result back; training keeps float32 master weights.
 
     Layers that give the answer stay float32 unless the policy names them. A pattern is a regular expression that must
-    match the whole path of a layer, as in "top_mlp/dense_0"; the factors of a layer have its type.
+    match the whole path of a layer, as in "top_mlp/dense_0", or of attention's products of two activations, as in
+    "block_0/attention/scores"; the factors of a layer have its type.
     """
 
     dtype: Literal["bfloat16", "float16"] = "bfloat16"  # of products that the policy does not name
@@ -54,7 +56,7 @@ class MixedPrecision(Transform):
         for pattern, dtype in self.policy:
             check(dtype in TYPES, f"mixed_precision type of {pattern!r}", dtype, ", ".join(map(repr, TYPES)))
         check_patterns("mixed_precision", (pattern for pattern, _ in self.policy))
-        number = isinstance(self.loss_scale, int | float) and self.loss_scale >= 1
+        number = type(self.loss_scale) in (int, float) and 1 <= self.loss_scale < math.inf
         legal = number or self.loss_scale is None or self.loss_scale == "auto"
         check(legal, "mixed_precision loss_scale", self.loss_scale, "'auto', None, a number >= 1")
 
@@ -147,7 +149,8 @@ class MixedPrecision(Transform):
         """Returns the type of every kernel that is not float32, by parameter."""
         layers, logits = dense_layers(params), model_config.logit_layers()
         whole = {_whole(layer.path): layer for layer in layers.values()}
-        check_matches("mixed_precision", (pattern for pattern, _ in self.policy), whole, model_config)
+        named = (*whole, *attention_products(model_config))
+        check_matches("mixed_precision", (pattern for pattern, _ in self.policy), named, model_config)
         types = {name: self.type_at(layer.path, layer.shape[1], logits) for name, layer in layers.items()}
         narrow = {name: dtype for name, dtype in types.items() if dtype != "float32"}
         if not narrow:

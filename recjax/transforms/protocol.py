@@ -302,8 +302,8 @@ def chain(*transforms: Transform) -> Chain:
     """Returns the transforms as one transform.
 
     Raises:
-      UserError: the order is not that of `Stage`, a stage stands twice, or a member objects to another; the message
-        names the offending pair and the order that works, or the remedy. Or a member is no transform.
+      UserError: the order is not that of `Stage`, two members share a stage, or a member objects to another; the
+        message names the offending pair and the order that works, or the remedy. Or a member is no transform.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
     for member in members:
@@ -311,13 +311,18 @@ def chain(*transforms: Transform) -> Chain:
             raise UserError(f"a chain has {member!r}; allowed: transforms, as in chain(prune(0.5), quantize(8))")
     for objection in filter(None, (member.objection(members) for member in members)):
         raise UserError(f"illegal chain: {objection}")
+    slots: dict[tuple[Stage, str], Transform] = {}
+    for member in members:
+        if other := slots.get(_slot(member)):
+            raise UserError(
+                f"illegal chain: {member.label} cannot stand beside {other.label}, as both act on the same values at "
+                "the same time; leave one of them out"
+            )
+        slots[_slot(member)] = member
     for before, after in itertools.pairwise(members):
-        twice = _slot(before) == _slot(after)
-        if twice or before.stage > after.stage:
-            remedy = sorted({_slot(member): member for member in members}.values(), key=_slot)
-            wrong = "stands twice" if twice else f"cannot follow {before.label}"
-            order = " -> ".join(member.label for member in remedy)
-            raise UserError(f"illegal chain: {after.label} {wrong}; the order that works: {order}")
+        if before.stage > after.stage:
+            order = " -> ".join(member.label for member in sorted(members, key=lambda member: member.stage))
+            raise UserError(f"illegal chain: {after.label} cannot follow {before.label}; the order that works: {order}")
     return Chain(members=tuple(members))
 
 

@@ -127,6 +127,10 @@ class Prune(Transform):
             "global" if self.scope == "global" else "",
             self.criterion if self.criterion != "magnitude" else "",
             {"cubic": "", "polynomial": f"power {self.power}"}.get(self.schedule, self.schedule),
+            f"from {self.begin:g}" if self.begin else "",
+            f"until {self.end:g}" if self.end != 0.5 else "",
+            f"every {self.update_every}" if self.update_every != 10 else "",
+            f"seed {self.seed}" if self.seed else "",
             "some layers" if self.include != (".*",) or self.exclude else "",
             "logits" if self.logits else "",
         ]

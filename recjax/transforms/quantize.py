@@ -1,4 +1,6 @@
-"""Narrow products: quantized training, then weights frozen as integers (or fp8) with a float32 scale an output.
+"""Narrow products: quantized training, then weights frozen as integers (or fp8) with a scale an output.
+
+The scale has the type that the model computes in.
 
 Two libraries can do it, AQT and Qwix; what is stored is the same for both, plain arrays beside the layer's bias, so a
 checkpoint depends on neither. No float copy of a quantized kernel is kept.
@@ -18,7 +20,15 @@ from jaxtyping import Array
 from recjax.config import check, config
 from recjax.errors import UserError
 from recjax.transforms.dot_types import DotTypes, Type
-from recjax.transforms.layers import Selection, check_matches, check_patterns, dense_layers, matches
+from recjax.transforms.layers import (
+    Selection,
+    attention_products,
+    check_matches,
+    check_patterns,
+    check_takes,
+    dense_layers,
+    matches,
+)
 from recjax.transforms.paths import flatten, set_path
 from recjax.transforms.protocol import (
     Finalization,
@@ -36,28 +46,30 @@ from recjax.transforms.support import Support, dot_support
 Bits = Literal[4, 8, "fp8"]
 _TYPES: dict[Any, Type] = {4: "int4", 8: "int8", "fp8": "fp8"}
 _ALLOWED = "4, 8, 'fp8'"
+CALIBRATION_BATCHES = 4  # unless told otherwise
 
 
 @config
 class Quantize(Transform):
     """Narrow products of every dense layer, trained with (or rounded after training) and frozen.
 
-    A layer is named by its path, as in "top_mlp/dense_0", "block_1/attention/query" or "user_branch/input". Patterns
-    are regular expressions that must match the whole path.
+    A layer is named by its path, as in "top_mlp/dense_0", "block_1/attention/query" or "user_branch/input", a product
+    of two activations likewise: "block_1/attention/scores" and "block_1/attention/values". Patterns are regular
+    expressions that must match the whole path.
     """
 
     bits: Any = 8  # of weights: 8, 4 or "fp8" (e4m3)
-    activation_bits: Any = None  # of activations, likewise; None takes 8, or "fp8" where weights are
+    activation_bits: Any = None  # of activations: 8 or 4 beside integers, "fp8" beside "fp8"; None takes 8 or "fp8"
     weight_only: bool = False  # leaves activations float: memory is saved, products are float
     backward_bits: Any = None  # of both backward products: 8, 4 or "fp8" (e5m2); None leaves them float
     stochastic_rounding: bool = True  # of gradients, where backward products are narrow
     per_tensor: bool = False  # one scale a kernel in the place of one an output
     activations: Literal["dynamic", "static"] = "dynamic"  # a scale a row, at run time; or one, calibrated once
-    calibration_batches: int = 4  # validation batches that static scales are taken from
+    calibration_batches: int = CALIBRATION_BATCHES  # validation batches that static scales are taken from
     when: Literal["training", "after"] = "training"  # whether training sees the rounding
     backend: Literal["aqt", "qwix"] = "aqt"
-    include: tuple[str, ...] = (".*",)  # layers to quantize
-    exclude: tuple[str, ...] = ()  # of those, layers that stay float
+    include: tuple[str, ...] = (".*",)  # layers to quantize, and with `products` attention's
+    exclude: tuple[str, ...] = ()  # of those, what stays float
     layer_bits: tuple[tuple[str, Any], ...] = ()  # other bits for some layers: (pattern, bits); the first match counts
     logits: bool = False  # whether layers that give the answer are quantized too
     products: bool = False  # whether attention's products of activations are
@@ -75,10 +87,47 @@ class Quantize(Transform):
             check(bits in _TYPES, f"quantize layer_bits of {pattern!r}", bits, _ALLOWED)
         check_patterns("quantize", (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)))
         check(self.calibration_batches >= 1, "quantize calibration_batches", self.calibration_batches, ">= 1")
-        narrow_gradients = self.when == "after" and self.backward_bits is not None
-        check(not narrow_gradients, "quantize backward_bits with when='after'", self.backward_bits, "None")
-        static = self.activations == "static"
-        check(not (static and self.weight_only), "quantize activations with weight_only", self.activations, "'dynamic'")
+        self._check_options_agree()
+
+    def _check_options_agree(self) -> None:
+        """Raises UserError for an option that has no effect beside another, or would make products float32."""
+        qwix, narrow_gradients = self.backend == "qwix", self.backward_bits is not None
+        dynamic = self.activations == "dynamic"
+        # Of fp8 and integers XLA makes float32 products. Of the backward ones, AQT rounds both operands to one type.
+        is_fp8 = {bits == "fp8" for bits in (self.bits, *(bits for _, bits in self.layer_bits))}
+        mixed = {
+            name: getattr(self, name) is not None and is_fp8 != {getattr(self, name) == "fp8"}
+            for name in ("activation_bits", "backward_bits")
+        }
+        kind = "None, or integers beside integers and 'fp8' beside 'fp8', in every layer"
+        for refused, option, context, allowed in (
+            (mixed["activation_bits"], "activation_bits", f"beside weights of {self.bits!r}", kind),
+            (qwix and mixed["backward_bits"], "backward_bits", f"of qwix beside weights of {self.bits!r}", kind),
+            (self.when == "after" and narrow_gradients, "backward_bits", "with when='after'", "None"),
+            (self.weight_only and narrow_gradients and qwix, "backward_bits", "of qwix with weight_only", "None"),
+            (self.weight_only and not dynamic, "activations", "with weight_only", "'dynamic'"),
+            (self.weight_only and self.activation_bits is not None, "activation_bits", "with weight_only", "None"),
+            (self.weight_only and self.products, "products", "with weight_only", "False; they have no weights"),
+            (
+                self.stochastic_rounding and self.backward_bits == "fp8" and qwix,
+                "stochastic_rounding",
+                "of fp8 gradients by qwix",
+                "False; it rounds them to the nearest",
+            ),
+            (
+                not self.stochastic_rounding and not narrow_gradients,
+                "stochastic_rounding",
+                "without backward_bits",
+                "True; nothing is rounded by chance then",
+            ),
+            (
+                dynamic and self.calibration_batches != CALIBRATION_BATCHES,
+                "calibration_batches",
+                "of dynamic activations",
+                f"{CALIBRATION_BATCHES}; set activations='static'",
+            ),
+        ):
+            check(not refused, f"quantize {option} {context}", getattr(self, option), allowed)
 
     @property
     def selection(self) -> Selection:
@@ -97,10 +146,8 @@ class Quantize(Transform):
 
     @property
     def dot_dtype(self) -> str | None:  # type: ignore[override]
-        """Returns the type that most products run in; None where activations stay float."""
-        if self.weight_only:
-            return None
-        return "fp8" if "fp8" in (self.bits, self.activation_bits) else "int8"
+        """Returns the type that products run in unless `layer_bits` name them; None where activations stay float."""
+        return None if self.weight_only else _product_type(self.bits)
 
     @property
     def label(self) -> str:
@@ -125,15 +172,15 @@ class Quantize(Transform):
         """Returns whether the device multiplies these types as such; whether that pays is for the row to say."""
         if self.weight_only:
             return "emulated"  # values are widened before every product: less memory, no faster dot
-        types = self._types(self.bits)
-        return dot_support(platform, types.weights if types.weights != "int4" else str(types.activations))
+        types = {_product_type(bits) for bits in (self.bits, *(bits for _, bits in self.layer_bits))}
+        words = [dot_support(platform, name) for name in types]
+        return next((word for word in ("none", "emulated") if word in words), "native")
 
     def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
-        """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches no layer."""
+        """Returns the parameters; raises UserError if there is nothing to quantize, or a pattern matches nothing."""
         del seed, counts
         found = [types for _, types in self._chosen(model_config, params).values()]
-        if self.products and not self.weight_only:
-            found.append(self._of_activations())
+        found += filter(None, map(self.types_of_product, attention_products(model_config)))
         # A forward and two backward products, each of two of the three.
         int4_by_int4 = any((types.weights, types.activations, types.gradients).count("int4") > 1 for types in found)
         if int4_by_int4 and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":
@@ -165,9 +212,11 @@ class Quantize(Transform):
 
     def types_of_product(self, path: str) -> DotTypes | None:
         """Returns the types of a product of two activations, None if it stays float."""
-        if not self.products or self.weight_only or matches(self.exclude, path):
+        if not self.products or not matches(self.include, path) or matches(self.exclude, path):
             return None
-        return self._of_activations()
+        types = self.types_of(path)
+        assert types.activations is not None, "products and weight_only exclude each other"
+        return dataclasses.replace(types, weights=types.activations, per_tensor=False)
 
     def finalize(
         self, model_config: Any, variables: Variables, context: Finalization
@@ -199,16 +248,19 @@ class Quantize(Transform):
             per_tensor=self.per_tensor,
         )
 
-    def _of_activations(self) -> DotTypes:
-        """Returns the types of a product whose two operands are activations."""
-        types = self._types(self.bits)
-        return dataclasses.replace(types, weights=types.activations or types.weights, per_tensor=False)
-
     def _chosen(self, model_config: Any, params: Params) -> dict[str, tuple[str, DotTypes]]:
-        """Returns, by parameter, the path and the types of every product that is quantized."""
+        """Returns, by parameter, the path and the types of every layer that is quantized."""
+        products = attention_products(model_config) if self.products else ()
+        chosen = self.selection.choose("quantize", model_config, params, products)
+        if self.products and not any(map(self.types_of_product, products)):
+            raise UserError(
+                f"quantize(products=True) finds no product of two activations in {type(model_config).__name__}, or "
+                f"none that include and exclude leave; its products: {', '.join(products) or 'none'}"
+            )
+        patterns = [pattern for pattern, _ in self.layer_bits]
         paths = [layer.path for layer in dense_layers(params).values()]
-        check_matches("quantize", [pattern for pattern, _ in self.layer_bits], paths, model_config)
-        chosen = self.selection.choose("quantize", model_config, params)
+        check_matches("quantize", patterns, (*paths, *products), model_config)
+        check_takes("quantize", patterns, (*(layer.path for layer in chosen.values()), *products))
         return {parameter: (layer.path, self.types_of(layer.path)) for parameter, layer in chosen.items()}
 
     def _input_scales(
@@ -228,7 +280,15 @@ class Quantize(Transform):
         for batch in context.batches(self.calibration_batches):
             for path, value in largest_inputs(variables, batch).items():
                 largest[path] = jnp.maximum(largest[path], value) if path in largest else value
-        return {path: backend.scale_of(value, types_of[path]) for path, value in largest.items()}
+        # An input that was zero in all of them, behind units that never fire, has no scale: any but 0 will do.
+        return {
+            path: jnp.where(value > 0, backend.scale_of(value, types_of[path]), 1.0) for path, value in largest.items()
+        }
+
+
+def _product_type(bits: Any) -> Type:
+    """Returns the type in which a product of weights of so many bits runs: four bits are multiplied in bytes."""
+    return "fp8" if bits == "fp8" else "int8"
 
 
 def quantize(bits: Bits = 8, **options: Any) -> Quantize:

@@ -31,6 +31,8 @@ from recjax.transforms.protocol import (
 )
 from recjax.transforms.units import head_importances, owned_slices, unit_norms, without_heads, without_layer
 
+DEFAULT_TEMPERATURE = 2.0
+
 
 @config
 class Shrink(Transform):
@@ -45,7 +47,7 @@ class Shrink(Transform):
     finetune_epochs: int = 2  # 0 leaves the values as they are
     multiple_of: int = 8  # widths are kept at multiples of this, which vector units like; >= 1
     distill: float = 0.0  # weight of the unshrunk model's scores in the fine-tuning's loss, [0, 1]; 0 is labels alone
-    temperature: float = 2.0  # that both models' scores are divided by then, > 0
+    temperature: float = DEFAULT_TEMPERATURE  # that both models' scores are divided by then, > 0
 
     stage = Stage.SHRINK
 
@@ -59,6 +61,8 @@ class Shrink(Transform):
         untaught = self.distill > 0 and self.finetune_epochs == 0
         check(not untaught, "shrink distill with finetune_epochs=0", self.distill, "0; or fine-tune for an epoch")
         check(self.temperature > 0, "shrink temperature", self.temperature, "> 0")
+        cold = self.distill > 0 or self.temperature == DEFAULT_TEMPERATURE
+        check(cold, "shrink temperature without distill", self.temperature, f"{DEFAULT_TEMPERATURE:g}, no matter")
 
     @property
     def label(self) -> str:
@@ -68,6 +72,8 @@ class Shrink(Transform):
             f"heads {self.heads:g}" if self.heads else "",
             f"layers {self.layers}" if self.layers else "",
             f"distill {self.distill:g}" if self.distill else "",
+            f"temperature {self.temperature:g}" if self.temperature != DEFAULT_TEMPERATURE else "",
+            f"multiples of {self.multiple_of}" if self.multiple_of != 8 else "",
         ]
         removed = ", ".join(filter(None, notes))
         return f"shrink({removed})" if removed else "shrink"
@@ -95,6 +101,15 @@ class Shrink(Transform):
         name = type(model_config).__name__
         if (self.share or not (self.heads or self.layers)) and not model_config.hidden_units():
             raise UserError(f"{self.label} has no units to remove: {name} has no hidden layer; leave share out")
+        if self.share or not (self.heads or self.layers):
+            widths = {u.name: getattr(model_config, u.field)[u.index] for u in model_config.hidden_units()}
+            # Without a share, pruning decides: it may have emptied any number.
+            wanted = {n: n - _share_of(self.share, n) if self.share else 0 for n in widths.values()}
+            if all(self._width(before, after) == before for before, after in wanted.items()):
+                raise UserError(
+                    f"{self.label} removes no unit of {name}, whose hidden widths are {widths}: they stay multiples of "
+                    f"{self.multiple_of}; lower multiple_of{', or raise share' if self.share else ''}"
+                )
         if self.heads:
             attention = model_config.attention_heads()
             if not attention:
@@ -175,13 +190,17 @@ class Shrink(Transform):
         smaller = dataclasses.replace(model_config, **{first.field: n_kept, **dict(first.fixed)})
         return smaller, flat, [first.count, n_kept]
 
+    def _width(self, before: int, wanted: int) -> int:
+        """Returns the width after a layer of that width should keep `wanted` units: a multiple, if there is room."""
+        return min(before, max(self.multiple_of, -(-wanted // self.multiple_of) * self.multiple_of))
+
     def _remove_units(self, model_config: Any, flat: FlatParams) -> tuple[Any, FlatParams, dict[str, list[int]]]:
         """Returns the config, the parameters and each hidden layer's width before and after."""
         flat, widths, smaller = dict(flat), {}, model_config
         for layer in model_config.hidden_units():
             norms = np.asarray(unit_norms(layer, flat))
             wanted = min(int((norms > 0).sum()), len(norms) - _share_of(self.share, len(norms)))
-            n_kept = min(len(norms), max(self.multiple_of, _round_up(wanted, self.multiple_of)))
+            n_kept = self._width(len(norms), wanted)
             kept = np.sort(np.argsort(-norms, stable=True)[:n_kept])
             for path, axis in owned_slices(layer, flat):
                 flat[path] = jnp.take(flat[path], kept, axis)
@@ -200,7 +219,7 @@ def shrink(
     finetune_epochs: int = 2,
     multiple_of: int = 8,
     distill: float = 0.0,
-    temperature: float = 2.0,
+    temperature: float = DEFAULT_TEMPERATURE,
 ) -> Shrink:
     """Returns the transform that removes units, heads and layers: what a preceding `prune` emptied, and what is asked.
 
@@ -234,7 +253,3 @@ def _without_entry(model_config: Any, layers: RemovableLayers, index: int) -> An
     value = getattr(model_config, layers.field)
     shorter = value - 1 if isinstance(value, int) else value[:index] + value[index + 1 :]
     return dataclasses.replace(model_config, **{layers.field: shorter})
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -70,8 +70,13 @@ class SparseLayout(Transform):
         return None
 
     def start(self, model_config: Any, params: Params, seed: int, counts: RowCounts) -> Params:
-        """Returns the parameters; raises UserError if a pattern matches no layer."""
+        """Returns the parameters; raises UserError if a pattern matches no layer, or the device has no routine."""
         del seed, counts
+        if jax.default_backend() != "cpu":
+            raise UserError(
+                f"{self.label} has no routine on {jax.default_backend()!r}, where masked kernels stay dense; "
+                "run with --device=cpu, or leave it out"
+            )
         self._chosen(model_config, params)
         return params
 
@@ -80,11 +85,6 @@ class SparseLayout(Transform):
     ) -> tuple[Any, Variables, TransformReport]:
         """Returns the variables with sparse kernels; the report has every layer's share of zeros, and bytes."""
         del context
-        if jax.default_backend() != "cpu":
-            raise UserError(
-                f"{self.label} has no routine on {jax.default_backend()!r}, where masked kernels stay dense; "
-                "run with --device=cpu, or leave it out"
-            )
         params, layers, dense = variables["params"], {}, {}
         flat = flatten(params)
         for parameter, layer in self._chosen(model_config, params).items():

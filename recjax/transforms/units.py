@@ -104,7 +104,8 @@ def _stored(path: str, axis: int, flat: Mapping[str, Array]) -> str:
     factor = f"{path}/{'down' if axis == 0 else 'up'}"
     if path not in flat and factor not in flat:
         raise UserError(
-            f"units own a part of {path}, which another transform stores in a form that cannot lose it; leave that "
-            "transform out, or limit it to other layers or tables"
+            f"units own a part of {path}, which another transform stores, or a table optimizer updates, in a form that "
+            "cannot lose it; limit that transform to other layers or tables, or leave it out; set "
+            "training.table_optimizer='dense'"
         )
     return path if path in flat else factor

@@ -17,9 +17,11 @@ from recjax.evaluation import Quality
 from recjax.models.bpr import BPRConfig
 from recjax.models.ials import IALSConfig
 from recjax.nn.tables import all_rows
+from recjax.training import pipeline
 from recjax.training.final_model import load_final_model
 from recjax.training.fit import FitResult
-from recjax.training.pipeline import finalize, load_data, train
+from recjax.training.pipeline import finalize, load_data, set_up, train
+from recjax.training.row_counts import count_rows
 from recjax.transforms import table_rounding
 from recjax.transforms.compress_embeddings import CompressEmbeddings, compress_embeddings, tables_of
 from recjax.transforms.precision import bf16
@@ -157,6 +159,26 @@ def test_only_named_tables_are_touched_and_reasons_are_given(
     others = {path for path in dlrm_params if path != "table_user"}
     for path in others:
         jax.tree.map(np.testing.assert_array_equal, model.variables["params"][path], dlrm_params[path])
+
+
+def test_an_epoch_is_counted_once_for_all_tables(
+    dlrm_experiment: Experiment, labelled: LabelledData, monkeypatch: pytest.MonkeyPatch
+):
+    calls = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return count_rows(*arguments)
+
+    monkeypatch.setattr(pipeline, "count_rows", counted)
+    by_popularity = compress_embeddings("mixed_dimension", blocks=3, alpha=0.9, min_rows=8)
+    params = set_up(dataclasses.replace(dlrm_experiment, transforms=(by_popularity,)), labelled).params
+    assert sum(isinstance(table, dict) for table in tables_of(params).values()) > 1
+    assert len(calls) == 1
+    rare = dataclasses.replace(dlrm_experiment, transforms=(compress_embeddings("prune_rows", share=0.5, min_rows=8),))
+    model = finalize(rare, labelled, set_up(rare, labelled).params)
+    assert len(next(iter(model.report.details.values()))["tables"]) > 1
+    assert len(calls) == 1 + 1
 
 
 def test_four_bits_leave_odd_widths_alone():

@@ -127,7 +127,7 @@ def test_removed_units_by_hand(dlrm_experiment: Experiment):
         assert after(explanation, path) == expected
     assert after(explanation, "other").bytes == 4 * (4 + 4 + 24 + 24 + 8 + 4 + 1)
     said = {layer.path: layer.said for layer in explanation.layers}
-    assert "shrink: widths [16, 8]" in said["top_mlp/dense_0"]
+    assert "shrink(multiples of 1): widths [16, 8]" in said["top_mlp/dense_0"]
     assert said["logit"] == ()
 
 

@@ -1,10 +1,20 @@
+import dataclasses
 import re
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
+from jaxtyping import Array
 
+from recjax.config import Experiment
 from recjax.errors import UserError
-from recjax.transforms.layers import Layer, Selection, check_patterns, dense_layers
+from recjax.models.bert4rec import BERT4RecConfig
+from recjax.models.hstu import HSTUConfig
+from recjax.models.sasrec import SASRecConfig
+from recjax.nn.dots import Dots
+from recjax.training.pipeline import load_data
+from recjax.transforms.layers import Layer, Selection, attention_products, check_patterns, dense_layers
 
 PARAMS = {
     "gru": {"input": {"kernel": jnp.zeros((2, 6))}, "state_kernel": jnp.zeros((2, 6))},
@@ -15,6 +25,17 @@ PARAMS = {
     "logit": {"kernel": jnp.zeros((4, 1))},
     "items": {"table": jnp.zeros((9, 3))},
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedDots(Dots):
+    """Float products; notes the paths of those of two activations."""
+
+    paths: list[str] = dataclasses.field(hash=False, compare=False, default_factory=list)
+
+    def einsum(self, equation: str, lhs: Array, rhs: Array, path: str, key: Array | None = None) -> Array:
+        self.paths.append(path)
+        return super().einsum(equation, lhs, rhs, path, key)
 
 
 class Config:
@@ -59,6 +80,26 @@ def test_patterns_match_whole_paths():
     assert not selection.takes("gru/state", 6, ())
     assert not selection.takes("gru/input2/more/state", 6, ())
     assert not selection.takes("others", 6, ())
+
+
+def test_a_pattern_of_layers_that_are_left_out_is_refused():
+    for pattern in ("logit", ".*/state"):
+        with pytest.raises(UserError, match=f"t pattern '{re.escape(pattern)}' matches only layers that are left out"):
+            Selection(include=("gru/input", pattern)).choose("t", Config(), PARAMS)
+    both = Selection(include=("gru/input", "logit", ".*/state"), logits=True, states=True).choose("t", Config(), PARAMS)
+    assert both.keys() == {"gru/input/kernel", "gru/state_kernel", "logit/kernel"}
+
+
+@pytest.mark.parametrize(
+    "model_config", [SASRecConfig(), BERT4RecConfig(), HSTUConfig()], ids=lambda c: type(c).__name__
+)
+def test_the_paths_of_attentions_products_are_those_of_the_module(model_config: Any, sasrec_experiment: Experiment):
+    watched = WatchedDots()
+    data = load_data(dataclasses.replace(sasrec_experiment, model=model_config))
+    batch = next(data.train_batches(2, 0, 1))
+    module = model_config.build(data.schema).clone(dots=watched)
+    jax.eval_shape(lambda batch: module.init(jax.random.key(0), batch), dict(batch))
+    assert set(watched.paths) == set(attention_products(model_config)) != set()
 
 
 def test_unusable_patterns_and_empty_selections_are_one_line():

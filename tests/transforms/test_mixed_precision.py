@@ -105,7 +105,11 @@ def test_products_of_activations_follow_the_policy(
     sasrec_experiment: Experiment, next_item: NextItemData, trained_sasrec: FitResult
 ):
     batch = next(next_item.eval_batches("valid", 4))
-    for policy, n_narrow in (((), 6 + 2), ((("block_0/attention/.*", "float32"),), 2)):
+    for policy, n_narrow in (
+        ((), 6 + 2),
+        ((("block_0/attention/.*", "float32"),), 2),
+        ((("block_0/attention/scores", "float32"),), 6 + 1),
+    ):
         transform = mixed_precision("float16", policy=policy)
         model = finalize(with_transforms(sasrec_experiment, transform), next_item, trained_sasrec.params)
         types = dot_types(model.score, model.variables, batch)
@@ -189,7 +193,7 @@ def test_labels():
 def test_chains_that_round_kernels_twice_are_refused():
     with pytest.raises(UserError, match=r"illegal chain: mixed_precision\(bfloat16\) rounds the kernels that int8 "):
         chain(mixed_precision(), quantize())
-    with pytest.raises(UserError, match=r"illegal chain: mixed_precision\(bfloat16\) stands twice"):
+    with pytest.raises(UserError, match=r"illegal chain: mixed_precision\(bfloat16\) cannot stand beside"):
         chain(bf16(), mixed_precision())
 
 
@@ -222,6 +226,8 @@ def test_a_model_or_a_policy_without_narrow_layers_is_refused(
         ),
         ({"policy": (("(", "float16"),)}, r"mixed_precision pattern '(' is no regular expression"),
         ({"loss_scale": 0.5}, "mixed_precision loss_scale is 0.5; allowed: 'auto', None, a number >= 1"),
+        ({"loss_scale": True}, "mixed_precision loss_scale is True; allowed: 'auto', None, a number >= 1"),
+        ({"loss_scale": float("inf")}, "mixed_precision loss_scale is inf; allowed: 'auto', None, a number >= 1"),
         ({"loss_scale": "dynamic"}, "mixed_precision loss_scale is 'dynamic'; allowed: 'auto', None, a number >= 1"),
     ],
 )

@@ -7,6 +7,8 @@ import pytest
 from recjax.config import to_dict
 from recjax.errors import UserError
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
+from recjax.transforms.compress_embeddings import compress_embeddings
+from recjax.transforms.low_rank import low_rank
 from recjax.transforms.precision import bf16
 from recjax.transforms.protocol import Chain, Mode, Stage, Transform, chain
 from recjax.transforms.prune import prune
@@ -53,10 +55,6 @@ P, S, B, Q = prune(0.5), shrink(), bf16(), quantize()
         ((P, Q, S), "shrink cannot follow int8", "prune(0.5) -> shrink -> int8"),
         ((Q, B), "bf16 cannot follow int8", "bf16 -> int8"),
         ((Q, B, S, P), "bf16 cannot follow int8", "prune(0.5) -> shrink -> bf16 -> int8"),
-        ((P, P), "prune(0.5) stands twice", "prune(0.5)"),
-        ((P, S, S), "shrink stands twice", "prune(0.5) -> shrink"),
-        ((B, B), "bf16 stands twice", "bf16"),
-        ((Q, Q), "int8 stands twice", "int8"),
         ((chain(Q), chain(P)), "prune(0.5) cannot follow int8", "prune(0.5) -> int8"),
     ],
 )
@@ -66,6 +64,32 @@ def test_illegal_orders_name_the_pair_and_the_order_that_works(
     with pytest.raises(UserError) as error:
         chain(*transforms)
     assert str(error.value) == f"illegal chain: {wrong}; the order that works: {order}"
+
+
+@pytest.mark.parametrize(
+    ("transforms", "pair"),
+    [
+        ((P, P), ("prune(0.5)", "prune(0.5)")),
+        ((P, S, S), ("shrink", "shrink")),
+        ((B, B), ("bf16", "bf16")),
+        ((Q, B, quantize(4)), ("int4", "int8")),
+        (
+            (
+                compress_embeddings("hash"),
+                low_rank(rank=2, when="start"),
+                compress_embeddings("tensor_train"),
+            ),
+            ("tables(tensor_train rank 16)", "tables(hash 0.1)"),
+        ),
+    ],
+)
+def test_two_of_a_kind_are_refused_wherever_they_stand(transforms: tuple[Transform, ...], pair: tuple[str, str]):
+    with pytest.raises(UserError) as error:
+        chain(*transforms)
+    expected = (
+        f"illegal chain: {pair[0]} cannot stand beside {pair[1]}, as both act on the same values at the same time"
+    )
+    assert str(error.value) == f"{expected}; leave one of them out"
 
 
 @pytest.mark.parametrize("before", [(), (prune(0.5, structure="element"),)])

@@ -69,6 +69,10 @@ def test_power_one_is_linear():
     [
         (prune(0.9, structure="element"), "prune(0.9, element)"),
         (prune(structure="2:4", criterion="movement"), "prune(2 of 4, movement)"),
+        (
+            prune(0.5, begin=0.1, end=0.9, update_every=5, seed=3),
+            "prune(0.5, from 0.1, until 0.9, every 5, seed 3)",
+        ),
         (prune(0.5, scope="global", schedule="polynomial", power=2), "prune(0.5, global, power 2)"),
         (
             prune(0.5, structure="element", exclude=("cross/.*",), logits=True),

@@ -194,7 +194,7 @@ def test_retrain_gets_the_smaller_model_and_has_the_last_word(dlrm_experiment: E
 
     masked = empty(dlrm_experiment.model, dlrm_params, n_kept=2)
     for distill in (0.0, 0.25):
-        transform = shrink(finetune_epochs=3, multiple_of=1, distill=distill, temperature=3.0)
+        transform = shrink(finetune_epochs=3, multiple_of=1, distill=distill, temperature=3.0 if distill else 2.0)
         given = {"params": masked}
         _, variables, _ = transform.finalize(dlrm_experiment.model, given, context_of(retrain=retrain))
         assert list(variables["params"]) == ["retrained"]
@@ -230,6 +230,21 @@ def test_the_unshrunk_model_teaches_the_shrunk_one(
         (shrink(), HSTUConfig(), "shrink has no units to remove: HSTUConfig has no hidden layer; leave share out"),
         (shrink(0.5), LogisticRegressionConfig(), r"shrink\(0.5\) has no units to remove: LogisticRegressionConfig"),
         (shrink(0.5, heads=0.5), HSTUConfig(), r"shrink\(0.5, heads 0.5\) has no units to remove: HSTUConfig has no"),
+        (
+            shrink(),
+            SASRecConfig(mlp_dims=(8,)),
+            r"shrink removes no unit of .* {'mlp_dims\[0\]': 8}: .*; lower multiple",
+        ),
+        (
+            shrink(0.01),
+            SASRecConfig(mlp_dims=(64, 32)),
+            r"shrink\(0.01\) removes no unit of .*; .* raise share$",
+        ),
+        (
+            shrink(0.1, multiple_of=16),
+            SASRecConfig(mlp_dims=(64,)),
+            r"multiples of 16\) removes no unit of SASRec",
+        ),
         (shrink(heads=0.5), DeepFMConfig(), r"DeepFMConfig has no attention layer; leave heads out$"),
         (shrink(heads=0.4), SASRecConfig(), r"removes none of SASRecConfig's heads, 2 a layer; give at least 1 / 2$"),
         (
@@ -255,6 +270,9 @@ def test_models_with_enough_of_it_are_left_as_they_are():
         (shrink(heads=0.5, layers=1), HSTUConfig()),
         (shrink(0.5, layers=2), DLRMDCNv2Config()),
         (shrink(heads=1 / 3), SASRecConfig(heads=3, head_dim=8)),
+        (shrink(heads=0.5), SASRecConfig(heads=2, mlp_dims=(8,))),
+        (shrink(0.1), SASRecConfig(mlp_dims=(8, 80))),
+        (shrink(0.1, multiple_of=2), SASRecConfig(mlp_dims=(20,))),
     ):
         assert chain(transform).rewrite(model) is model
 
@@ -271,12 +289,16 @@ def test_units_whose_table_has_another_form_are_refused_before_training(
     ratings_file: Path, dlrm_experiment: Experiment
 ):
     hashed = compress_embeddings("hash", ratio=0.5, min_rows=8)
-    experiment = experiment_of(WITH_UNITS["cdae"], ratings_file, dlrm_experiment, hashed, shrink(0.5))
+    experiment = experiment_of(WITH_UNITS["cdae"], ratings_file, dlrm_experiment, hashed, shrink(0.5, multiple_of=1))
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("training must not begin")
 
     with pytest.raises(UserError, match=r"units own a part of users/table, which another transform stores"):
+        train(experiment, load_data(experiment), on_epoch=forbidden)
+    by_rows = dataclasses.replace(experiment.training, table_optimizer="lazy_adam")
+    experiment = dataclasses.replace(experiment, transforms=(prune(0.5),), training=by_rows)
+    with pytest.raises(UserError, match=r"part of users/table, which .*; set training.table_optimizer='dense'$"):
         train(experiment, load_data(experiment), on_epoch=forbidden)
 
 
@@ -303,6 +325,7 @@ def test_head_widths_that_a_config_cannot_have_are_refused():
         ({"distill": 1.5}, r"shrink distill is 1.5; allowed: \[0, 1\]"),
         ({"distill": 0.5, "finetune_epochs": 0}, r"shrink distill with finetune_epochs=0 is 0.5; allowed: 0"),
         ({"temperature": 0.0}, r"shrink temperature is 0.0; allowed: > 0"),
+        ({"temperature": 4.0}, r"shrink temperature without distill is 4.0; allowed: 2"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str):

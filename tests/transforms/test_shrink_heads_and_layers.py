@@ -137,7 +137,7 @@ def test_layers_heads_and_units_of_factored_kernels_go_together(
     drawn = random_variables(model.build(data.schema), batch)["params"]
     final = finalize(experiment, data, start.start(model, drawn, 0, dict))
     assert final.config == dataclasses.replace(model, heads=1, head_dim=6, mlp_dims=(8,))
-    label = "shrink(0.5, heads 0.5, layers 1)"
+    label = "shrink(0.5, heads 0.5, layers 1, multiples of 1)"
     details = final.report.details[label]
     assert list(details) == ["layers", "heads", "widths"]
     assert (details["heads"], details["widths"]) == ([2, 1], {"mlp_dims[0]": [16, 8]})

@@ -160,13 +160,17 @@ def test_without_enough_zeros_the_error_names_the_most_and_a_remedy(
 
 
 def test_devices_without_a_routine_are_refused(
-    dlrm_experiment: Experiment, labelled: LabelledData, pruned_params: Any, monkeypatch: pytest.MonkeyPatch
+    dlrm_experiment: Experiment, labelled: LabelledData, monkeypatch: pytest.MonkeyPatch
 ):
     words = [chain(MASKS, sparse_layout()).support(platform) for platform in ("cpu", "cuda:9.0", "tpu:v6e")]
     assert words == ["native", "none", "none"]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match=r"sparse_layout\(0.8\) has no routine on 'gpu'.*; run with --device=cpu"):
-        finalize(with_transforms(dlrm_experiment, MASKS, sparse_layout()), labelled, pruned_params)
+        train(
+            with_transforms(dlrm_experiment, MASKS, sparse_layout()),
+            labelled,
+            on_epoch=lambda *_: pytest.fail("training must not begin"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_devices_without_a_routine_are_refused(
         ((sparse_layout(), MASKS), r"prune\(0.75, element\) cannot follow sparse_layout\(0.8\); the order that works"),
         ((MASKS, sparse_layout(), quantize()), r"sparse_layout\(0.8\) and int8 both store kernels in their own"),
         ((MASKS, quantize(), sparse_layout()), r"sparse_layout\(0.8\) and int8 both store kernels in their own"),
-        ((MASKS, sparse_layout(), sparse_layout()), r"sparse_layout\(0.8\) stands twice"),
+        ((MASKS, sparse_layout(), sparse_layout()), r"sparse_layout\(0.8\) cannot stand beside sparse_layout\(0.8\)"),
     ],
 )
 def test_chains_without_single_masks_or_with_other_frozen_kernels_are_refused(transforms: Any, message: str):
