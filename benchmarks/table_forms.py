@@ -12,7 +12,7 @@ from recjax.command_line import OneLineParser, run_command
 EXAMPLES = """examples:
   python -m benchmarks.table_forms                                        (about 3 minutes on 2 cores)
   python -m benchmarks.table_forms --rows=100000 --bags=1 --rounds=20
-  python -m benchmarks.table_forms --device=gpu --out=benchmarks/results/table-forms
+  python -m benchmarks.table_forms --device=gpu --out=runs/table-forms-gpu
 
 results go to --out: table_forms.jsonl (one form at one size a line), table_forms.md (the table)
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished sizes are kept)"""

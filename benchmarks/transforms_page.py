@@ -7,19 +7,25 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recjax.command_line import OneLineParser, run_command
 from recjax.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.results import Row
 
 ROWS = Path("benchmarks/results/transforms-amd-epyc-avx2")
 CROSSOVERS = tuple(
     Path("benchmarks/results/crossover") / processor / "crossover.jsonl" for processor in ("amd-epyc-avx2", "amd-epyc")
 )
+WIDE_MLP = Path("benchmarks/results/wide-mlp-amd-epyc")
 PAGE = Path("docs/transforms.md")
 EXAMPLES = """examples:
   python -m benchmarks.transforms_page
   python -m benchmarks.transforms_page --rows=runs/transforms-cpu --page=runs/transforms.md --plot=runs/transforms.html
 
+of other rows than the default ones the page has the tables alone: its words are of those
 exit codes: 0 done, 2 unusable input (one line says why)"""
 
 
@@ -38,6 +44,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help=f"rows of sparse_crossover, a processor a file (default: {' '.join(map(str, CROSSOVERS))})",
     )
+    parser.add_argument(
+        "--wide-mlp", type=Path, default=WIDE_MLP, metavar="DIR", help=f"a run of suite wide_mlp (default: {WIDE_MLP})"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"what is written (default: {PAGE})")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an HTML file for the page's picture (default: none)")
     return parser.parse_args(arguments)
@@ -46,36 +55,50 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     options = parse_arguments(arguments)
-    return run_command(lambda: write_page(options.rows, options.crossover, options.page, options.plot))
+    return run_command(
+        lambda: write_page(options.rows, options.crossover, options.wide_mlp, options.page, options.plot)
+    )
 
 
-def write_page(folder: Path, crossovers: Sequence[Path], page: Path, plot: Path | None) -> int:
+def write_page(folder: Path, crossovers: Sequence[Path], wide_mlp: Path, page: Path, plot: Path | None) -> int:
     """Writes the page and returns the exit code.
 
     Raises:
       UserError: there are no rows, a line cannot be used, or the page cannot be written.
     """
     from benchmarks.crossover_timing import CrossoverRow
-    from benchmarks.results import read_rows
     from benchmarks.stored import read_stored
     from benchmarks.summary import group_experiments
     from benchmarks.transforms_page_contents import render
     from benchmarks.transforms_page_plot import write_plot
 
-    file = folder / "results.jsonl"
-    makers = {file: "run --suite transforms"} | dict.fromkeys(crossovers, "sparse_crossover")
-    for needed, maker in makers.items():
-        if not needed.is_file():
-            raise UserError(f"no {needed}; make it with python -m benchmarks.{maker}")
-    rows = read_rows(file)
-    if not rows:
-        raise UserError(f"{file} is empty: its run was stopped before the first row; run it again")
+    rows, of_wide_mlp = _rows(folder, "transforms"), _rows(wide_mlp, "wide_mlp")
+    for file in crossovers:
+        _check_is_there(file, "sparse_crossover")
     measured = [read_stored(file, CrossoverRow, "benchmarks.sparse_crossover") for file in crossovers]
-    text = render(rows, measured, folder)
+    with_words = (folder, tuple(crossovers), wide_mlp) == (ROWS, CROSSOVERS, WIDE_MLP)
+    text = render(rows, measured, of_wide_mlp, folder, with_words=with_words)
     _write(page, "--page", lambda: page.write_text(text, encoding="utf-8"))
     if plot is not None:
         _write(plot, "--plot", lambda: write_plot(group_experiments(rows), plot))
     return 0
+
+
+def _rows(folder: Path, suite: str) -> Sequence["Row"]:
+    """Returns a run's rows; raises UserError if there are none."""
+    from benchmarks.results import read_rows
+
+    file = folder / "results.jsonl"
+    _check_is_there(file, f"run --suite {suite}")
+    rows = read_rows(file)
+    if not rows:
+        raise UserError(f"{file} is empty: its run was stopped before the first row; run it again")
+    return rows
+
+
+def _check_is_there(file: Path, maker: str) -> None:
+    if not file.is_file():
+        raise UserError(f"no {file}; make it with python -m benchmarks.{maker}")
 
 
 def _write(file: Path, flag: str, write: Callable[[], object]) -> None:

@@ -26,8 +26,12 @@ from benchmarks.transforms_page_text import (
     INT8_PRODUCTS,
     INTRODUCTION,
     LIMITS,
+    NO_WORDS,
+    OTHER_MACHINES,
     PICTURE,
     TOPICS,
+    WIDE_MLP,
+    WIDE_MLP_WORDS,
     Topic,
 )
 
@@ -37,25 +41,44 @@ BYTES = ("dense_layer_bytes", "table_bytes")
 Experiments = Mapping[str, Sequence[Variant]]  # the variants of each, fp32 first
 
 
-def render(rows: Sequence[Row], crossovers: Sequence[Sequence[CrossoverRow]], folder: Path) -> str:
-    """Returns the whole page."""
+def render(
+    rows: Sequence[Row],
+    crossovers: Sequence[Sequence[CrossoverRow]],
+    wide_mlp: Sequence[Row],
+    folder: Path,
+    *,
+    with_words: bool = True,
+) -> str:
+    """Returns the whole page.
+
+    Args:
+      rows: of the suite `transforms`.
+      crossovers: rows of `benchmarks.sparse_crossover`, a processor a sequence.
+      wide_mlp: of the suite `wide_mlp`.
+      folder: that the first rows come from.
+      with_words: whether the page says what the rows show; if not, it has the tables alone.
+    """
     by_experiment = group_experiments(rows)
-    topics = [_topic(topic, by_experiment) for topic in TOPICS]
+    topics = [_topic(topic, by_experiment, with_words) for topic in TOPICS]
     parts = [
-        _introduction(rows, folder),
-        PICTURE,
+        _introduction(rows, folder, with_words),
+        PICTURE if with_words else "",
         EXAMPLE,
         "## When each pays",
         HOW_TO_READ,
-        *(part for part in topics if part),
+        *topics,
         "## Where int8 and sparse products begin to pay",
         CROSSOVER,
         *itertools.chain.from_iterable(map(_crossover, crossovers)),
-        LIMITS,
+        "## A wide MLP",
+        WIDE_MLP.format(device=wide_mlp[0].device["kind"]),
+        WIDE_MLP_WORDS if with_words else "",
+        *map(_variants, group_experiments(wide_mlp).values()),
+        LIMITS if with_words else "",
         "## Every variant",
-        *itertools.chain.from_iterable(_model(name, variants) for name, variants in by_experiment.items()),
+        *(f"### {name}\n\n{_variants(variants)}" for name, variants in by_experiment.items()),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def verdict(ratio: Mapping[str, Any] | None) -> Verdict | None:
@@ -66,21 +89,23 @@ def verdict(ratio: Mapping[str, Any] | None) -> Verdict | None:
     return "faster" if low > 1 else "slower" if high < 1 else "no clear difference"
 
 
-def _introduction(rows: Sequence[Row], folder: Path) -> str:
+def _introduction(rows: Sequence[Row], folder: Path, with_words: bool) -> str:
     jax = rows[0].environment.get("versions", {}).get("jax", "of unknown version")
     support = next((row.support for row in rows if row.variant == "int8"), None)
     int8_products = INT8_PRODUCTS.get(support or "", "whose int8 products were not measured")
-    return INTRODUCTION.format(folder=folder, device=rows[0].device["kind"], jax=jax, int8_products=int8_products)
+    text = INTRODUCTION.format(folder=folder, device=rows[0].device["kind"], jax=jax, int8_products=int8_products)
+    return f"{text}\n\n{OTHER_MACHINES if with_words else NO_WORDS}"
 
 
-def _topic(topic: Topic, by_experiment: Experiments) -> str:
+def _topic(topic: Topic, by_experiment: Experiments, with_words: bool) -> str:
     """Returns the topic's section: its words, then a line of each of its variants over all models that have it."""
     lines = [line for label in topic.labels if (line := _line(label, by_experiment))]
     if not lines:
         return ""
     header = ["variant", "faster in large batches", "no clear difference", "slower", "one request"]
     header += ["quality kept %", "layers %", "tables %", "training steps"]
-    return f"### {topic.title}\n\n{topic.words}\n\n{markdown.table(header, lines, n_left=4)}"
+    parts = (f"### {topic.title}", topic.words if with_words else "", markdown.table(header, lines, n_left=4))
+    return "\n\n".join(filter(None, parts))
 
 
 def _line(label: str, by_experiment: Experiments) -> list[str]:
@@ -129,18 +154,18 @@ def _span(values: Iterable[float | None], form: Callable[[float | None], str]) -
     return low if low == high else f"{low} to {high}"
 
 
-def _model(name: str, variants: Sequence[Variant]) -> list[str]:
-    """Returns the heading and the table of one model's variants."""
+def _variants(variants: Sequence[Variant]) -> str:
+    """Returns the table of one model's variants."""
     fp32 = variants[0]
     sizes = [row.batch_size for row in fp32.of("offline")]
     header = ["variant", metric_name(fp32.first("quality_metric")), "kept %", "layers kB", "tables kB"]
     header += ["p50 ms, batch 1", "p99 ms, batch 1", "speed at 1", *(f"samples/s at {size}" for size in sizes)]
     header += [f"speed at {size}" for size in sizes]
     header += [f"masked at {sizes[-1]}", f"realised at {sizes[-1]}", "zeros %", "removed %", "training", "support"]
-    return [f"### {name}", markdown.table(header, [_model_cells(variant) for variant in variants])]
+    return markdown.table(header, [_cells(variant) for variant in variants])
 
 
-def _model_cells(variant: Variant) -> list[str]:
+def _cells(variant: Variant) -> list[str]:
     single, offline = variant.of("single_stream")[0], variant.of("offline")
     quality = (variant.first("quality") or {}).get(variant.first("quality_metric"))
     last = offline[-1]

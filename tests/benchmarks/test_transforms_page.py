@@ -12,12 +12,14 @@ from benchmarks.results import Row, read_rows
 from benchmarks.stored import read_stored
 from benchmarks.summary import group_experiments
 from benchmarks.table_forms_timing import FormRow
-from benchmarks.transforms_page import CROSSOVERS, PAGE, ROWS, main
+from benchmarks.transforms_page import CROSSOVERS, PAGE, ROWS, WIDE_MLP, main
 from benchmarks.transforms_page_contents import first_faster, render, verdict
 from benchmarks.transforms_page_plot import make_plot
-from benchmarks.transforms_page_text import EXAMPLE, LIMITS, TOPICS
+from benchmarks.transforms_page_text import EXAMPLE, LIMITS, NO_WORDS, TOPICS, WIDE_MLP_WORDS
 from configs.suites import transforms
 from recjax.config import load_config
+
+STATIC = "int8 (static, after training)"
 
 
 @functools.cache
@@ -25,9 +27,18 @@ def stored_rows() -> tuple[Row, ...]:
     return tuple(read_rows(REPOSITORY / ROWS / "results.jsonl"))
 
 
+@functools.cache
+def wide_mlp_rows() -> tuple[Row, ...]:
+    return tuple(read_rows(REPOSITORY / WIDE_MLP / "results.jsonl"))
+
+
+@functools.cache
+def crossovers() -> list[list[CrossoverRow]]:
+    return [read_stored(REPOSITORY / file, CrossoverRow, "benchmarks.sparse_crossover") for file in CROSSOVERS]
+
+
 def test_the_page_in_the_repository_is_of_the_rows_in_it():
-    crossovers = [read_stored(REPOSITORY / file, CrossoverRow, "benchmarks.sparse_crossover") for file in CROSSOVERS]
-    assert (REPOSITORY / PAGE).read_text() == render(stored_rows(), crossovers, ROWS)
+    assert (REPOSITORY / PAGE).read_text() == render(stored_rows(), crossovers(), wide_mlp_rows(), ROWS)
 
 
 def test_the_rows_are_of_every_variant_of_the_suite():
@@ -68,17 +79,93 @@ def test_dlrm_serves_int8_as_fast_as_the_limits_say():
     assert said in " ".join(LIMITS.split())
 
 
-def test_integer_tables_are_as_fast_and_as_small_as_the_limits_say():
-    file = REPOSITORY / "benchmarks/results/table-forms/table_forms.jsonl"
-    rows = [row for row in read_stored(file, FormRow, "benchmarks.table_forms") if row.work == "lookup"]
-    time = {
-        ids: [row.over_float32 for row in rows if row.form == "int8" and row.ids == ids] for ids in ("uniform", "zipf")
+def test_the_wide_mlp_is_served_as_fast_as_the_page_says():
+    rows = [row for row in wide_mlp_rows() if row.variant != "null"]
+    at_1024 = {row.variant: row.speedup["median"] for row in rows if row.batch_size == 1024 and row.speedup}
+    halved = [ratio for variant, ratio in at_1024.items() if "shrink" in variant and "int8" in variant]
+    single = next(row for row in rows if row.variant == STATIC and row.scenario == "single_stream")
+    training = {row.variant: row.train_speedup["median"] for row in rows if row.train_speedup}
+    words = " ".join(WIDE_MLP_WORDS.split())
+    assert f"int8 alone serves {at_1024['int8']:.2f} times" in words
+    assert f"half the units with it {min(halved):.2f} to {max(halved):.2f} times" in words
+    assert min(row.quality_retained for row in rows if row.quality_retained) >= 0.9965
+    assert "at 99.7% of the quality or more" in words
+    assert single.speedup is not None
+    assert f"lose here too ({single.speedup['median']:.2f} times)" in words
+    assert f"in batches of 1024 serve {at_1024[STATIC]:.2f} times" in words
+    assert f"forward products is {training['int8']:.2f} times as fast" in words
+    assert {row.support for row in rows} == {"native"}
+    wide = next(row for row in crossovers()[1] if (row.method, row.width, row.batch) == ("int8", 1024, 1024))
+    assert f"{wide.speedup:.1f} times float32 in the second crossover" in " ".join(TOPICS[0].words.split())
+    assert f"{at_1024['int8']:.1f} times in *A wide MLP*" in " ".join(TOPICS[0].words.split())
+
+
+def test_int8_without_instructions_gains_as_little_as_the_page_says():
+    at_largest = {
+        (name, variant.name): verdict(variant.of("offline")[-1].speedup)
+        for name, variants in group_experiments(stored_rows()).items()
+        for variant in variants
+        if variant.name in ("int8", "int8 (after training)", STATIC, "int8 (weights only, after training)")
     }
-    size = {row.form: row.bytes_over_float32 for row in rows}
+    assert {key for key, word in at_largest.items() if word == "faster"} == {("sasrec", STATIC)}
+    dlrm = next(row for row in stored_rows() if (row.model, row.variant, row.batch_size) == ("DLRMDCNv2", "int8", 64))
+    assert verdict(dlrm.speedup) == "faster"
+    assert "batches of 64 gains a third" in " ".join(TOPICS[0].words.split())
+    assert dlrm.speedup is not None
+    assert 1.3 < dlrm.speedup["median"] < 1.4
+
+
+def test_a_tenth_of_the_weights_keeps_the_quality_that_the_page_says():
+    kept, interval = {}, {}
+    for row in stored_rows():
+        kept[row.model, row.variant] = row.quality_retained
+        interval[row.model, row.variant] = row.quality_retained_ci95
+    largest, random = "prune(0.9, element)", "prune(0.9, element, random)"
+    percent = {model: round(100 * (1 - kept[model, largest])) for model in ("LSTMTwoBranch", "MultVAE")}
+    words = " ".join(next(topic.words for topic in TOPICS if largest in topic.labels).split())
+    assert f"the LSTM {percent['LSTMTwoBranch']}% of its quality, MultVAE {percent['MultVAE']}%" in words
+    assert kept["DLRMDCNv2", largest] > 1  # which loses nothing
+    for model in ("MultVAE", "SASRec"):
+        low, high = interval[model, largest]
+        assert low < 1 < high
+    worth = {model: kept[model, largest] - kept[model, random] for model in ("LSTMTwoBranch", "DLRMDCNv2", "MultVAE")}
+    assert f"to the LSTM {worth['LSTMTwoBranch']:.0%}, to DLRM-DCNv2 nothing" in words
+    assert abs(worth["DLRMDCNv2"]) < 0.001
+    assert worth["MultVAE"] < 0
+
+
+def test_integer_tables_are_as_fast_and_as_small_as_the_limits_say():
+    measured = [
+        read_stored(file, FormRow, "benchmarks.table_forms")
+        for file in sorted((REPOSITORY / "benchmarks/results/table-forms").glob("*/table_forms.jsonl"))
+    ]
+    assert len(measured) == 2
+    lookups = [row for rows in measured for row in rows if row.work == "lookup"]
+
+    def times(ids: str, bag: int) -> str:
+        found = [row.over_float32 for row in lookups if (row.form, row.ids, row.bag) == ("int8", ids, bag)]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    size = {row.form: row.bytes_over_float32 for row in lookups}
     words = " ".join(LIMITS.split())
-    assert f"{min(time['uniform']):.2f} to {max(time['uniform']):.2f} times float32's where ids are uniform" in words
-    assert f"{min(time['zipf']):.2f} to {max(time['zipf']):.2f} times where they follow a power law" in words
+    assert f"bags of 26 uniform ids take {times('uniform', 26)} times" in words
+    assert f"caches hold most of them, {times('zipf', 26)} times" in words
+    assert f"bags of one id {times('uniform', 1)} and {times('zipf', 1)} times" in words
     assert f"{size['int8']:.1%} (8 bits) and {size['int4']:.1%} (4 bits)" in words
+
+
+def test_of_other_rows_the_page_has_the_tables_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    page, copy = tmp_path / "page.md", tmp_path / "rows"
+    copy.mkdir()
+    (copy / "results.jsonl").write_bytes((REPOSITORY / ROWS / "results.jsonl").read_bytes())
+    assert main([f"--rows={copy}", f"--page={page}"]) == 0
+    text = page.read_text()
+    assert NO_WORDS in text
+    for words in (LIMITS, WIDE_MLP_WORDS, *(topic.words for topic in TOPICS)):
+        assert words not in text
+    tables = [line for line in (REPOSITORY / PAGE).read_text().splitlines() if line.startswith("|")]
+    assert [line for line in text.splitlines() if line.startswith("|")] == tables
 
 
 def test_every_variant_but_fp32_stands_under_a_topic_and_every_label_is_one():
