@@ -90,7 +90,7 @@ def _adapter(field_type: Any) -> Any:
 
 
 def _type_name(field_type: Any) -> str:
-    return field_type.__name__ if isinstance(field_type, type) else str(field_type)
+    return field_type.__name__ if isinstance(field_type, type) else str(field_type).replace("typing.", "")
 
 
 def check(condition: bool, name: str, value: Any, allowed: str) -> None:
