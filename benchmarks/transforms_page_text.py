@@ -72,7 +72,8 @@ WIDE_MLP_WORDS = """\
 The same model is under *Every variant* without instructions for int8 products; this processor has them. In batches of
 1024 int8 alone serves 2.50 times as many samples a second, half the units with it 5.60 to 5.84 times, at 99.7% of the
 quality or more; static scales, which lose on the other processor's single requests, lose here too (0.47 times), and in
-batches of 1024 serve 2.89 times. Training with int8 forward products is 1.18 times as fast as float32's."""
+batches of 1024 serve 2.89 times. Training with int8 forward products takes 1.18 times as many steps a second as
+float32's in the median, but the rounds do not agree."""
 
 
 LIMITS = """## What to know before relying on it

@@ -86,7 +86,10 @@ def _is_of(field_type: Any, value: Any) -> bool:
 
 @functools.cache
 def _adapter(field_type: Any) -> Any:
-    return pydantic.TypeAdapter(field_type, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+    try:
+        return pydantic.TypeAdapter(field_type, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+    except pydantic.PydanticUserError:  # a name that is not defined yet, or a type with a configuration of its own
+        return pydantic.TypeAdapter(Any)
 
 
 def _type_name(field_type: Any) -> str:

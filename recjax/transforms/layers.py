@@ -59,7 +59,7 @@ class Selection:
           name: of the transform, for errors.
           model_config: says which layers give the answer.
           params: with float kernels.
-          products: paths that patterns may name beside those of layers.
+          products: paths that patterns may name, and take, beside those of layers.
 
         Raises:
           UserError: a pattern matches no layer, or no layer is taken.
@@ -74,8 +74,9 @@ class Selection:
             for parameter, layer in layers.items()
             if self.takes(layer.path, layer.shape[1], logit_layers)
         }
-        if chosen:
-            check_takes(name, self.include, (*(layer.path for layer in chosen.values()), *products))
+        taken = [path for path in products if matches(self.include, path) and not matches(self.exclude, path)]
+        if chosen or taken:
+            check_takes(name, self.include, (*(layer.path for layer in chosen.values()), *taken))
         else:
             remedy = f"widen include, or set {name}(logits=True)" if not self.logits else "widen include"
             raise UserError(
@@ -118,9 +119,9 @@ def check_takes(name: str, patterns: Iterable[str], taken: Collection[str]) -> N
     for pattern in patterns:
         if not any(re.fullmatch(pattern, path) for path in taken):
             raise UserError(
-                f"{name} pattern {pattern!r} matches only layers that are left out: those that give the answer are "
-                "taken with logits=True, a recurrent layer's product with its state with states=True; set it, or "
-                "drop the pattern"
+                f"{name} pattern {pattern!r} matches only layers that are left out: by include and exclude, or because "
+                "they give the answer (logits=True takes them) or read a recurrent layer's state (states=True); change "
+                "that, or drop the pattern"
             )
 
 

@@ -302,8 +302,9 @@ def chain(*transforms: Transform) -> Chain:
     """Returns the transforms as one transform.
 
     Raises:
-      UserError: the order is not that of `Stage`, two members share a stage, or a member objects to another; the
-        message names the offending pair and the order that works, or the remedy. Or a member is no transform.
+      UserError: the order is not that of `Stage`, two members share a stage (of the structure: a kind), or a member
+        objects to another; the message names the offending pair and the order that works, or the remedy. Or a member
+        is no transform.
     """
     members = [m for t in transforms for m in (t.members if isinstance(t, Chain) else (t,))]
     for member in members:
@@ -315,8 +316,8 @@ def chain(*transforms: Transform) -> Chain:
     for member in members:
         if other := slots.get(_slot(member)):
             raise UserError(
-                f"illegal chain: {member.label} cannot stand beside {other.label}, as both act on the same values at "
-                "the same time; leave one of them out"
+                f"illegal chain: {member.label} cannot stand beside {other.label}: a chain holds one transform of that "
+                "kind; leave one of them out"
             )
         slots[_slot(member)] = member
     for before, after in itertools.pairwise(members):

@@ -97,6 +97,10 @@ class Prune(Transform):
         check(self.power >= 1, "prune power", self.power, ">= 1")
         used = self.schedule == "polynomial" or self.power == 3
         check(used, f"prune power of schedule {self.schedule!r}", self.power, "3; or set schedule='polynomial'")
+        by_chance = self.criterion == "random" or self.seed <= 0
+        check(by_chance, f"prune seed of criterion {self.criterion!r}", self.seed, "0; or set criterion='random'")
+        gradual = self.schedule != "one_shot" or self.begin == 0
+        check(gradual, "prune begin of schedule 'one_shot'", self.begin, "0; it removes nothing before end")
         of_units = self.structure == "unit" and self.logits
         check(not of_units, "prune logits of structure 'unit'", self.logits, "False; answers are no hidden units")
         check(self.seed >= 0, "prune seed", self.seed, ">= 0")

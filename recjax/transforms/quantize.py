@@ -80,11 +80,11 @@ class Quantize(Transform):
     def __post_init__(self) -> None:
         for name, allowed in (("bits", _ALLOWED), ("activation_bits", f"None, {_ALLOWED}")):
             value = getattr(self, name)
-            check(value in _TYPES or (value is None and name != "bits"), f"quantize {name}", value, allowed)
-        legal = self.backward_bits is None or self.backward_bits in _TYPES
+            check(_is_bits(value) or (value is None and name != "bits"), f"quantize {name}", value, allowed)
+        legal = self.backward_bits is None or _is_bits(self.backward_bits)
         check(legal, "quantize backward_bits", self.backward_bits, f"None, {_ALLOWED}")
         for pattern, bits in self.layer_bits:
-            check(bits in _TYPES, f"quantize layer_bits of {pattern!r}", bits, _ALLOWED)
+            check(_is_bits(bits), f"quantize layer_bits of {pattern!r}", bits, _ALLOWED)
         check_patterns("quantize", (*self.include, *self.exclude, *(pattern for pattern, _ in self.layer_bits)))
         check(self.calibration_batches >= 1, "quantize calibration_batches", self.calibration_batches, ">= 1")
         self._check_options_agree()
@@ -181,7 +181,7 @@ class Quantize(Transform):
         del seed, counts
         found = [types for _, types in self._chosen(model_config, params).values()]
         found += filter(None, map(self.types_of_product, attention_products(model_config)))
-        # A forward and two backward products, each of two of the three.
+        # A forward and two backward products, each of two of the three. Of attention's, some shapes do compile.
         int4_by_int4 = any((types.weights, types.activations, types.gradients).count("int4") > 1 for types in found)
         if int4_by_int4 and self.trains and self.backend == "qwix" and jax.default_backend() == "cpu":
             raise UserError(
@@ -252,7 +252,8 @@ class Quantize(Transform):
         """Returns, by parameter, the path and the types of every layer that is quantized."""
         products = attention_products(model_config) if self.products else ()
         chosen = self.selection.choose("quantize", model_config, params, products)
-        if self.products and not any(map(self.types_of_product, products)):
+        taken = [path for path in products if self.types_of_product(path)]
+        if self.products and not taken:
             raise UserError(
                 f"quantize(products=True) finds no product of two activations in {type(model_config).__name__}, or "
                 f"none that include and exclude leave; its products: {', '.join(products) or 'none'}"
@@ -260,7 +261,7 @@ class Quantize(Transform):
         patterns = [pattern for pattern, _ in self.layer_bits]
         paths = [layer.path for layer in dense_layers(params).values()]
         check_matches("quantize", patterns, (*paths, *products), model_config)
-        check_takes("quantize", patterns, (*(layer.path for layer in chosen.values()), *products))
+        check_takes("quantize", patterns, (*(layer.path for layer in chosen.values()), *taken))
         return {parameter: (layer.path, self.types_of(layer.path)) for parameter, layer in chosen.items()}
 
     def _input_scales(
@@ -284,6 +285,10 @@ class Quantize(Transform):
         return {
             path: jnp.where(value > 0, backend.scale_of(value, types_of[path]), 1.0) for path, value in largest.items()
         }
+
+
+def _is_bits(value: Any) -> bool:
+    return type(value) in (int, str) and value in _TYPES
 
 
 def _product_type(bits: Any) -> Type:

@@ -106,8 +106,9 @@ class Shrink(Transform):
             # Without a share, pruning decides: it may have emptied any number.
             wanted = {n: n - _share_of(self.share, n) if self.share else 0 for n in widths.values()}
             if all(self._width(before, after) == before for before, after in wanted.items()):
+                what = f"the share {self.share:g} of {self.label}" if self.share else self.label
                 raise UserError(
-                    f"{self.label} removes no unit of {name}, whose hidden widths are {widths}: they stay multiples of "
+                    f"{what} removes no unit of {name}, whose hidden widths are {widths}: they stay multiples of "
                     f"{self.multiple_of}; lower multiple_of{', or raise share' if self.share else ''}"
                 )
         if self.heads:

@@ -188,9 +188,9 @@ def test_the_full_chain_says_what_it_did(rows: list[Row]) -> None:
         assert [transform["transform"] for transform in after.transforms] == ["prune", "shrink", "quantize"]
         assert before.transforms == []
         report = after.transform_report
-        assert set(report) == {"prune(0.5)", "shrink", "int8"}
+        assert set(report) == {"prune(0.5, every 1)", "shrink(multiples of 1)", "int8"}
         assert report["int8"]["kernels"]
-        for wide, narrow in report["shrink"]["widths"].values():
+        for wide, narrow in report["shrink(multiples of 1)"]["widths"].values():
             assert narrow == wide // 2
         assert after.parameter_bytes < before.parameter_bytes
         assert after.dense_layer_bytes is not None

@@ -66,8 +66,8 @@ def test_full_chain_shrinks_then_freezes(
     full_experiment: Experiment, next_item: NextItemData, final: FinalModel, retrained: list[EpochRecord]
 ):
     assert final.config == dataclasses.replace(full_experiment.model, mlp_dims=(8,))
-    assert final.report.details["shrink"] == {"widths": {"mlp_dims[0]": [16, 8]}}
-    assert final.report.details["prune(0.5)"]["zero_share"] == {"mlp_dims[0]": 0.5}
+    assert final.report.details["shrink(multiples of 2)"] == {"widths": {"mlp_dims[0]": [16, 8]}}
+    assert final.report.details["prune(0.5, every 2)"]["zero_share"] == {"mlp_dims[0]": 0.5}
     flat = flatten(final.variables["params"])
     assert flat["block_0/mlp/dense_0/kernel/values"].shape == (8, 8)
     assert flat["block_0/mlp/dense_1/kernel/values"].dtype == jnp.int8

@@ -86,9 +86,7 @@ def test_illegal_orders_name_the_pair_and_the_order_that_works(
 def test_two_of_a_kind_are_refused_wherever_they_stand(transforms: tuple[Transform, ...], pair: tuple[str, str]):
     with pytest.raises(UserError) as error:
         chain(*transforms)
-    expected = (
-        f"illegal chain: {pair[0]} cannot stand beside {pair[1]}, as both act on the same values at the same time"
-    )
+    expected = f"illegal chain: {pair[0]} cannot stand beside {pair[1]}: a chain holds one transform of that kind"
     assert str(error.value) == f"{expected}; leave one of them out"
 
 

@@ -52,7 +52,7 @@ def test_schedule_by_hand():
 
 
 def test_one_shot_waits_for_the_end():
-    transform = prune(0.5, begin=0.2, end=0.6, schedule="one_shot")
+    transform = prune(0.5, end=0.6, schedule="one_shot")
     shares = [float(transform.sparsity_at(jnp.asarray(step), 100)) for step in (0, 30, 59, 60, 99)]
     assert shares == [0, 0, 0, 0.5, 0.5]
 
@@ -70,8 +70,8 @@ def test_power_one_is_linear():
         (prune(0.9, structure="element"), "prune(0.9, element)"),
         (prune(structure="2:4", criterion="movement"), "prune(2 of 4, movement)"),
         (
-            prune(0.5, begin=0.1, end=0.9, update_every=5, seed=3),
-            "prune(0.5, from 0.1, until 0.9, every 5, seed 3)",
+            prune(0.5, criterion="random", begin=0.1, end=0.9, update_every=5, seed=3),
+            "prune(0.5, random, from 0.1, until 0.9, every 5, seed 3)",
         ),
         (prune(0.5, scope="global", schedule="polynomial", power=2), "prune(0.5, global, power 2)"),
         (

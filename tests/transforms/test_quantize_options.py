@@ -149,6 +149,21 @@ def test_qwix_refuses_what_xla_cannot_compile_on_a_cpu_and_nothing_else(
         gradient.compile()
 
 
+def test_qwix_refuses_attention_of_four_by_four_bits_on_a_cpu(sasrec_experiment: Experiment, trained_sasrec: FitResult):
+    rule = Quantize(activation_bits=4, products=True, backend="qwix")
+    types = rule.types_of_product("block_0/attention/scores")
+    assert types is not None
+
+    def loss(queries: Any, keys: Any) -> Any:
+        return (library("qwix").product(queries, keys, (((2,), (2,)), ((0,), (0,))), types) ** 2).sum()
+
+    with pytest.raises(UserError, match="qwix cannot train int4 by int4 products on a CPU"):
+        rule.start(sasrec_experiment.model, trained_sasrec.params, 0, dict)
+    gradient = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((2, 4, 8)), jnp.ones((2, 6, 8)))
+    with pytest.raises(jax.errors.JaxRuntimeError):  # other shapes do compile; should this one, the refusal can go
+        gradient.compile()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_static_scales_come_from_validation_batches_and_are_stored(
     backend: str, dlrm_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, batch: Any
@@ -329,6 +344,9 @@ def test_packing_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"bits": [8]}, r"quantize bits is \[8\]; allowed: 4, 8, 'fp8'"),
+        ({"bits": 8.0}, "quantize bits is 8.0; allowed: 4, 8, 'fp8'"),
+        ({"backward_bits": [8]}, r"quantize backward_bits is \[8\]; allowed: None, 4, 8, 'fp8'"),
         ({"bits": 3}, "quantize bits is 3; allowed: 4, 8, 'fp8'"),
         ({"activation_bits": 16}, "quantize activation_bits is 16; allowed: None, 4, 8, 'fp8'"),
         ({"backend": "aqtt"}, "Quantize.backend 'aqtt'"),
@@ -393,6 +411,8 @@ def test_rules_choose_products_of_attention(
     assert counts == {INT8: 6 + 1, FLOAT: 1 + 1}  # the catalogue's and the scores'
     counts, _ = answered(products=True, include=("block_0/attention/(query|values)",))
     assert counts == {INT8: 1 + 1, FLOAT: 1 + 5 + 1}
+    counts, _ = answered(products=True, include=("block_0/attention/(scores|values)",))
+    assert counts == {INT8: 2, FLOAT: 6 + 1}
     counts, eight = answered(products=True)
     counts_4, four = answered(products=True, layer_bits=(("block_0/attention/values", "fp8"),))
     assert counts[FP8] == 0
@@ -412,7 +432,10 @@ def test_products_that_do_not_exist_are_refused(
         start(sasrec_experiment, next_item, products=True, exclude=("block_0/attention/(scores|values)",))
     with pytest.raises(UserError, match=r"'block_0/attention/scores' matches no layer of SASRecConfig"):
         start(sasrec_experiment, next_item, exclude=("block_0/attention/scores",))
-    with pytest.raises(UserError, match=r"'logit' matches only layers that are left out: .* logits=True"):
+    scores = "block_0/attention/scores"
+    with pytest.raises(UserError, match=rf"'{scores}' matches only layers that are left out: by include and exclude"):
+        start(sasrec_experiment, next_item, products=True, exclude=(scores,), layer_bits=((scores, 4),))
+    with pytest.raises(UserError, match=r"'logit' matches only layers that are left out: .*logits=True"):
         start(dlrm_experiment, labelled, layer_bits=(("logit", 4),))
 
 

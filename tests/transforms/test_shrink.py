@@ -238,7 +238,7 @@ def test_the_unshrunk_model_teaches_the_shrunk_one(
         (
             shrink(0.01),
             SASRecConfig(mlp_dims=(64, 32)),
-            r"shrink\(0.01\) removes no unit of .*; .* raise share$",
+            r"the share 0.01 of shrink\(0.01\) removes no unit of .*; .* raise share$",
         ),
         (
             shrink(0.1, multiple_of=16),
