@@ -199,6 +199,33 @@ class Samples:
 SINGLE_INTERACTIONS = Samples()
 
 
+@config
+class Parallel:
+    """How training and serving are spread over devices; no part of what an experiment's results depend on."""
+
+    # One device; jit over a mesh of devices (data, tensor and fully sharded data parallel, sharded tables); or pmap
+    # (data parallel), which JAX keeps in maintenance.
+    strategy: Literal["single", "pjit", "pmap"] = "single"
+    data: int = -1  # devices that share a batch; -1 takes all that `model` leaves
+    model: int = 1  # devices that share layers, as the model's sharding rules say
+    fully_sharded: bool = False  # whether parameters and the optimizer's state are split along `data` too
+    # Of embedding tables with row updates (Training.table_optimizer): how all of them lie on the devices, or a plan by
+    # size, lookups and memory (recjax.parallel.table_plan).
+    tables: Literal["planned", "replicated", "row_wise", "column_wise", "table_wise"] = "planned"
+    hot_rows: int = 0  # of each row-wise table: its most popular rows, of which every device gets a copy
+
+    def __post_init__(self) -> None:
+        for name in ("data", "model"):
+            size = getattr(self, name)
+            check(size >= 1 or size == -1, f"Parallel.{name}", size, ">= 1, or -1 for all devices that are left")
+        check(self.data != -1 or self.model != -1, "Parallel.data and Parallel.model", -1, "one of them -1")
+        check(self.hot_rows >= 0, "Parallel.hot_rows", self.hot_rows, ">= 0")
+        if self.strategy != "pjit":
+            for name, default in (("model", 1), ("fully_sharded", False), ("tables", "planned"), ("hot_rows", 0)):
+                value = getattr(self, name)
+                check(value == default, f"Parallel.{name}", value, f"{default!r} under strategy={self.strategy!r}")
+
+
 @runtime_checkable
 class ModelConfig(Protocol):
     """What a model's own Config, which stands beside the model and extends this, can do beside holding sizes."""
@@ -217,6 +244,14 @@ class ModelConfig(Protocol):
         """Returns patterns of the dense layers that give the model's answer; `quantize` leaves them out unless asked.
 
         A layer of a single output is one of them, whatever its name.
+        """
+        return ()
+
+    def sharding_rules(self) -> tuple[tuple[str, Any], ...]:
+        """Returns (pattern, jax.sharding.PartitionSpec) pairs that say how parameters are split along "model".
+
+        A pattern is a regular expression that is searched for in a parameter's path; the first one found counts, and a
+        parameter that none covers cannot be put on several devices.
         """
         return ()
 
@@ -244,6 +279,7 @@ class Experiment:
     finetuning: Training  # used instead of `training` when transforms start from trained parameters
     transforms: tuple[Any, ...] = ()  # recjax.transforms.protocol.Transform, in the order of `chain`
     serving: Serving = Serving()
+    parallel: Parallel = Parallel()
 
     def __post_init__(self) -> None:
         legal = self.name != "" and self.name.replace("-", "").replace("_", "").isalnum()

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.rating import RatingSchema
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
@@ -48,6 +49,10 @@ class AutoRecConfig(ModelConfig):
     def build(self, schema: RatingSchema) -> "AutoRec":
         """Returns the module for a set of users and items."""
         return AutoRec(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the encoder by its units."""
+        return (*mlp_rules("encoder"), *dense_rules("decoder", split="input"))
 
     def samples(self) -> Samples:
         """Returns whole rows of ratings."""

@@ -16,6 +16,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
+from recjax.models.sharding import TABLES, Rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
@@ -43,6 +44,10 @@ class BPRConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "BPR":
         """Returns the module for a set of users and items."""
         return BPR(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns rules that split nothing: it has tables alone."""
+        return TABLES
 
     def samples(self) -> Samples:
         """Returns interactions with their negatives."""

@@ -19,6 +19,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.sharding import TABLES, Rules, dense_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -55,6 +56,10 @@ class CDAEConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "CDAE":
         """Returns the module for a set of users and items."""
         return CDAE(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the code."""
+        return (*dense_rules("encoder", split="output"), *dense_rules("decoder", split="input"), *TABLES)
 
     def samples(self) -> Samples:
         """Returns users with all their items."""

@@ -21,6 +21,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import Rules, mlp_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.penalty import squared_kernels
@@ -56,6 +57,10 @@ class CFGANConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "CFGAN":
         """Returns the module for a catalogue."""
         return CFGAN(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split both networks by their hidden units."""
+        return (*mlp_rules("generator"), *mlp_rules("discriminator"))
 
     def samples(self) -> Samples:
         """Returns users with all their items."""

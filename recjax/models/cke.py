@@ -23,6 +23,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import bpr_loss, masked_mean
 from recjax.models.contract import Batch
+from recjax.models.sharding import TABLES, WHOLE, Rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
@@ -52,6 +53,10 @@ class CKEConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "CKE":
         """Returns the module for a set of users and items and a knowledge graph."""
         return CKE(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns rules that split nothing: its projections are small."""
+        return ((r"^projections$", WHOLE), *TABLES)
 
     def samples(self) -> Samples:
         """Returns interactions with their negatives, and the knowledge graph."""

@@ -17,6 +17,7 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, WHOLE, Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding_fields import FieldEmbeddings
@@ -45,6 +46,10 @@ class DeepFMConfig(ModelConfig):
     def build(self, schema: LabelledSchema) -> "DeepFM":
         """Returns the module for a set of features."""
         return DeepFM(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the MLP."""
+        return (*mlp_rules("deep_mlp"), *dense_rules("(first_order_dense|logit)"), (r"^dense_vectors$", WHOLE), *TABLES)
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers of the MLP."""

@@ -20,6 +20,7 @@ from recjax.data.batches import PADDING_ID
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, WHOLE, Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -50,6 +51,15 @@ class DINConfig(ModelConfig):
     def build(self, schema: LabelledSchema) -> "DIN":
         """Returns the module for a set of features, `history` among them."""
         return DIN(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split both MLPs."""
+        return (
+            *mlp_rules("(top|attention)_mlp"),
+            *dense_rules("(attention|logit)"),
+            ("negative_slope$", WHOLE),
+            *TABLES,
+        )
 
     def samples(self) -> Samples:
         """Returns interactions with the history before them."""

@@ -18,6 +18,7 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding_fields import FieldEmbeddings
@@ -49,6 +50,10 @@ class DLRMConfig(ModelConfig):
     def build(self, schema: LabelledSchema) -> "DLRM":
         """Returns the module for a set of features."""
         return DLRM(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split both MLPs."""
+        return (*mlp_rules("(bottom|top)_mlp"), *dense_rules("logit"), *TABLES)
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers of both MLPs."""

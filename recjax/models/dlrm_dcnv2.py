@@ -17,6 +17,7 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, RemovableLayers, mlp_hidden_units
+from recjax.models.sharding import TABLES, Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -49,6 +50,16 @@ class DLRMDCNv2Config(ModelConfig):
     def build(self, schema: LabelledSchema) -> "DLRMDCNv2":
         """Returns the module for a set of features."""
         return DLRMDCNv2(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split both MLPs and the ranks of the cross network."""
+        return (
+            *mlp_rules("(bottom|top)_mlp"),
+            *dense_rules(r"cross/down_\d+", split="output"),
+            *dense_rules(r"cross/up_\d+", split="input"),
+            *dense_rules("logit"),
+            *TABLES,
+        )
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the hidden layers of both MLPs and the ranks of the cross network."""

@@ -18,6 +18,7 @@ from recjax.config import ModelConfig, check, config
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import Batch
+from recjax.models.sharding import TABLES, WHOLE, Rules, dense_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -48,6 +49,15 @@ class GRU4RecConfig(ModelConfig):
     def build(self, schema: NextItemSchema) -> "GRU4Rec":
         """Returns the module for a catalogue and history length."""
         return GRU4Rec(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split what no step of a layer waits for: the input's products."""
+        return (
+            *dense_rules(r"layer_\d+/input", split="input"),
+            (r"state_(kernel|bias)$", WHOLE),
+            *dense_rules("project", split="input"),
+            *TABLES,
+        )
 
 
 class GRU4Rec(nn.Module):

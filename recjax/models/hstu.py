@@ -23,6 +23,7 @@ from recjax.config import ModelConfig, Samples, check, config, follows_from_othe
 from recjax.data.next_item import NextItemSchema
 from recjax.losses import next_item_cross_entropy
 from recjax.models.contract import AttentionHeads, Batch, HeadSlice, RemovableLayers, removable_blocks
+from recjax.models.sharding import NORMS, TABLES, Rules, dense_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.pointwise_attention import MAX_DOUBLINGS, PointwiseAttentionBlock, time_buckets
@@ -64,6 +65,18 @@ class HSTUConfig(ModelConfig):
     def build(self, schema: NextItemSchema) -> "HSTU":
         """Returns the module for a catalogue and history length."""
         return HSTU(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the layers' kernels, but not attention by its heads.
+
+        One kernel makes gates, values, queries and keys, each for all heads.
+        """
+        return (
+            *dense_rules(r"block_\d+/uvqk", split="input"),
+            *dense_rules(r"block_\d+/out", split="output"),
+            *NORMS,
+            *TABLES,
+        )
 
     def samples(self) -> Samples:
         """Returns windows with their times."""

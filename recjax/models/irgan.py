@@ -21,6 +21,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean, multinomial_cross_entropy
 from recjax.models.contract import Batch
+from recjax.models.sharding import TABLES, Rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.retrieval import top_unseen
@@ -55,6 +56,10 @@ class IRGANConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "IRGAN":
         """Returns the module for a set of users and items."""
         return IRGAN(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns rules that split nothing: it has tables alone."""
+        return TABLES
 
     def samples(self) -> Samples:
         """Returns users with all their items; a score comes from the user's vector alone."""

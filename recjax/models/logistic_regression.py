@@ -13,6 +13,7 @@ from recjax.config import ModelConfig, config
 from recjax.data.features import LabelledSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits
+from recjax.models.sharding import TABLES, Rules, dense_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -27,6 +28,10 @@ class LogisticRegressionConfig(ModelConfig):
     def build(self, schema: LabelledSchema) -> "LogisticRegression":
         """Returns the module for a set of features."""
         return LogisticRegression(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns rules that split nothing: it is small."""
+        return (*dense_rules("dense"), *TABLES)
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns nothing: there is no hidden layer."""

@@ -20,6 +20,7 @@ from recjax.data.batches import PADDING_ID
 from recjax.data.rating import RatingSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, WHOLE, Rules, dense_rules, mlp_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
@@ -48,6 +49,16 @@ class LSTMTwoBranchConfig(ModelConfig):
     def build(self, schema: RatingSchema) -> "LSTMTwoBranch":
         """Returns the module for a set of users and items and a rating scale."""
         return LSTMTwoBranch(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the MLP."""
+        return (
+            *mlp_rules("mlp"),
+            *dense_rules(r"\w+_branch/input"),
+            (r"state_(kernel|bias)$", WHOLE),
+            *dense_rules("(logit|output|rating)"),
+            *TABLES,
+        )
 
     def samples(self) -> Samples:
         """Returns ratings with the user's and the item's earlier ones."""

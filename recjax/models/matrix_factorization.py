@@ -16,6 +16,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.rating import RatingSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch
+from recjax.models.sharding import TABLES, Rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 
@@ -40,6 +41,10 @@ class MatrixFactorizationConfig(ModelConfig):
     def build(self, schema: RatingSchema) -> "MatrixFactorization":
         """Returns the module for a set of users and items."""
         return MatrixFactorization(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns rules that split nothing: it has tables alone."""
+        return TABLES
 
     def samples(self) -> Samples:
         """Returns single ratings."""

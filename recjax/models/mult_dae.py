@@ -15,6 +15,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import multinomial_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import Rules, dense_rules, mlp_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.penalty import squared_kernels
@@ -45,6 +46,10 @@ class MultDAEConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "MultDAE":
         """Returns the module for a catalogue."""
         return MultDAE(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split every second layer; the catalogue stays whole."""
+        return (*dense_rules(f"mlp/dense_{len(self.hidden_dims)}", split="input"), *mlp_rules("mlp"))
 
     def samples(self) -> Samples:
         """Returns users with all their items."""

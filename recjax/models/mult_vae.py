@@ -17,6 +17,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import exposure_gap, masked_mean, multinomial_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import Rules, dense_rules, mlp_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.mlp import MLP
 from recjax.nn.retrieval import top_unseen
@@ -53,6 +54,14 @@ class MultVAEConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "MultVAE":
         """Returns the module for a catalogue."""
         return MultVAE(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split encoder and decoder by their hidden units; the catalogue stays whole."""
+        return (
+            *dense_rules(f"decoder/dense_{len(self.decoder_dims)}", split="input"),
+            *mlp_rules("encoder"),
+            *mlp_rules("decoder"),
+        )
 
     def samples(self) -> Samples:
         """Returns users with all their items."""

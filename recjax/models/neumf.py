@@ -17,6 +17,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import sigmoid_cross_entropy
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -48,6 +49,10 @@ class NeuMFConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "NeuMF":
         """Returns the module for a set of users and items."""
         return NeuMF(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the MLP."""
+        return (*mlp_rules("mlp"), *dense_rules("(mf|mlp)_logit"), *TABLES)
 
     def samples(self) -> Samples:
         """Returns interactions with their negatives."""

@@ -26,6 +26,7 @@ from recjax.models.contract import (
     block_hidden_units,
     removable_blocks,
 )
+from recjax.models.sharding import TABLES, Rules, block_rules
 from recjax.nn.attention import TransformerBlock
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
@@ -59,6 +60,10 @@ class SASRecConfig(ModelConfig):
     def build(self, schema: NextItemSchema) -> "SASRec":
         """Returns the module for a catalogue and history length."""
         return SASRec(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split the blocks."""
+        return (*block_rules(), *TABLES)
 
     def hidden_units(self) -> tuple[HiddenUnits, ...]:
         """Returns the MLP of every block."""

@@ -22,6 +22,7 @@ from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.top_n import TopNSchema
 from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
+from recjax.models.sharding import TABLES, Rules, mlp_rules
 from recjax.nn.dots import FLOAT, Dots
 from recjax.nn.embedding import Embedding
 from recjax.nn.mlp import MLP
@@ -58,6 +59,10 @@ class TwoTowerConfig(ModelConfig):
     def build(self, schema: TopNSchema) -> "TwoTower":
         """Returns the module for a set of users and items."""
         return TwoTower(config=self, schema=schema)
+
+    def sharding_rules(self) -> Rules:
+        """Returns the rules that split both towers."""
+        return (*mlp_rules("(user|item)_tower"), *TABLES)
 
     def samples(self) -> Samples:
         """Returns interactions with the user's history; the other items of a batch are the negatives."""

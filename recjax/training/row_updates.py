@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 Slots = dict[str, Array]  # of a table, by name: [V] or [V, 2 D]; within an update their touched rows
+OverColumns = Callable[[Array], Array]  # of a mean over a row's columns here, the mean over all devices' columns
 
 
 class RowUpdate(NamedTuple):
@@ -21,12 +22,17 @@ class RowUpdate(NamedTuple):
 
     Attributes:
       init: table [V, D] -> its slots before the first step.
-      update: (gradient [U, D], the rows' slots, step from 0, learning rate) -> what to add to the rows [U, D], and
-        the rows' new slots.
+      update: (gradient [U, D], the rows' slots, step from 0, learning rate, `OverColumns`) -> what to add to the rows
+        [U, D], and the rows' new slots.
     """
 
     init: Callable[[Array], Slots]
-    update: Callable[[Array, Slots, Array, Array], tuple[Array, Slots]]
+    update: Callable[[Array, Slots, Array, Array, OverColumns], tuple[Array, Slots]]
+
+
+def _all_here(mean_U: Array) -> Array:
+    """Returns the mean over a row's columns as it is: every column is on this device."""
+    return mean_U
 
 
 class RowGradient(NamedTuple):
@@ -43,7 +49,7 @@ class RowGradient(NamedTuple):
 
 def sgd() -> RowUpdate:
     """Returns plain gradient descent: row -= learning rate x gradient."""
-    return RowUpdate(lambda table_VD: {}, lambda grad_UD, slots, step, rate: (-rate * grad_UD, slots))
+    return RowUpdate(lambda table_VD: {}, lambda grad_UD, slots, step, rate, over: (-rate * grad_UD, slots))
 
 
 def rowwise_adagrad(epsilon: float = 1e-8) -> RowUpdate:
@@ -56,9 +62,11 @@ def rowwise_adagrad(epsilon: float = 1e-8) -> RowUpdate:
     Recommendation Models (arXiv 2104.05158), whose tables are trained so.
     """
 
-    def update(grad_UD: Array, slots: Slots, step: Array, rate: Array) -> tuple[Array, Slots]:
+    def update(
+        grad_UD: Array, slots: Slots, step: Array, rate: Array, over_columns: OverColumns
+    ) -> tuple[Array, Slots]:
         del step
-        sum_U = slots["sum_of_squares"] + jnp.mean(jnp.square(grad_UD), axis=1)
+        sum_U = slots["sum_of_squares"] + over_columns(jnp.mean(jnp.square(grad_UD), axis=1))
         return -rate * grad_UD / (jnp.sqrt(sum_U) + epsilon)[:, None], {"sum_of_squares": sum_U}
 
     return RowUpdate(lambda table_VD: {"sum_of_squares": jnp.zeros(table_VD.shape[0], jnp.float32)}, update)
@@ -78,7 +86,10 @@ def lazy_adam(b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> RowU
         # One array, so that a row's two moments are one miss of cache and page tables instead of two.
         return {"moments": jnp.zeros((table_VD.shape[0], 2 * table_VD.shape[1]), jnp.float32)}
 
-    def update(grad_UD: Array, slots: Slots, step: Array, rate: Array) -> tuple[Array, Slots]:
+    def update(
+        grad_UD: Array, slots: Slots, step: Array, rate: Array, over_columns: OverColumns
+    ) -> tuple[Array, Slots]:
+        del over_columns
         old_mean_UD, old_square_UD = jnp.split(slots["moments"], 2, axis=1)
         mean_UD = b1 * old_mean_UD + (1 - b1) * grad_UD
         square_UD = b2 * old_square_UD + (1 - b2) * jnp.square(grad_UD)
@@ -124,11 +135,15 @@ def update_rows(
     gradient: RowGradient,
     step: Int32[Array, ""],
     learning_rate: Float32[Array, ""] | float,
+    over_columns: OverColumns = _all_here,
 ) -> tuple[Float[Array, "V D"], Slots]:
-    """Returns the table and its slots with the gradient's rows updated; in place where both are donated."""
+    """Returns the table and its slots with the gradient's rows updated; in place where both are donated.
+
+    A table may hold some columns of each row, and other devices the rest: `over_columns` then averages over them.
+    """
     ids_U = gradient.ids
     old = {name: slot.at[ids_U].get(mode="clip") for name, slot in slots.items()}
-    added_UD, new = rule.update(gradient.rows, old, step, jnp.asarray(learning_rate))
+    added_UD, new = rule.update(gradient.rows, old, step, jnp.asarray(learning_rate), over_columns)
     table_VD = table_VD.at[ids_U].add(added_UD.astype(table_VD.dtype), mode="drop", unique_indices=True)
     slots = {name: slots[name].at[ids_U].set(new[name], mode="drop", unique_indices=True) for name in slots}
     return table_VD, slots

@@ -1,0 +1,1 @@
+"""An experiment on many devices: meshes, sharding rules, sharded embedding tables, multi-host start-up."""

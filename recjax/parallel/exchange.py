@@ -1,0 +1,192 @@
+"""Rows of a table that lies on many devices: ids travel to the rows' owners, rows back, gradients to the owners again.
+
+Everything here runs inside `jax.shard_map`, on one device's part. A device's ids are sorted by owner, and each distinct
+one travels once, however often it was looked up. What travels has a fixed shape, C slots for each owner: a little more
+than its even share of the ids. Ids that are too uneven for that go in several rounds. Which round an id goes in is
+decided by its row alone, the same on every device, so that all gradients of a row arrive in one round and its owner
+takes one step of the optimizer.
+
+Shapes: N ids of one device, S shards (owners), C slots an owner, Q rows of one shard, D embedding dim.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32, UInt32
+
+FEWEST_SLOTS = 8  # for an owner
+EMPTY = -1  # in the place of a row number: a slot that nobody uses
+
+Axes = str | tuple[str, ...]
+
+
+class Route(NamedTuple):
+    """Where each of a device's ids is sent; equal ids share a slot.
+
+    Attributes:
+      slot: of each id among the S x C that travel, behind them for an id that nobody owns.
+      round: in which it travels.
+      rows: of the distinct ids, in the order of `first`.
+      first_slot: slot of each distinct id, behind all slots where there are fewer.
+      first_round: round of each distinct id.
+      rounds: how many there are; the same on every device.
+    """
+
+    slot: Int32[Array, "N"]
+    round: UInt32[Array, "N"]
+    rows: Int32[Array, "N"]
+    first_slot: Int32[Array, "N"]
+    first_round: UInt32[Array, "N"]
+    rounds: UInt32[Array, ""]
+
+
+def capacity(n_ids: int, shards: int, distinct_share: float = 1.0) -> int:
+    """Returns C: the even share of the distinct ids, and four standard deviations of what an even hash gives more.
+
+    Args:
+      n_ids: N.
+      shards: S.
+      distinct_share: distinct ids over ids, as measured on batches; 1 where that is not known.
+    """
+    mean = n_ids * distinct_share / shards
+    return min(n_ids, max(FEWEST_SLOTS, math.ceil(mean + 4 * math.sqrt(mean))))
+
+
+def make_route(owner_N: Int32[Array, "N"], row_N: Int32[Array, "N"], shards: int, slots: int, axes: Axes) -> Route:
+    """Returns the route of every id.
+
+    Args:
+      owner_N: shard that holds the id's row; S for an id that nobody is asked for.
+      row_N: number of the row on that shard.
+      shards: S, the number of devices along `axes`.
+      slots: C, at least 1.
+      axes: mesh axes of the surrounding `shard_map`.
+    """
+    n = len(owner_N)
+    position_N = jnp.arange(n, dtype=jnp.int32)
+    sorted_owner, sorted_mix, sorted_row, order = jax.lax.sort((owner_N, _mix(row_N), row_N, position_N), num_keys=2)
+    is_owned = sorted_owner < shards
+    changes = (sorted_owner[1:] != sorted_owner[:-1]) | (sorted_mix[1:] != sorted_mix[:-1])
+    is_first = jnp.concatenate([jnp.ones(1, bool), changes]) & is_owned
+    distinct_N = jnp.cumsum(is_first.astype(jnp.int32)) - 1  # number of each id among the distinct ones
+
+    bits = _round_bits(sorted_owner, sorted_mix, is_first, distinct_N, slots, axes)
+    rank, round_ = _rank_in_bucket(sorted_owner, sorted_mix, is_first, distinct_N, bits)
+    sorted_slot = jnp.where(is_owned, sorted_owner * slots + rank, shards * slots)
+
+    def unsorted(values: Array) -> Array:
+        return jnp.zeros_like(values).at[order].set(values, mode="promise_in_bounds", unique_indices=True)
+
+    # Of equal ids only the first is sent; the others get a place behind all slots.
+    return Route(
+        slot=unsorted(sorted_slot),
+        round=unsorted(round_),
+        rows=sorted_row,
+        first_slot=jnp.where(is_first, sorted_slot, shards * slots),
+        first_round=round_,
+        rounds=jnp.uint32(1) << bits,
+    )
+
+
+def fetch_rows(table_QD: Float[Array, "Q D"], route: Route, shards: int, slots: int, axes: Axes) -> Float[Array, "N D"]:
+    """Returns the row of each id; zeros for an id that nobody owns."""
+
+    def exchange(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        number, rows_ND = carry
+        wanted_SC = _send_ids(route, number, shards, slots, axes)
+        found_SCD = table_QD.at[jnp.maximum(wanted_SC, 0)].get(mode="promise_in_bounds")
+        back_TD = jax.lax.all_to_all(found_SCD, axes, 0, 0).reshape(shards * slots, -1)
+        is_mine_N = (route.round == number) & (route.slot < shards * slots)
+        mine_ND = back_TD.at[route.slot].get(mode="clip")
+        return number + 1, jnp.where(is_mine_N[:, None], mine_ND, rows_ND)
+
+    first = (jnp.uint32(0), jnp.zeros((len(route.slot), table_QD.shape[1]), table_QD.dtype))
+    return jax.lax.while_loop(lambda carry: carry[0] < route.rounds, exchange, first)[1]
+
+
+def visit_gradients(
+    grads_ND: Float[Array, "N D"],
+    route: Route,
+    shards: int,
+    slots: int,
+    axes: Axes,
+    visit: Callable[[Any, Int32[Array, "T"], Float[Array, "T D"]], Any],
+    carry: Any,
+) -> Any:
+    """Returns `carry` after `visit(carry, rows, gradients)` of what every round brings to this shard.
+
+    A device's gradients of equal ids are added up before they travel. `rows` are of this shard, EMPTY where a slot is
+    not used; a row may stand in it once for every device. All gradients of a row come in the same round.
+
+    Args:
+      grads_ND: of the rows that `fetch_rows` gave, float32.
+      route: theirs.
+      shards: S.
+      slots: C.
+      axes: mesh axes of the surrounding `shard_map`.
+      visit: takes T = S x C row numbers and their gradients.
+      carry: before the first round.
+    """
+
+    def exchange(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        number, carry = state
+        wanted_SC = _send_ids(route, number, shards, slots, axes)
+        slot_N = jnp.where(route.round == number, route.slot, shards * slots)
+        summed_TD = jnp.zeros((shards * slots, grads_ND.shape[1]), grads_ND.dtype).at[slot_N].add(grads_ND, mode="drop")
+        arrived_SCD = jax.lax.all_to_all(summed_TD.reshape(shards, slots, -1), axes, 0, 0)
+        rows_T, arrived_TD = wanted_SC.reshape(-1), arrived_SCD.reshape(shards * slots, -1)
+        return number + 1, visit(carry, rows_T, arrived_TD)
+
+    return jax.lax.while_loop(lambda state: state[0] < route.rounds, exchange, (jnp.uint32(0), carry))[1]
+
+
+def _send_ids(route: Route, number: Array, shards: int, slots: int, axes: Axes) -> Int32[Array, "S C"]:
+    """Returns the rows that every device wants of this shard in a round."""
+    slot_N = jnp.where(route.first_round == number, route.first_slot, shards * slots)
+    wanted = jnp.full(shards * slots, EMPTY, jnp.int32).at[slot_N].set(route.rows, mode="drop")
+    return jax.lax.all_to_all(wanted.reshape(shards, slots), axes, 0, 0)
+
+
+def _round_bits(
+    owner: Array, mix: Array, is_first: Bool[Array, "N"], distinct: Array, slots: int, axes: Axes
+) -> UInt32[Array, ""]:
+    """Returns the least b for which no device sends more than C ids to an owner in one of 2^b rounds."""
+
+    def overflows(bits: Array) -> Array:
+        rank, _ = _rank_in_bucket(owner, mix, is_first, distinct, bits)
+        return jax.lax.pmax(jnp.max(jnp.where(is_first, rank, 0)), axes) >= slots
+
+    def one_more(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        bits = state[0] + 1
+        return bits, overflows(bits)
+
+    none = jnp.uint32(0)
+    return jax.lax.while_loop(lambda state: state[1], one_more, (none, overflows(none)))[0]
+
+
+def _rank_in_bucket(
+    owner: Array, mix: Array, is_first: Bool[Array, "N"], distinct: Array, bits: Array
+) -> tuple[Int32[Array, "N"], UInt32[Array, "N"]]:
+    """Returns each sorted id's number among the distinct ones of its owner and round, and its round.
+
+    The round is the first `bits` of its mixed row, by which ids are sorted: those of one round stand together.
+    """
+    round_ = (mix >> 1) >> (31 - bits)  # a shift by all 32 bits at once is undefined
+    changes = (owner[1:] != owner[:-1]) | (round_[1:] != round_[:-1])
+    starts = jnp.concatenate([jnp.ones(1, bool), changes]) & is_first
+    before = jax.lax.cummax(jnp.where(starts, distinct, 0))
+    return distinct - before, round_
+
+
+def _mix(row: Int32[Array, "N"]) -> UInt32[Array, "N"]:
+    """Returns the rows as numbers in which neighbours are far apart, one for each row.
+
+    Source: the 32-bit finaliser of MurmurHash3 (Appleby, public domain), which is a bijection.
+    """
+    x = row.astype(jnp.uint32)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
