@@ -12,7 +12,7 @@ from benchmarks.statistics import ratio_summary
 from benchmarks.timing import in_turn
 from recjax.config import Experiment
 from recjax.evaluation import Data
-from recjax.training.fit import first_step
+from recjax.training.first_step import first_step
 from recjax.training.pipeline import set_up
 from recjax.transforms.protocol import Params, chain
 
@@ -67,13 +67,14 @@ def _stepper(experiment: Experiment, data: Data, start: Params) -> Callable[[], 
     from_scratch = transform.from_scratch
     setup = set_up(experiment, data, start=None if from_scratch else start, taught_by=start)
     settings = dataclasses.replace(setup.settings, batch_size=experiment.finetuning.batch_size)
-    state, step, beside = first_step(setup.model_config, setup.params, data, settings, transform, setup.teacher)
+    begun = first_step(setup.model_config, setup.params, data, settings, transform, setup.teacher, experiment.parallel)
+    state = begun.state
     batches = list(itertools.islice(data.train_batches(settings.batch_size, settings.seed, 1), _BATCHES))
-    turns = itertools.cycle([{**jax.device_put(batch), **beside} for batch in batches])
+    turns = itertools.cycle([begun.devices.put_batch(batch) for batch in batches])
 
     def call() -> jax.Array:
         nonlocal state
-        state, loss = step(state, next(turns))
+        state, loss = begun.take(state, next(turns))
         return loss
 
     return call

@@ -1,4 +1,4 @@
-"""The `recjax` command: train, evaluate or explain one experiment. Nothing heavy is imported until it is needed."""
+"""The `recjax` command: train, evaluate, explain or plan one experiment. Heavy imports are made where they are used."""
 
 import argparse
 from pathlib import Path
@@ -10,9 +10,11 @@ EXAMPLES = """examples:
   recjax train configs/dlrm_dcnv2_movielens_small.py --set training.epochs=3 --set model.top_mlp=256,128
   recjax evaluate configs/sasrec_movielens_small.py --out runs/sasrec
   recjax explain configs/dlrm_dcnv2_movielens_small.py --set model.top_mlp=256,128
+  recjax plan configs/dlrm_dcnv2_movielens_small.py --devices v5e:2x2,v6e:2x2,h200:8
 
 `train` writes checkpoints/, final/ and tensorboard/ into --out, and goes on where a broken run stopped.
 `explain` trains nothing: it prints, per layer, the bytes and flops before and after the config's transforms.
+`plan` runs nothing: it compiles for hardware that is not here, and prints memory, work, time and price at best.
 exit codes: 0 done, 2 unusable input, device or checkpoint (one line says why), 130 interrupted"""
 
 
@@ -25,32 +27,59 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="recjax", description="Train and evaluate recommender models in JAX.", epilog=EXAMPLES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="train|evaluate|explain", parser_class=OneLineParser
+        dest="command", required=True, metavar="train|evaluate|explain|plan", parser_class=OneLineParser
     )
     for name, help_text in (
         ("train", "train an experiment, apply its transforms, report its quality on the test part"),
         ("evaluate", "report the quality of a model that `train` wrote"),
         ("explain", "tell what the experiment's transforms do to each layer, without training"),
+        ("plan", "compile the experiment for absent hardware; tell memory, work, time and price at best"),
     ):
         examples = [line for line in EXAMPLES.splitlines() if f"recjax {name} " in line]
         epilog = "\n".join(["examples:", *examples])
         command = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog)
         command.add_argument("config", metavar="CONFIG", help="a Python file that defines get_config()")
-        if name != "explain":
+        if name in ("train", "evaluate"):
             command.add_argument("--out", type=Path, metavar="DIR", help="the experiment's folder (default: runs/NAME)")
-        command.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
+        if name == "plan":
+            _add_plan_options(command)
+        else:
+            command.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
         command.add_argument(
             "--set", action="append", default=[], metavar="a.b=c", dest="overrides", help="override a value; repeatable"
         )
     return parser.parse_args(arguments)
 
 
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--devices",
+        required=True,
+        metavar="LIST",
+        help="hardware, as v4:2x2x1,v5e:4x4,v5p:2x2x2,v6e:4x4,v7x:2x2x1,h200:8",
+    )
+    command.add_argument(
+        "--mesh", default="data=-1,model=1", metavar="a=n,b=m", help="devices along each axis; -1: the rest"
+    )
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="samples of all devices (default: the experiment's)"
+    )
+    command.add_argument("--program", default="both", choices=("train", "serve", "both"), help="which programs")
+    command.add_argument(
+        "--prices", type=Path, metavar="FILE", help="price file (default: recjax/hardware/prices.toml)"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+
+
 def _run(options: argparse.Namespace) -> int:
-    from recjax.commands import evaluate_command, explain_command, train_command
+    from recjax.commands import evaluate_command, explain_command, plan_command, train_command
     from recjax.config import load_config
     from recjax.hardware.device import select_device
 
     experiment = load_config(options.config, options.overrides)
+    if options.command == "plan":
+        plan_command(experiment, options)
+        return 0
     select_device(options.device)
     if options.command == "explain":
         explain_command(experiment)

@@ -1,5 +1,8 @@
 """What the commands of `recjax` do once the command line is understood."""
 
+import argparse
+import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -7,7 +10,12 @@ from rich.table import Table
 
 from recjax.command_line import make_output_folder
 from recjax.config import Experiment
+from recjax.data.sources import check_source
+from recjax.errors import DeviceError, UserError
 from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
+from recjax.hardware.facts import PRICES, load_prices
+from recjax.plan_table import WIDTH, plan_table
+from recjax.planning import PROGRAMS, parse_mesh, parse_targets, plan
 from recjax.progress import console, stage
 from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord
@@ -70,6 +78,38 @@ def evaluate_command(experiment: Experiment, folder: Path) -> None:
 def explain_command(experiment: Experiment) -> None:
     """Prints what the experiment's transforms do to each layer, without training."""
     explain(chain(*experiment.transforms), experiment)
+
+
+def plan_command(experiment: Experiment, options: argparse.Namespace) -> None:
+    """Prints what the experiment would need, and do at best, on the hardware of `options.devices`.
+
+    Raises:
+      UserError: options that cannot be, or a data set that is not there.
+      DeviceError: no program compiled for any of the hardware; the table says why for each.
+    """
+    targets, mesh = parse_targets(options.devices), parse_mesh(options.mesh)
+    programs, prices = PROGRAMS[options.program], load_prices(options.prices or PRICES)
+    if options.batch_size is not None and options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}; allowed: >= 1")
+    if options.json and not options.json.parent.is_dir():
+        raise UserError(f"--json is {options.json}, and there is no folder {options.json.parent}; make it first")
+    check_source(experiment.dataset)
+    with stage(f"{experiment.name}: compiling for absent hardware", len(targets) * len(programs)) as advance:
+        rows = plan(
+            options.config,
+            targets,
+            programs,
+            overrides=options.overrides,
+            mesh=mesh,
+            batch_size=options.batch_size,
+            prices=prices,
+            advance=advance,
+        )
+    if options.json:
+        options.json.write_text(json.dumps([row.to_json() for row in rows], indent=1) + "\n")
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(plan_table(rows))
+    if all(row.reason for row in rows):
+        raise DeviceError(f"nothing compiles for {options.devices}: {rows[0].reason}")
 
 
 def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality: Quality) -> None:

@@ -231,6 +231,8 @@ class ModelConfig(Protocol):
     """What a model's own Config, which stands beside the model and extends this, can do beside holding sizes."""
 
     task: ClassVar[str]  # "next_item", "top_n", "rating" or "labelled": which data it learns from
+    # Whether the loss is a mean over samples, each of which has its own part in it whatever else is in the batch.
+    samples_apart: ClassVar[bool] = True
 
     def build(self, schema: Any) -> Any:
         """Returns the module (recjax.models.contract.Model) for data of that schema."""

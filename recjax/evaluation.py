@@ -4,7 +4,8 @@ Shapes: B batch, V catalogue, K cut-off, N queries or examples.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,26 +66,56 @@ def share_kept(metric: str, value: float, reference: float) -> float | None:
     return above / below if below > 0 else None
 
 
-def make_evaluator(score: ScoreFunction, data: Data, part: str) -> Callable[..., Quality]:
+@dataclasses.dataclass(frozen=True)
+class EvaluationDevices:
+    """Where an evaluation runs.
+
+    Attributes:
+      put: brings a batch to the devices.
+      compile: of its program, whose outputs every process can read.
+      shares: how many devices share a batch evenly.
+    """
+
+    put: Callable[[Batch], Batch]
+    compile: Callable[..., Any]
+    shares: int = 1
+
+
+ONE_DEVICE_EVALUATION = EvaluationDevices(lambda batch: batch, jax.jit)
+
+
+def make_evaluator(
+    score: ScoreFunction, data: Data, part: str, devices: EvaluationDevices = ONE_DEVICE_EVALUATION
+) -> Callable[..., Quality]:
     """Returns `evaluate(variables) -> Quality`; the program is compiled once, at the first call.
 
     Args:
       score: pure; scores of all items for next-item and top-n data, logits for labelled data, ratings for rating data.
       data: the task's data.
       part: "valid" or "test".
+      devices: that `variables` lie on.
     """
     if isinstance(data, NextItemData | TopNData):
-        return _ranking_evaluator(score, data, part)
+        return _ranking_evaluator(score, data, part, devices)
     if isinstance(data, RatingData):
-        return _rating_evaluator(score, data, part)
-    return _binary_evaluator(score, data, part)
+        return _rating_evaluator(score, data, part, devices)
+    return _binary_evaluator(score, data, part, devices)
 
 
-def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Callable[..., Quality]:
+def _batches(data: Data, part: str, devices: EvaluationDevices) -> Iterator[tuple[Batch, Batch]]:
+    """Yields each batch as it is on the host and as it is on the devices."""
+    size = EVAL_BATCH[type(data)]
+    for batch in data.eval_batches(part, size + -size % devices.shares):
+        yield batch, devices.put(batch)
+
+
+def _ranking_evaluator(
+    score: ScoreFunction, data: RankingData, part: str, devices: EvaluationDevices
+) -> Callable[..., Quality]:
     of_batch = _next_item_metrics if isinstance(data, NextItemData) else _top_n_metrics
     list_length = min(LIST_LENGTH, data.schema.n_items)
 
-    @jax.jit
+    @devices.compile
     def ranking(variables: object, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
         scores_BV = score(variables, batch)
         offered_BV = jnp.where(batch["candidates"], scores_BV, -jnp.inf)
@@ -95,9 +126,9 @@ def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Ca
     def evaluate(variables: object) -> Quality:
         values: list[dict[str, NDArray]] = []
         lists, users = [], []
-        for batch in data.eval_batches(part, EVAL_BATCH[type(data)]):
+        for batch, on_devices in _batches(data, part, devices):
             real = batch["weight"] > 0
-            of_queries, listed = ranking(variables, batch)
+            of_queries, listed = ranking(variables, on_devices)
             values.append({name: np.asarray(column, np.float64)[real] for name, column in of_queries.items()})
             lists.append(np.asarray(listed)[real])
             users.append(batch["user"][real])
@@ -112,12 +143,15 @@ def _ranking_evaluator(score: ScoreFunction, data: RankingData, part: str) -> Ca
     return evaluate
 
 
-def _binary_evaluator(score: ScoreFunction, data: Binary, part: str) -> Callable[..., Quality]:
-    scorer, binary = jax.jit(score), jax.jit(_binary_metrics)
+def _binary_evaluator(
+    score: ScoreFunction, data: Binary, part: str, devices: EvaluationDevices
+) -> Callable[..., Quality]:
+    scorer, binary = devices.compile(score), jax.jit(_binary_metrics)
 
     def evaluate(variables: object) -> Quality:
         batches = [
-            (scorer(variables, b), b["labels"], b["weight"]) for b in data.eval_batches(part, EVAL_BATCH[type(data)])
+            (scorer(variables, on_devices), batch["labels"], batch["weight"])
+            for batch, on_devices in _batches(data, part, devices)
         ]
         logits, labels, weight = (np.concatenate([np.asarray(b[i]) for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
@@ -128,16 +162,18 @@ def _binary_evaluator(score: ScoreFunction, data: Binary, part: str) -> Callable
     return evaluate
 
 
-def _rating_evaluator(score: ScoreFunction, data: RatingData, part: str) -> Callable[..., Quality]:
-    @jax.jit
+def _rating_evaluator(
+    score: ScoreFunction, data: RatingData, part: str, devices: EvaluationDevices
+) -> Callable[..., Quality]:
+    @devices.compile
     def errors(variables: object, batch: Batch) -> jax.Array:
         predicted = jnp.clip(score(variables, batch), data.schema.min_rating, data.schema.max_rating)
         return predicted - batch["rating"]
 
     def evaluate(variables: object) -> Quality:
         found = [
-            np.asarray(errors(variables, batch), np.float64)[batch["weight"] > 0]
-            for batch in data.eval_batches(part, EVAL_BATCH[RatingData])
+            np.asarray(errors(variables, on_devices), np.float64)[batch["weight"] > 0]
+            for batch, on_devices in _batches(data, part, devices)
         ]
         error = np.concatenate(found)
         means = {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from recjax.replicas import batch_sum
+
 
 def masked_mean(values: Float[Array, "*shape"], where: Bool[Array, "*shape"]) -> Float[Array, ""]:
-    """Returns the mean of the kept values, 0 when none is kept."""
-    return jnp.sum(values * where) / jnp.maximum(jnp.sum(where), 1)
+    """Returns the mean of the kept values, of the whole batch's in a part of it (recjax.replicas); 0 if none is kept."""
+    return batch_sum(jnp.sum(values * where)) / jnp.maximum(batch_sum(jnp.sum(where)), 1)
 
 
 def sigmoid_cross_entropy(
@@ -128,9 +130,11 @@ def chunked_softmax_cross_entropy(
     padding = -hidden_ND.shape[0] % chunk_size
     hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
     labels_N = jnp.pad(jnp.where(where_N, labels_N, 0), (0, padding))
-    weight_N = jnp.pad(where_N.astype(jnp.float32), (0, padding)) / jnp.maximum(where_N.sum(), 1)
+    weight_N = jnp.pad(where_N.astype(jnp.float32), (0, padding)) / jnp.maximum(batch_sum(where_N.sum()), 1)
     label_logit_N = jnp.sum(hidden_ND.astype(jnp.float32) * table_VD[labels_N].astype(jnp.float32), 1)
-    return _weighted_logsumexp(hidden_ND, table_VD, weight_N, chunk_size) - jnp.sum(label_logit_N * weight_N)
+    return batch_sum(
+        _weighted_logsumexp(hidden_ND, table_VD, weight_N, chunk_size) - jnp.sum(label_logit_N * weight_N)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

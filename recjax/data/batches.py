@@ -6,7 +6,8 @@ the padding that fills the last batch, so every epoch compiles once.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +64,9 @@ def sample_candidates(
     return targets | ((drawn < np.minimum(limit, 1.5)) & allowed)
 
 
-def prefetch_to_device(batches: Iterable[NumpyBatch], depth: int = 2) -> Iterator[Mapping[str, jax.Array]]:
+def prefetch_to_device(
+    batches: Iterable[NumpyBatch], depth: int = 2, send: Callable[[NumpyBatch], Any] = jax.device_put
+) -> Iterator[Mapping[str, jax.Array]]:
     """Yields the batches as device arrays, `depth` of them made and sent ahead by a thread.
 
     An error while making a batch is raised here; leaving the loop early stops the thread.
@@ -82,7 +85,7 @@ def prefetch_to_device(batches: Iterable[NumpyBatch], depth: int = 2) -> Iterato
     def produce() -> None:
         try:
             for batch in batches:
-                put(jax.device_put(batch))
+                put(send(batch))
                 if stopped.is_set():
                     return
             put(end)

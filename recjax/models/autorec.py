@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from recjax.config import ModelConfig, Samples, check, config
 from recjax.data.rating import RatingSchema
+from recjax.losses import masked_mean
 from recjax.models.contract import Batch, HiddenUnits, mlp_hidden_units
 from recjax.models.sharding import Rules, dense_rules, mlp_rules
 from recjax.nn.dense import Dense
@@ -95,10 +96,10 @@ class AutoRec(nn.Module):
 
     def loss(self, batch: Batch, *, train: bool) -> Float[Array, ""]:
         """Returns the mean squared error over the known ratings of the batch, plus the L2 penalty."""
-        known_BC = multi_hot(batch["row_ids"], self.n_columns) * batch["weight"][:, None]
+        known_BC = multi_hot(batch["row_ids"], self.n_columns) * batch["weight"][:, None] > 0
         ratings_BC = multi_hot(batch["row_ids"], self.n_columns, batch["row_ratings"])
-        error_BC = (self.reconstruct(batch, train=train) - ratings_BC) * known_BC
-        mean_square = jnp.sum(error_BC**2) / jnp.maximum(jnp.sum(known_BC), 1)
+        error_BC = self.reconstruct(batch, train=train) - ratings_BC
+        mean_square = masked_mean(error_BC**2, known_BC)
         return mean_square + self.config.l2 * squared_kernels(self.variables["params"])
 
     def __call__(self, batch: Batch) -> Float[Array, "B"]:

@@ -34,6 +34,7 @@ class CKEConfig(ModelConfig):
     """Sizes of a CKE."""
 
     task: ClassVar[str] = "top_n"
+    samples_apart: ClassVar[bool] = False  # triples are drawn for the batch
 
     embedding_dim: int = 64  # D; of users, items and entities
     relation_dim: int = 32  # P; of the space that a relation projects entities to

@@ -35,6 +35,7 @@ class TwoTowerConfig(ModelConfig):
     """Sizes of a two-tower model."""
 
     task: ClassVar[str] = "top_n"
+    samples_apart: ClassVar[bool] = False  # the others are its negatives
 
     embedding_dim: int = 64  # D; of user ids, item ids and the towers' outputs
     user_mlp: tuple[int, ...] = (128,)  # hidden widths of the user's tower

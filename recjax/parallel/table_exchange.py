@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from recjax.parallel.exchange import EMPTY, Route, capacity, fetch_rows, make_route, visit_gradients
@@ -63,7 +63,7 @@ class TableExchange:
                 routes[name] = route
             for path, of_lookup in zip(paths, found, strict=True):
                 one = ids[path][len(rows[path])]
-                rows[path].append(of_lookup[: one.size].reshape(*one.shape, -1))
+                rows[path].append(self._split_like_batch(of_lookup[: one.size].reshape(*one.shape, -1)))
         return LookedUp(rows, routes)
 
     def update(
@@ -236,6 +236,12 @@ class TableExchange:
         split = [self._split] * len(paths)
         inputs = (self._flat_ids(paths, ids), routes.get(name), flat_grads)
         return inputs, (split, self._route_specs(name, paths), split)
+
+    def _split_like_batch(self, rows: Array) -> Array:
+        """Returns rows split along "data" alone where they were split along all axes, as what reads them is."""
+        if rows.ndim < 2 or rows.shape[0] % self.layout.shards:
+            return rows
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(self.layout.mesh, PartitionSpec("data")))
 
     def _part_specs(self, parts: Mapping[str, Array]) -> dict[str, PartitionSpec]:
         return {part: self.layout.spec(part, array.ndim) for part, array in parts.items()}

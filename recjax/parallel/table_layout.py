@@ -16,7 +16,7 @@ Shapes: S shards (devices), V rows of a table, Q rows of one shard, D embedding 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -97,10 +97,10 @@ class TableLayout:
         """Returns the place of every table by its path."""
         return {path: place for group in self.groups.values() for path, place in group.places.items()}
 
-    def shardings(self, packed: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, NamedSharding]]:
+    def shardings(self, packed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, NamedSharding]]:
         """Returns the sharding of each array of packed tables, or of their packed slots."""
         return {
-            name: {part: NamedSharding(self.mesh, self.spec(part, np.ndim(array))) for part, array in arrays.items()}
+            name: {part: NamedSharding(self.mesh, self.spec(part, array.ndim)) for part, array in arrays.items()}
             for name, arrays in packed.items()
         }
 
@@ -109,6 +109,21 @@ class TableLayout:
         if part == "owned":
             return PartitionSpec(self.axes)
         return PartitionSpec(None, self.axes) if part == "columns" and ndim == 2 else PartitionSpec()
+
+
+def whole_spec(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+    """Returns how a table [V, D], or a slot of it, lies on a mesh outside a training step: its columns split evenly.
+
+    They are split along all axes, or along those that divide them; a slot of one number a row is whole.
+    """
+    if len(shape) < 2:
+        return PartitionSpec()
+    axes, left = [], shape[1]
+    for name, size in mesh.shape.items():
+        if left % size == 0:
+            axes.append(name)
+            left //= size
+    return PartitionSpec(None, tuple(axes) if axes else None)
 
 
 def lay_out(

@@ -1,12 +1,11 @@
-"""Checkpoints of a training run, and of a final model, written atomically by Orbax."""
+"""Checkpoints of a training run, written in the background, and a final model's arrays; both atomic, by Orbax."""
 
 import contextlib
+import copy
 import dataclasses
-import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,112 +13,228 @@ import jax
 import orbax.checkpoint as ocp
 
 from recjax.config import Experiment, to_dict
-from recjax.errors import CheckpointError
+from recjax.errors import CheckpointError, UserError
+from recjax.progress import console
+from recjax.training.checkpoint_files import (
+    BEING_DELETED,
+    CHECKSUMS,
+    abstract_tree,
+    by_process_0,
+    check_files,
+    delete_folder,
+    explained,
+    name_while_deleted,
+    without_orbax_logs,
+    write_checksums,
+)
 
 FREE_SPACE = "free space or give another folder; earlier checkpoints are intact"
 ANOTHER_FOLDER = "give another output folder, or delete this one to start anew"
-CHECKSUMS = "sha256.json"
+BEING_WRITTEN = ".orbax-checkpoint-tmp"  # how Orbax ends the name of what is no checkpoint yet
+NONE = -1  # where an epoch is expected
+
+Save = Callable[[int, Any, list[dict[str, Any]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The two newest checkpoints of one training run, under `directory`, one folder an epoch.
+    """The newest checkpoints of one training run, under `directory`, one folder an epoch.
+
+    A checkpoint is complete when its folder has the epoch for a name and holds `sha256.json`, the digests of its files.
+    It is written under another name, with its digests, and gets its own by one rename at the very end; an old one is
+    renamed before it is deleted. So a run that is killed at any moment leaves complete checkpoints and folders that
+    are none; `restore` takes the newest complete one and deletes those others.
+
+    In a run of several processes each of them calls every method at the same point, on a folder that all of them see.
+    Each writes and reads its own part of the arrays; process 0 does everything else.
 
     Attributes:
       directory: made if it is not there.
       identity: JSON values that say which experiment this is; a checkpoint of another one is refused.
+      keep: how many to keep, at least 1; while one is written, one more is there.
     """
 
     directory: Path
     identity: dict[str, Any]
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises UserError if none would be kept."""
+        if self.keep < 1:
+            raise UserError(f"checkpoints to keep: {self.keep}; allowed: 1 or more")
 
     def save(self, epoch: int, tree: Any, records: list[dict[str, Any]]) -> None:
-        """Writes the state after `epoch`; a folder appears under its final name only when it is whole.
-
-        Then it gets a `sha256.json`, the digest of every file, which `restore` checks; a run that is stopped in
-        between leaves a checkpoint without one, which is read all the same.
+        """Writes the state after `epoch`, and waits until it is written.
 
         Raises:
           CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
-        record = {"identity": self.identity, "arrays": _described(tree), "history": records}
-        with (
-            self._manager() as manager,
-            _explained(f"cannot write checkpoint {self.directory / str(epoch)}", FREE_SPACE),
-        ):
-            args = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
-            manager.save(epoch, args=args, force=True)
-            _write_checksums(self.directory / str(epoch))
+        with self.saver() as save:
+            save(epoch, tree, records)
 
-    def restore(self, like: Any) -> tuple[Any, list[dict[str, Any]]] | None:
-        """Returns the newest checkpoint's tree and records, or None if there is none.
+    @contextlib.contextmanager
+    def saver(self) -> Iterator[Save]:
+        """Yields `save(epoch, tree, records)`, which writes in the background while training goes on.
 
-        Args:
-          like: a tree of the same structure, shapes and types.
+        It returns when the arrays may be donated or deleted: Orbax then holds a copy in host memory, and on a CPU,
+        where that copy is the array's own memory, JAX does not reuse memory that is held. The next save waits for
+        the one before it, and the end of the block for the last.
 
         Raises:
-          CheckpointError: the newest checkpoint is corrupt, of another experiment, or of other arrays, as after a
-            change of the data.
+          CheckpointError: by `save` or the end of the block: this or the previous checkpoint cannot be written;
+            earlier ones are untouched.
         """
-        with self._manager() as manager:
-            epoch = manager.latest_step()
-            if epoch is None:
-                return None
-            where = self.directory / str(epoch)
-            remedy = f"delete that folder to go on from {self._describe_previous(manager, epoch)}"
-            if (where / CHECKSUMS).exists():
-                _check_files(where, f"cannot read checkpoint {where}", remedy)
-            with _explained(f"cannot read checkpoint {where}", remedy):
-                record = manager.restore(epoch, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
-            if record["identity"] != self.identity:
-                different = sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k])
+        writing = self.directory
+
+        def add_checksums() -> None:  # called on process 0 when all files are written, just before the rename
+            write_checksums(Path(checkpointer.get_temporary_path(writing.resolve()).get()))
+
+        def finish() -> None:
+            with explained(f"cannot write checkpoint {writing}", FREE_SPACE):
+                checkpointer.wait_until_finished()
+                if jax.process_index() == 0:
+                    for old in complete_epochs(self.directory)[: -self.keep]:
+                        delete_folder(self.directory / str(old))
+
+        def save(epoch: int, tree: Any, records: list[dict[str, Any]]) -> None:
+            nonlocal writing
+            finish()
+            writing = self.directory / str(epoch)
+            record = {"identity": self.identity, "arrays": _described(tree), "history": copy.deepcopy(records)}
+            with explained(f"cannot write checkpoint {writing}", FREE_SPACE):
+                if jax.process_index() == 0:
+                    delete_folder(writing)
+                args = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
+                checkpointer.save(writing.resolve(), args=args)
+
+        with explained(f"cannot open checkpoint folder {self.directory}", "give a folder that can be written"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.AsyncOptions(post_finalization_callback=add_checksums)
+        with (
+            without_orbax_logs(),
+            contextlib.closing(
+                ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+            ) as checkpointer,
+        ):
+            try:
+                yield save
+            except BaseException:
+                with contextlib.suppress(CheckpointError):  # the error that came first is the one to report
+                    finish()
+                raise
+            finish()
+
+    def restore(self, like: Any) -> tuple[Any, list[dict[str, Any]]] | None:
+        """Returns the newest complete checkpoint's tree and records, or None if there is none.
+
+        A line tells the user of an epoch that is lost because the run was stopped while it was written.
+
+        Args:
+          like: a tree of the same structure, shapes and types, of arrays or of ShapeDtypeStructs. Each array is read
+            into the sharding of its counterpart, every device its own part, however it was sharded when it was
+            saved; where a counterpart has no sharding, onto the default device.
+
+        Raises:
+          CheckpointError: the newest complete checkpoint is corrupt, of another experiment, or of other arrays, as
+            after a change of the data.
+        """
+        epoch = by_process_0(lambda: self._newest(like))
+        if epoch == NONE:
+            return None
+        where = self.directory / str(epoch)
+        with (
+            explained(f"cannot read checkpoint {where}", self._without(epoch)),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+        ):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_tree(like)))
+            return checkpointer.restore(where.resolve(), args=args).state, _record(where)["history"]
+
+    def _newest(self, like: Any) -> int:
+        """Returns the epoch of the newest complete checkpoint, which is found sound and fitting, or NONE.
+
+        What a killed run left behind is deleted, and the user is told what it costs.
+        """
+        epochs = complete_epochs(self.directory)
+        if not epochs:
+            self._delete_incomplete(epochs)
+            return NONE
+        where, remedy = self.directory / str(epochs[-1]), self._without(epochs[-1])
+        check_files(where, f"cannot read checkpoint {where}", remedy)
+        with explained(f"cannot read checkpoint {where}", remedy):
+            record = _record(where)
+        if record["identity"] != self.identity:
+            different = sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k])
+            raise CheckpointError(
+                f"checkpoint {where} is of another experiment: {', '.join(different)} differ; {ANOTHER_FOLDER}"
+            )
+        expected, stored = _described(like), record["arrays"]
+        for name in sorted(expected.keys() | stored.keys()):
+            here, there = expected.get(name, "missing"), stored.get(name, "missing")
+            if here != there:
                 raise CheckpointError(
-                    f"checkpoint {where} is of another experiment: {', '.join(different)} differ; {ANOTHER_FOLDER}"
+                    f"checkpoint {where} does not fit, because the data or recjax changed since: {name} is {there} "
+                    f"in it and {here} now; {ANOTHER_FOLDER}"
                 )
-            expected, stored = _described(like), record["arrays"]
-            for name in sorted(expected.keys() | stored.keys()):
-                here, there = expected.get(name, "missing"), stored.get(name, "missing")
-                if here != there:
-                    raise CheckpointError(
-                        f"checkpoint {where} does not fit, because the data or recjax changed since: {name} is {there} "
-                        f"in it and {here} now; {ANOTHER_FOLDER}"
-                    )
-            with _explained(f"cannot read checkpoint {where}", remedy):
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                return manager.restore(epoch, args=args).state, record["history"]
+        self._delete_incomplete(epochs)
+        return epochs[-1]
 
-    def _manager(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        with _explained(f"cannot open checkpoint folder {self.directory}", "give a folder that can be written"):
-            return ocp.CheckpointManager(self.directory.resolve(), options=options)
+    def _delete_incomplete(self, epochs: list[int]) -> None:
+        """Deletes what a killed run was writing or deleting, and says which epoch is lost with it, if one is.
 
-    def _describe_previous(self, manager: ocp.CheckpointManager, epoch: int) -> str:
-        earlier = [step for step in manager.all_steps() if step < epoch]
-        return f"epoch {max(earlier)}" if earlier else "the start"
+        A folder with an epoch for a name and no digests is left alone: who knows what it is; `save` replaces it.
+        """
+        lost = {int(path.name) for path in self.directory.glob("*") if path.name.isdecimal()} - set(epochs)
+        with explained(f"cannot open checkpoint folder {self.directory}", "give a folder that can be written"):
+            for path in self.directory.glob("*.*"):
+                epoch, dot, ending = path.name.partition(".")
+                if epoch.isdecimal() and dot + ending in (BEING_WRITTEN, BEING_DELETED):
+                    shutil.rmtree(path)
+                    lost.add(int(epoch))
+        if lost and max(lost) > max(epochs, default=NONE):
+            where = self.directory / str(max(lost))
+            going_on = f"going on from epoch {epochs[-1]}" if epochs else "starting anew"
+            console.print(f"checkpoint {where} was not complete when the run stopped: {going_on}", markup=False)
+
+    def _without(self, epoch: int) -> str:
+        earlier = [step for step in complete_epochs(self.directory) if step < epoch]
+        return f"delete that folder to go on from {f'epoch {earlier[-1]}' if earlier else 'the start'}"
+
+
+def complete_epochs(directory: Path) -> list[int]:
+    """Returns the epochs of the complete checkpoints in a folder of `Checkpoints`, in order; none if there is none."""
+    folders = [path.parent.name for path in directory.glob(f"*/{CHECKSUMS}")]
+    return sorted(int(name) for name in folders if name.isdecimal())
 
 
 def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
 
-    `arrays/sha256.json` gets the digest of every file of arrays, which `load_tree` checks.
+    `arrays/sha256.json` gets the digest of every file of arrays, which `load_tree` checks. The arrays may be sharded;
+    in a run of several processes each of them calls this. The old folder is renamed, then the new one: a kill between
+    the two leaves none, and the run that is started again writes it.
 
     Raises:
       CheckpointError: the disk is full or cannot be written; what was there before is untouched.
     """
     directory = directory.resolve()
     fresh = directory.with_name(directory.name + ".new")
-    with _explained(f"cannot write {directory}", FREE_SPACE):
-        shutil.rmtree(fresh, ignore_errors=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(fresh / "arrays", tree)
-        _write_checksums(fresh / "arrays")
+
+    def replace() -> int:
+        write_checksums(fresh / "arrays")
         (fresh / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
+        old = name_while_deleted(directory)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(old)
         fresh.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+        return NONE
+
+    with explained(f"cannot write {directory}", FREE_SPACE), ocp.StandardCheckpointer() as checkpointer:
+        if jax.process_index() == 0:
+            shutil.rmtree(fresh, ignore_errors=True)
+        checkpointer.save(fresh / "arrays", tree)
+        checkpointer.wait_until_finished()
+        by_process_0(replace)
 
 
 def load_metadata(directory: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -128,7 +243,7 @@ def load_metadata(directory: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
       CheckpointError: there is none, it is not a JSON object, or one of `keys` is missing.
     """
-    with _explained(f"cannot read {directory}", "train it first, or give the folder that `recjax train` printed"):
+    with explained(f"cannot read {directory}", "train it first, or give the folder that `recjax train` printed"):
         metadata = json.loads((directory / "metadata.json").read_text())
     missing = [key for key in keys if not isinstance(metadata, dict) or key not in metadata]
     if missing or not isinstance(metadata, dict):
@@ -137,16 +252,17 @@ def load_metadata(directory: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def load_tree(directory: Path) -> Any:
-    """Returns the arrays that `save_tree` wrote, as nested dicts on the default device.
+    """Returns the arrays that `save_tree` wrote, as nested dicts on the default device, however they were sharded.
 
     Raises:
       CheckpointError: a file is missing or is not what was written.
     """
     path = directory.resolve() / "arrays"
-    _check_files(path, f"cannot read {directory}", "train it again")
-    with _explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
-        described = checkpointer.metadata(path).item_metadata
-        return checkpointer.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, described.tree))
+    check_files(path, f"cannot read {directory}", "train it again")
+    with explained(f"cannot read {directory}", "train it again"), ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(path).item_metadata.tree
+        unsharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
+        return checkpointer.restore(path, abstract_tree(unsharded))
 
 
 def _described(tree: Any) -> dict[str, str]:
@@ -157,37 +273,8 @@ def _described(tree: Any) -> dict[str, str]:
     }
 
 
-def _write_checksums(directory: Path) -> None:
-    """Writes `sha256.json` into the folder, which appears when it is whole."""
-    fresh = directory / f"{CHECKSUMS}.new"
-    fresh.write_text(json.dumps(_checksums(directory), indent=1) + "\n")
-    fresh.rename(directory / CHECKSUMS)
-
-
-def _check_files(directory: Path, what: str, remedy: str) -> None:
-    """Raises CheckpointError if a file below `directory` is not what its `sha256.json` says, or one is missing.
-
-    Orbax would find out too, but where it does, reads that go on in the background complain on stderr.
-    """
-    with _explained(what, remedy):
-        expected = json.loads((directory / CHECKSUMS).read_text())
-        found = _checksums(directory)
-        damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if damaged:
-        n_files = len(expected)
-        raise CheckpointError(
-            f"{what}: {len(damaged)} of {n_files} files are missing or damaged, {damaged[0]} first; {remedy}"
-        )
-
-
-def _checksums(directory: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file below `directory`, but for those of checksums, by its relative path."""
-    digests = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and not path.name.startswith(CHECKSUMS):
-            with path.open("rb") as file:
-                digests[str(path.relative_to(directory))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+def _record(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "record" / "metadata").read_text())  # Orbax's name for the file of a JsonSave
 
 
 def experiment_identity(experiment: Experiment) -> dict[str, Any]:
@@ -200,28 +287,11 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     for field in dataclasses.fields(experiment.model):  # type: ignore[arg-type]
         if field.metadata.get("follows_from_others") and model[field.name] == field.default:
             del model[field.name]
-    return to_dict(experiment) | {"model": model, "transforms": [t.to_json() for t in experiment.transforms]}
+    identity = to_dict(experiment) | {"model": model, "transforms": [t.to_json() for t in experiment.transforms]}
+    del identity["parallel"]  # where it is computed; a run may go on elsewhere
+    return identity
 
 
 def bytes_on_disk(directory: Path) -> int:
     """Returns the bytes of all files below `directory`."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-@contextlib.contextmanager
-def _explained(what: str, remedy: str) -> Iterator[None]:
-    """Turns whatever Orbax and TensorStore raise, which is many types, into one CheckpointError of one line.
-
-    Orbax also logs each failure with its traceback through absl; within the block that is turned off.
-    """
-    logger = logging.getLogger("absl")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{what}: {reason}; {remedy}") from error
-    finally:
-        logger.disabled = was_disabled

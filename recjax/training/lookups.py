@@ -47,6 +47,26 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
       UserError: the loss also uses a table in another way (as in a softmax over all of its rows), so that its
         gradient is dense, and must not; or it looks rows up inside a scan, map, jit or checkpoint of its own.
     """
+    paths, traced, whole = _trace_lookups(loss, tables, model)
+    if whole and rows_only:
+        raise UserError(
+            f"{model} uses the whole of {', '.join(whole)} in its loss, so the gradient is dense and row updates "
+            f"would be wrong; {REMEDY}"
+        )
+    values = jax.extend.core.jaxpr_as_fun(traced)(*jax.tree.leaves(tables))
+    lookups: Lookups = {}
+    for path, ids in zip(paths, values, strict=True):
+        lookups.setdefault(path, []).append(ids)
+    return lookups
+
+
+def tables_used_whole(answer: Callable[[Tables], Any], tables: Tables, model: str) -> list[str]:
+    """Returns the paths of the tables that `answer` uses otherwise than by their rows, as in scores of a catalogue."""
+    return _trace_lookups(answer, tables, model)[2]
+
+
+def _trace_lookups(loss: Callable[[Tables], Any], tables: Tables, model: str) -> tuple[list[str], Any, list[str]]:
+    """Returns the table of each lookup, the program that gives their ids, and the tables that are used whole."""
     paths: list[str] = []
 
     def ids_of(tables: Tables) -> list[jax.Array]:
@@ -70,17 +90,8 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
 
     traced = jax.make_jaxpr(ids_of)(tables)
     used = {id(variable) for equation in traced.jaxpr.eqns for variable in equation.invars}
-    dense = [path for path, variable in zip(sorted(tables), traced.jaxpr.invars, strict=True) if id(variable) in used]
-    if dense and rows_only:
-        raise UserError(
-            f"{model} uses the whole of {', '.join(dense)} in its loss, so the gradient is dense and row updates "
-            f"would be wrong; {REMEDY}"
-        )
-    values = jax.extend.core.jaxpr_as_fun(traced)(*jax.tree.leaves(tables))
-    lookups: Lookups = {}
-    for path, ids in zip(paths, values, strict=True):
-        lookups.setdefault(path, []).append(ids)
-    return lookups
+    whole = [path for path, variable in zip(sorted(tables), traced.jaxpr.invars, strict=True) if id(variable) in used]
+    return paths, traced, whole
 
 
 @contextlib.contextmanager

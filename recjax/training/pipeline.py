@@ -22,6 +22,7 @@ from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
+from recjax.training.first_step import RowCounts
 from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.row_counts import count_rows
@@ -99,6 +100,8 @@ def train(
         setup.settings,
         chain(*experiment.transforms),
         teacher=setup.teacher,
+        parallel=experiment.parallel,
+        counts=setup.counts if experiment.parallel.hot_rows else None,
         validate_start=start is not None,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
@@ -113,6 +116,7 @@ class Setup:
     params: Params
     settings: Training
     teacher: Teacher | None
+    counts: RowCounts
 
 
 def set_up(
@@ -137,7 +141,7 @@ def set_up(
         if taught_by is None:
             taught_by = train(dataclasses.replace(experiment, transforms=()), data, on_epoch=on_epoch).params
         teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
-    return Setup(model_config=model_config, params=start, settings=settings, teacher=teacher)
+    return Setup(model_config=model_config, params=start, settings=settings, teacher=teacher, counts=counts)
 
 
 def finalize(

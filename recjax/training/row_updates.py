@@ -102,7 +102,10 @@ def lazy_adam(b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> RowU
 
 
 def combine_duplicates(
-    ids: Sequence[Int[Array, "..."]], grads: Sequence[Float[Array, "..."]], vocab_size: int
+    ids: Sequence[Int[Array, "..."]],
+    grads: Sequence[Float[Array, "..."]],
+    vocab_size: int,
+    over_columns: OverColumns = _all_here,
 ) -> RowGradient:
     """Returns the gradient of each distinct row: the sum over all places where it was looked up, in float32.
 
@@ -112,6 +115,7 @@ def combine_duplicates(
       ids: of each lookup, of any shape, in [0, vocab_size).
       grads: of each lookup's rows, [..., D].
       vocab_size: V; it and the number of ids together must stay below 2^31.
+      over_columns: where a device has some columns of each row: whether a row is touched is for all of them to say.
     """
     ids_N = jnp.concatenate([i.reshape(-1) for i in ids]).astype(jnp.int32)
     grads_ND = jnp.concatenate([g.reshape(-1, g.shape[-1]) for g in grads]).astype(jnp.float32)
@@ -124,7 +128,7 @@ def combine_duplicates(
     slot_N = jnp.zeros_like(ids_N).at[order_N].set(sorted_slot_N, mode="promise_in_bounds", unique_indices=True)
     ids_U = outside_U.at[sorted_slot_N].set(sorted_N, mode="promise_in_bounds")
     rows_UD = jnp.zeros((n_slots, grads_ND.shape[1])).at[slot_N].add(grads_ND, mode="promise_in_bounds")
-    is_touched_U = jnp.any(rows_UD != 0, axis=1)
+    is_touched_U = over_columns(jnp.any(rows_UD != 0, axis=1).astype(jnp.float32)) > 0
     return RowGradient(jnp.where(is_touched_U, ids_U, outside_U), rows_UD)
 
 

@@ -5,7 +5,6 @@ duplicate ids are combined, and only those rows of the donated table and of its 
 else goes through the optimizer of `recjax.training.optimizer` as ever.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,21 +13,22 @@ import optax
 
 from recjax.errors import UserError
 from recjax.models.contract import Batch
+from recjax.replicas import batch_mean
 from recjax.training.distillation import Teacher, ask_teacher
 from recjax.training.fixed import join_fixed, split_fixed
-from recjax.training.lookups import REMEDY, Tables, find_lookups, given_rows, split_tables
+from recjax.training.lookups import REMEDY, Lookups, Tables, find_lookups, given_rows, split_tables
 from recjax.training.optimizer import TableOptimizer
-from recjax.training.row_updates import Slots, combine_duplicates, update_rows
-from recjax.training.step import TrainState, is_solved, make_loss
-from recjax.transforms.paths import unflatten_like
+from recjax.training.step import ONE_DEVICE, StepDevices, TrainState, TrainStep, is_solved, make_loss
+from recjax.training.table_store import WHOLE_TABLES, RowStep, TableStore
+from recjax.transforms.paths import FlatParams
 from recjax.transforms.protocol import Params
 
 
 class SparseOptState(NamedTuple):
-    """What the optimizers remember: of the dense parameters, and of each table by its path."""
+    """What the optimizers remember: of the dense parameters, and of the tables in the form of their store."""
 
     dense: Any
-    slots: dict[str, Slots]
+    slots: Any
 
 
 def init_sparse_state(params: Params, optimizer: optax.GradientTransformation, tables: TableOptimizer) -> TrainState:
@@ -51,15 +51,19 @@ def make_sparse_train_step(
     tables: TableOptimizer,
     seed: int,
     teacher: Teacher | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+    store: TableStore = WHOLE_TABLES,
+    devices: StepDevices = ONE_DEVICE,
+) -> TrainStep:
     """Returns the compiled `(state, batch) -> (state, loss)`; the state passed in is donated.
 
     Args:
       module: looks its tables up by `Embedding` alone; one that uses a whole table raises UserError at its first step.
       optimizer: of all parameters but the tables, without clipping; it sees them by path, not nested.
       tables: of the tables. Its clipping is of all gradients together, as it is where tables are dense.
-      teacher: whose scores the loss takes as soft targets; None has labels alone.
       seed: of the dropout keys, which are those of `recjax.training.step`.
+      teacher: whose scores the loss takes as soft targets; None has labels alone.
+      store: of the tables, and so the form of the state's parameters and slots.
+      devices: that take the step.
 
     Raises:
       UserError: the module is solved, without gradients.
@@ -70,35 +74,34 @@ def make_sparse_train_step(
     whole_loss = make_loss(module, teacher)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
+        key = devices.draws(seed, state.step)
         batch = ask_teacher(teacher, batch, jax.random.fold_in(key, 1)) if teacher else batch
-        by_path, others = split_tables(state.params)
+        stored, others, by_path = store.split(state.params)
         dense, fixed = split_fixed(others)
 
-        def loss_of(dense: dict[str, jax.Array], tables: Tables) -> jax.Array:
-            params = unflatten_like(state.params, {**join_fixed(dense, fixed), **tables})
+        def loss_of(dense: FlatParams, tables: Tables) -> jax.Array:
+            params = store.nested(state.params, {**join_fixed(dense, fixed), **tables})
             return whole_loss(params, batch, state.step, key)
 
-        def loss_given_rows(dense: dict[str, jax.Array], rows: dict[str, list[jax.Array]]) -> jax.Array:
+        def loss_given_rows(dense: FlatParams, rows: Lookups) -> jax.Array:
             with given_rows(rows):
                 return loss_of(dense, by_path)
 
         ids = find_lookups(lambda tables: loss_of(dense, tables), by_path, type(module).__name__)
-        rows = {path: [by_path[path].at[i].get(mode="promise_in_bounds") for i in ids[path]] for path in ids}
+        rows, kept = store.read(stored, ids)
         loss, (dense_grads, row_grads) = jax.value_and_grad(loss_given_rows, argnums=(0, 1))(dense, rows)
-        combined = {path: combine_duplicates(ids[path], row_grads[path], len(by_path[path])) for path in ids}
+        dense_grads = batch_mean(dense_grads)
+        scale: jax.Array | float = 1.0
         if tables.max_grad_norm:
-            norm = optax.tree.norm((dense_grads, [gradient.rows for gradient in combined.values()]))
+            squares = store.squared_norm(stored, ids, kept, row_grads)
+            norm = jnp.sqrt(optax.tree.norm(dense_grads, squared=True) + squares)
             scale = tables.max_grad_norm / jnp.maximum(norm, tables.max_grad_norm)
             dense_grads = jax.tree.map(lambda grad: grad * scale, dense_grads)
-            combined = {path: grad._replace(rows=grad.rows * scale) for path, grad in combined.items()}
         updates, dense_state = optimizer.update(dense_grads, state.opt_state.dense, dense)
         dense = join_fixed(optax.apply_updates(dense, updates), fixed)
-        flat, slots = {**by_path, **dense}, dict(state.opt_state.slots)
-        for path, gradient in combined.items():
-            rate = tables.learning_rate(state.step)
-            flat[path], slots[path] = update_rows(tables.rule, flat[path], slots[path], gradient, state.step, rate)
-        new = TrainState(state.step + 1, unflatten_like(state.params, flat), SparseOptState(dense_state, slots))
-        return new, loss
+        step = RowStep(tables.rule, state.step, tables.learning_rate(state.step), scale)
+        stored, slots = store.update(stored, state.opt_state.slots, ids, kept, row_grads, step)
+        params = store.join(state.params, stored, dense)
+        return TrainState(state.step + 1, params, SparseOptState(dense_state, slots)), loss
 
-    return jax.jit(train_step, donate_argnums=0)
+    return devices.compile(train_step)

@@ -1,5 +1,6 @@
-"""One training step: loss, gradient, update, compiled once with its state donated."""
+"""One training step: loss, gradient, update."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from recjax.models.contract import Batch
+from recjax.replicas import batch_mean
 from recjax.training.distillation import Teacher, ask_teacher, soft_loss
 from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.loss_scale import LossScale, first_scale, skip_overflow, value_and_grad
@@ -22,6 +24,9 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: Any
     loss_scale: LossScale | None = None
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
 
 
 def init_params(module: Any, batch: Batch, seed: int) -> Params:
@@ -59,18 +64,50 @@ def make_loss(module: Any, teacher: Teacher | None) -> Callable[[Params, Batch, 
     return loss_of
 
 
+def one_device_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a step's draws on one device.
+
+    Its generator is `unsafe_rbg`: threefry's bits cost a fifth of a SASRec step on a CPU.
+    """
+    return jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), step)
+
+
+def many_devices_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a step's draws on a mesh: each device can draw its part alone, which `unsafe_rbg` cannot."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDevices:
+    """How a step is compiled for the devices that take it.
+
+    Attributes:
+      draws: (seed, step) -> the key of that step's draws.
+      compile: of a step; the compiled one donates its state.
+    """
+
+    draws: Callable[[int, jax.Array], jax.Array]
+    compile: Callable[[TrainStep], TrainStep]
+
+
+ONE_DEVICE = StepDevices(one_device_key, functools.partial(jax.jit, donate_argnums=0))
+
+
 def make_train_step(
-    module: Any, optimizer: optax.GradientTransformation, seed: int, teacher: Teacher | None = None
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    teacher: Teacher | None = None,
+    devices: StepDevices = ONE_DEVICE,
+) -> TrainStep:
     """Returns the compiled `(state, batch) -> (state, loss)`; the state passed in is donated.
 
-    A model that is solved takes its own new parameters; any other takes one step of the optimizer. Dropout keys use
-    the `unsafe_rbg` generator: threefry's bits cost a fifth of a SASRec step on a CPU.
+    A model that is solved takes its own new parameters; any other takes one step of the optimizer.
     """
     loss_of = make_loss(module, teacher)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed, impl="unsafe_rbg"), state.step)
+        key = devices.draws(seed, state.step)
         batch = ask_teacher(teacher, batch, jax.random.fold_in(key, 1)) if teacher else batch
         learned, fixed = split_fixed(state.params)
 
@@ -78,6 +115,7 @@ def make_train_step(
             return loss_of(join_fixed(learned, fixed), batch, state.step, key)
 
         loss, grads = value_and_grad(loss_at, state.loss_scale)(learned)
+        grads = batch_mean(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, learned)
         params = join_fixed(optax.apply_updates(learned, updates), fixed)
         after = TrainState(state.step + 1, params, opt_state, state.loss_scale)
@@ -87,4 +125,4 @@ def make_train_step(
         params, loss = module.apply({"params": state.params}, batch, method="update")
         return state._replace(step=state.step + 1, params=params), loss
 
-    return jax.jit(solve if is_solved(module) else train_step, donate_argnums=0)
+    return devices.compile(solve if is_solved(module) else train_step)

@@ -139,6 +139,7 @@ class Transform:
     from_scratch: bool = False  # whether trained parameters are of no use to it: its own must be trained from the start
     soft_targets: SoftTargets | None = None  # of a teacher, if it wants one: the experiment's model, trained before
     loss_scaling: LossScaling | None = None  # that its gradients need
+    narrow_gradients: bool = False  # whether gradients are rounded to few bits, by scales of the whole batch
     empties_units: bool = False  # whether `shrink` finds something to remove after it
     skips_zeros: bool = False  # whether masked values are multiplied no more behind it
     dot_dtype: str | None = None  # the type that most dots run in, if the transform changes it
@@ -239,6 +240,11 @@ class Chain(Transform):
     def loss_scaling(self) -> LossScaling | None:  # type: ignore[override]
         """Returns what the member that scales the loss says of it, None if no member does."""
         return next((member.loss_scaling for member in self.members if member.loss_scaling), None)
+
+    @property
+    def narrow_gradients(self) -> bool:  # type: ignore[override]
+        """Returns whether any member rounds gradients to few bits."""
+        return any(member.narrow_gradients for member in self.members)
 
     @property
     def dot_dtype(self) -> str:  # type: ignore[override]

@@ -135,6 +135,11 @@ class Quantize(Transform):
         return Selection(include=self.include, exclude=self.exclude, logits=self.logits, states=self.states)
 
     @property
+    def narrow_gradients(self) -> bool:  # type: ignore[override]
+        """Returns whether gradients are rounded."""
+        return self.backward_bits is not None
+
+    @property
     def rounds_by_chance(self) -> bool:
         """Returns whether gradients are rounded up or down by chance."""
         return self.backward_bits is not None and self.stochastic_rounding

@@ -11,8 +11,15 @@ import pytest
 
 from recjax.config import Experiment
 from recjax.data.labelled import LabelledData
-from recjax.errors import CheckpointError
-from recjax.training.checkpoint import Checkpoints, bytes_on_disk, load_metadata, load_tree, save_tree
+from recjax.errors import CheckpointError, UserError
+from recjax.training.checkpoint import (
+    Checkpoints,
+    bytes_on_disk,
+    complete_epochs,
+    load_metadata,
+    load_tree,
+    save_tree,
+)
 from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.pipeline import train
 from recjax.transforms.prune import prune
@@ -166,11 +173,78 @@ def test_corrupt_only_checkpoint_starts_anew_once_deleted(tmp_path: Path):
         checkpoints.restore(tree(0))
 
 
-def test_checkpoint_that_was_stopped_before_its_checksums_is_read(tmp_path: Path):
-    checkpoints = saved(tmp_path / "run")
-    (tmp_path / "run" / "2" / "sha256.json").unlink()
+def test_folder_without_checksums_is_passed_over_and_then_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoints, newest = saved(tmp_path / "run"), tmp_path / "run" / "2"
+    (newest / "sha256.json").unlink()
+    restored, records = checkpoints.restore(tree(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(1))
+    assert records == [{"epoch": 1}]
+    assert capsys.readouterr().err == (
+        f"checkpoint {newest} was not complete when the run stopped: going on from epoch 1\n"
+    )
+    checkpoints.save(2, tree(20), [])
+    restored, _ = checkpoints.restore(tree(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(20))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_killed_run_was_writing_is_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    for name in ("1.orbax-checkpoint-tmp", "0.deleted", "mine.deleted", "7.mine"):
+        (tmp_path / name / "state").mkdir(parents=True)
+    assert checkpoints.restore(tree(0)) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.mine", "mine.deleted"]
+    assert capsys.readouterr().err == (
+        f"checkpoint {tmp_path / '1'} was not complete when the run stopped: starting anew\n"
+    )
+
+
+def test_nothing_of_another_experiment_is_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoints, writing = saved(tmp_path / "run"), tmp_path / "run" / "3.orbax-checkpoint-tmp"
+    writing.mkdir()
+    with pytest.raises(CheckpointError, match="another experiment: name differ"):
+        Checkpoints(tmp_path / "run", IDENTITY | {"name": "b"}).restore(tree(0))
+    assert writing.exists()
+    assert capsys.readouterr().err == ""
     restored, _ = checkpoints.restore(tree(0))
     jax.tree.map(np.testing.assert_array_equal, restored, tree(2))
+    assert not writing.exists()
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_as_many_are_kept_as_asked_for(tmp_path: Path, keep: int):
+    checkpoints = Checkpoints(tmp_path, IDENTITY, keep)
+    with checkpoints.saver() as save:
+        for epoch in (5, 8, 9, 10):
+            save(epoch, tree(epoch), [])
+    assert complete_epochs(tmp_path) == [5, 8, 9, 10][-keep:]
+    assert len(list(tmp_path.iterdir())) == keep
+    restored, _ = checkpoints.restore(tree(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(10))
+
+
+def test_none_to_keep_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^checkpoints to keep: 0; allowed: 1 or more$"):
+        Checkpoints(tmp_path, IDENTITY, keep=0)
+
+
+def test_a_save_returns_before_it_is_written_and_what_it_saved_may_be_given_away(tmp_path: Path):
+    def noise() -> dict[str, jax.Array]:
+        return {"w": jax.random.normal(jax.random.key(0), (1_000_000, 8))}  # 32 MB that do not compress
+
+    checkpoints, records = Checkpoints(tmp_path, IDENTITY), [{"epoch": 1}]
+    double = jax.jit(lambda tree: jax.tree.map(lambda array: array + array, tree), donate_argnums=0)
+    state = noise()
+    with checkpoints.saver() as save:
+        save(1, state, records)
+        assert complete_epochs(tmp_path) == []
+        records[0]["epoch"] = 2
+        for _ in range(5):
+            state = double(state)
+        jax.block_until_ready(state)
+    restored, records = checkpoints.restore(state)
+    np.testing.assert_array_equal(restored["w"], noise()["w"])
+    assert records == [{"epoch": 1}]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +300,14 @@ for attempt in (
         print(error)
     else:
         print("no error")
+try:
+    with checkpoints.saver() as save:
+        save(2, {"w": jax.numpy.asarray(2 * values)}, [])
+        print("training goes on")
+        save(3, {"w": jax.numpy.asarray(3 * values)}, [])
+        print("no error")
+except CheckpointError as error:
+    print(error)
 restored, _ = checkpoints.restore({"w": jax.numpy.zeros((300, 300))})
 assert (np.asarray(restored["w"]) == values).all()
 assert load_metadata(folder / "final", ["number"]) == {"number": 1}
@@ -244,11 +326,14 @@ def test_full_disk_is_explained_and_leaves_the_previous_checkpoint(tmp_path: Pat
     )
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert len(lines) == 3, lines
+    assert len(lines) == 5, lines
+    assert "Traceback" not in done.stderr
     assert lines[0].startswith(f"cannot write checkpoint {tmp_path / 'run' / '2'}: ")
     assert lines[0].endswith("; free space or give another folder; earlier checkpoints are intact")
     assert lines[1].startswith(f"cannot write {tmp_path / 'final'}: ")
-    assert lines[2] == "intact"
+    assert lines[2] == "training goes on"
+    assert lines[3].startswith(f"cannot write checkpoint {tmp_path / 'run' / '2'}: ")
+    assert lines[4] == "intact"
 
 
 MIXED = {

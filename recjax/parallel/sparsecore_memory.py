@@ -1,0 +1,255 @@
+"""What SparseCore tables take on a TPU that is not here: their programs compiled ahead of time, and the memory of each.
+
+`python -m recjax.parallel.sparsecore_memory --help` prints the table of docs/sparsecore.md.
+"""
+
+import argparse
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recjax.command_line import OneLineParser, run_command
+from recjax.errors import UserError
+
+if TYPE_CHECKING:
+    from recjax.parallel.sparsecore import SparseCoreTables
+
+# A host without a TPU has no metadata server to ask; several processes may compile at once.
+WITHOUT_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+TOPOLOGIES = "v5p:2x2x1,v6e:2x2,tpu7x:2x2x1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramMemory:
+    """What the compiler says of one program, in bytes a device.
+
+    Attributes:
+      argument_bytes: what it reads: tables, ids, gradients.
+      output_bytes: what it returns; `aliased_bytes` of them lie where an argument lay.
+      temporary_bytes: what it holds beside these.
+      aliased_bytes: see `output_bytes`.
+      compile_s: seconds to lower and compile.
+    """
+
+    argument_bytes: int
+    output_bytes: int
+    temporary_bytes: int
+    aliased_bytes: int
+    compile_s: float
+
+    @property
+    def peak_bytes(self) -> int:
+        """Returns arguments, outputs and temporaries together, each byte once."""
+        return self.argument_bytes + self.output_bytes - self.aliased_bytes + self.temporary_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparseCoreMemory:
+    """What tables take on each device, by the layout and by the compiler.
+
+    Attributes:
+      device: kind, as JAX names it.
+      devices: how many.
+      sparsecores: of each device.
+      stacks: tables that the fields' tables are stacked into.
+      table_bytes: of the tables a device, rows added by the layout included.
+      slot_bytes: of the optimizer's slots a device.
+      input_bytes: of the preprocessed ids a device.
+      lookup: the forward program.
+      update: the sparse update's program, tables and slots donated.
+    """
+
+    device: str
+    devices: int
+    sparsecores: int
+    stacks: int
+    table_bytes: int
+    slot_bytes: int
+    input_bytes: int
+    lookup: ProgramMemory
+    update: ProgramMemory
+
+    @property
+    def table_bytes_a_sparsecore(self) -> int:
+        """Returns the part of `table_bytes` whose rows one SparseCore owns."""
+        return self.table_bytes // self.sparsecores
+
+
+def compile_lookup(tables: "SparseCoreTables") -> Any:
+    """Returns the compiled (variables without slots, inputs) -> vectors of each field, for the tables' mesh."""
+    import jax
+
+    from recjax.parallel import sparsecore
+
+    lowered = jax.jit(lambda variables, inputs: sparsecore.lookup(tables, variables, inputs)).lower(
+        sparsecore.variable_shapes(tables, slots=False), sparsecore.input_shapes(tables)
+    )
+    return lowered.compile()
+
+
+def compile_update(tables: "SparseCoreTables") -> Any:
+    """Returns the compiled (variables, inputs, gradients, step) -> variables, which are donated."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from recjax.parallel import sparsecore
+
+    def over(spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(tables.mesh, spec)
+
+    shape = (tables.batch_size, tables.embedding_dim)
+    gradient = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=over(tables.rows))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=over(PartitionSpec()))
+    variables = sparsecore.variable_shapes(tables)
+    # The result keeps the tables' layout, without which it could not lie where the donated tables lay.
+    formats = jax.tree.map(lambda shape: shape.format if shape.format.layout else shape.sharding, variables)
+    update = jax.jit(
+        lambda variables, inputs, gradients, step: sparsecore.update(tables, variables, inputs, gradients, step),
+        donate_argnums=0,
+        out_shardings=formats,
+    )
+    gradients = {field.name: gradient for field in tables.schema.fields}
+    return update.lower(variables, sparsecore.input_shapes(tables), gradients, step).compile()
+
+
+def sparsecore_memory(tables: "SparseCoreTables") -> SparseCoreMemory:
+    """Returns the bytes a device of the tables and of both programs, which it compiles; no TPU need be there.
+
+    Raises:
+      UserError: a program does not fit the chip.
+    """
+    import jax
+
+    from recjax.parallel import sparsecore
+
+    def bytes_a_device(tree: Any) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) // tables.mesh.size
+
+    table_bytes = bytes_a_device(sparsecore.variable_shapes(tables, slots=False))
+    return SparseCoreMemory(
+        device=tables.mesh.devices.flat[0].device_kind,
+        devices=tables.mesh.size,
+        sparsecores=tables.sparsecores,
+        stacks=len(tables.stacks),
+        table_bytes=table_bytes,
+        slot_bytes=bytes_a_device(sparsecore.variable_shapes(tables)) - table_bytes,
+        input_bytes=bytes_a_device(sparsecore.input_shapes(tables)),
+        lookup=_memory_of(compile_lookup, tables),
+        update=_memory_of(compile_update, tables),
+    )
+
+
+def _memory_of(compile_program: Callable[["SparseCoreTables"], Any], tables: "SparseCoreTables") -> ProgramMemory:
+    start = time.perf_counter()
+    try:
+        compiled = compile_program(tables)
+    except RuntimeError as error:  # JAX's own for whatever the compiler says
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the tables' program does not fit {tables.mesh.devices.flat[0].device_kind} "
+            f"({' '.join(str(error).split())[:200]}); give limits from measure_limits, fewer samples a SparseCore "
+            f"({tables.batch_size // tables.n_sparsecores} now), a smaller embedding_dim, or more chips"
+        ) from error
+    compile_s = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return ProgramMemory(
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+        compile_s=compile_s,
+    )
+
+
+def topology_mesh(topology: str) -> Any:
+    """Returns a mesh of one axis over the chips of a topology such as "v6e:2x2", none of which need be there.
+
+    Raises:
+      UserError: libtpu is not installed or knows no such topology.
+    """
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.sharding import AxisType, Mesh
+
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu's own errors have no common type
+        raise UserError(
+            f"no TPU topology {topology!r}: {str(error).splitlines()[0]}; names are like v6e:2x2, and libtpu comes "
+            "with pip install -e '.[tpu]'"
+        ) from error
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def markdown_table(rows: Mapping[str, SparseCoreMemory]) -> str:
+    """Returns a row for each topology; MB are 10^6 bytes a device."""
+    head = (
+        "| topology | SparseCores | stacks | tables, MB | a SparseCore, MB | slots, MB | ids, MB | lookup: peak, MB "
+        "| temporary, MB | compiled in, s | update: peak, MB | temporary, MB | compiled in, s |"
+    )
+    lines = [head, "|---" * 13 + "|"]
+
+    def megabytes(n_bytes: int) -> str:
+        return f"{n_bytes / 1e6:,.1f}"
+
+    for name, row in rows.items():
+        programs = []
+        for program in (row.lookup, row.update):
+            programs += [megabytes(program.peak_bytes), megabytes(program.temporary_bytes), f"{program.compile_s:.1f}"]
+        sizes = (row.table_bytes, row.table_bytes_a_sparsecore, row.slot_bytes, row.input_bytes)
+        cells = [name, f"{row.devices} x {row.sparsecores}", str(row.stacks), *map(megabytes, sizes), *programs]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the memory of DLRMv2's tables on SparseCores of TPUs that are not here; returns the exit code."""
+    parser = OneLineParser(
+        prog="python -m recjax.parallel.sparsecore_memory",
+        description="Memory of DLRMv2-like tables (26 fields, multi-hot) on SparseCores, by compiling for each TPU.",
+    )
+    parser.add_argument("--topologies", default=TOPOLOGIES, help=f"as in {TOPOLOGIES} (default)")
+    parser.add_argument("--table-scale", type=float, default=0.01, help="of the rows of MLPerf's tables (default 0.01)")
+    parser.add_argument("--embedding-dim", type=int, default=128, help="default 128")
+    parser.add_argument("--samples", type=int, default=512, help="of the batch, for each SparseCore (default 512)")
+    parser.add_argument("--optimizer", default="adagrad", help="sgd, adagrad or lazy_adam (default adagrad)")
+    parser.add_argument("--batches", type=int, default=4, help="that buffer sizes are measured on (default 4)")
+    parser.add_argument("--any-batch", action="store_true", help="buffers with room for any batch, instead of measured")
+    options = parser.parse_args(arguments)
+    os.environ.update(WITHOUT_TPU)  # before JAX is imported
+    return run_command(lambda: _print_memory(options))
+
+
+def _print_memory(options: argparse.Namespace) -> int:
+    from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
+    from recjax.parallel.sparsecore import make_sparsecore_tables, with_limits
+    from recjax.parallel.sparsecore_inputs import measure_limits
+
+    data = SyntheticDLRMv2(DLRMv2Options(table_scale=options.table_scale))
+    rows = {}
+    for topology in options.topologies.split(","):
+        mesh = topology_mesh(topology)
+        cores = make_sparsecore_tables(data.schema, options.embedding_dim, mesh, 128 * mesh.size).n_sparsecores
+        tables = make_sparsecore_tables(
+            data.schema, options.embedding_dim, mesh, options.samples * cores, optimizer=options.optimizer
+        )
+        if not options.any_batch:
+            batches = (data.batch("train", index, tables.local_batch_size) for index in range(options.batches))
+            tables = with_limits(tables, measure_limits(tables, batches))
+        rows[topology] = sparsecore_memory(tables)
+    print(markdown_table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

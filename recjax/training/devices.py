@@ -1,0 +1,226 @@
+"""Where a training runs: on one device, on a mesh of devices (`pjit`), or in replicas (`pmap`).
+
+Each answers the same questions, so that the loop of recjax.training.fit knows of none of them: how a step is compiled,
+how its state and its batches get to the devices, and how the state is seen from outside: `whole`, the same for every
+number of devices.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from recjax.data.batches import NumpyBatch
+from recjax.evaluation import ONE_DEVICE_EVALUATION, EvaluationDevices
+from recjax.models.contract import Batch, precomputed
+from recjax.replicas import AXIS, replica_key, replicas
+from recjax.training.step import ONE_DEVICE, StepDevices, TrainState, TrainStep, many_devices_key
+from recjax.training.table_store import WHOLE_TABLES, TableStore, WholeTables
+from recjax.transforms.protocol import Params
+
+
+@runtime_checkable
+class TrainingDevices(Protocol):
+    """What the training loop asks of the devices it runs on.
+
+    Attributes:
+      step: how a step is compiled.
+      store: of embedding tables with row updates.
+      evaluation: how a validation runs.
+    """
+
+    @property
+    def step(self) -> StepDevices: ...  # noqa: D102
+
+    @property
+    def store(self) -> TableStore: ...  # noqa: D102
+
+    @property
+    def evaluation(self) -> EvaluationDevices: ...  # noqa: D102
+
+    def first_state(self, init: Callable[[Params], TrainState], params: Params) -> TrainState:
+        """Returns the state before the first step on the devices; a step may donate it."""
+        ...
+
+    def put_state(self, whole: TrainState) -> TrainState:
+        """Returns a copy of a whole state on the devices; a step may donate it."""
+        ...
+
+    def whole_like(self, like: TrainState) -> TrainState:
+        """Returns shapes and types of a whole state with how it lies on the devices."""
+        ...
+
+    def step_number(self, state: TrainState) -> int:
+        """Returns how many steps the state has behind it."""
+        ...
+
+    def whole(self, state: TrainState) -> TrainState:
+        """Returns the state with every array in its whole shape, as on one device; it may still lie on several."""
+        ...
+
+    def put_batch(self, batch: NumpyBatch) -> Batch:
+        """Returns the batch on the devices, each with its part of the samples."""
+        ...
+
+    def put_whole(self, tree: Any) -> Any:
+        """Returns arrays that every device needs whole, as graphs."""
+        ...
+
+    def best_params(self, state: TrainState) -> Params:
+        """Returns a copy of the state's parameters in their whole shapes."""
+        ...
+
+    def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
+        """Returns (state, context) -> variables, compiled, and (variables, batch) -> the module's scores."""
+        ...
+
+
+def score_whole(module: Any) -> tuple[Callable[[Params, Any], Any], Callable[[Any, Batch], jax.Array]]:
+    """Returns `score` of parameters that are whole."""
+
+    def variables_of(params: Params, context: Any) -> Any:
+        return {"params": params} | precomputed(module, {"params": params}, context)
+
+    def score(variables: Any, batch: Batch) -> jax.Array:
+        shared = {"precomputed": variables["precomputed"]} if "precomputed" in variables else {}
+        return module.apply({"params": variables["params"]}, {**batch, **shared})
+
+    # The graph is an argument: XLA would fold a constant one into the program, for seconds.
+    return jax.jit(variables_of), score
+
+
+@dataclasses.dataclass(frozen=True)
+class OneDevice:
+    """Training on JAX's default device."""
+
+    step: StepDevices = ONE_DEVICE
+    store: TableStore = WHOLE_TABLES
+    evaluation: EvaluationDevices = ONE_DEVICE_EVALUATION
+
+    def first_state(self, init: Callable[[Params], TrainState], params: Params) -> TrainState:
+        """Returns the state before the first step."""
+        return init(params)
+
+    def put_state(self, whole: TrainState) -> TrainState:
+        """Returns a copy."""
+        return jax.tree.map(jnp.copy, whole)
+
+    def whole_like(self, like: TrainState) -> TrainState:
+        """Returns the shapes: JAX's default device has everything."""
+        return like
+
+    def step_number(self, state: TrainState) -> int:
+        """Returns how many steps the state has behind it."""
+        return int(state.step)
+
+    def whole(self, state: TrainState) -> TrainState:
+        """Returns the state."""
+        return state
+
+    def put_batch(self, batch: NumpyBatch) -> Batch:
+        """Returns the batch on the device."""
+        return jax.device_put(batch)
+
+    def put_whole(self, tree: Any) -> Any:
+        """Returns the arrays on the device."""
+        return jax.device_put(tree)
+
+    def best_params(self, state: TrainState) -> Params:
+        """Returns a copy of the parameters."""
+        return jax.tree.map(jnp.copy, state.params)
+
+    def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
+        """Returns (state, context) -> variables, and (variables, batch) -> scores."""
+        variables_of, score = score_whole(module)
+        return lambda state, context: variables_of(state.params, context), score
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """Data parallelism by `pmap`: every device has the whole state, and its part of the batch.
+
+    Attributes:
+      devices: of this process.
+      count: of all processes.
+    """
+
+    devices: tuple[jax.Device, ...]
+    count: int
+
+    store = WholeTables(in_replicas=True)
+    evaluation = ONE_DEVICE_EVALUATION  # by each process on its first device
+
+    @property
+    def step(self) -> StepDevices:
+        """Returns steps in replicas, whose draws and losses are those of the whole batch."""
+        return StepDevices(lambda seed, step: replica_key(many_devices_key(seed, step)), self._compile)
+
+    def first_state(self, init: Callable[[Params], TrainState], params: Params) -> TrainState:
+        """Returns the state before the first step, for each device."""
+        return self.put_state(init(params))
+
+    def put_state(self, whole: TrainState) -> TrainState:
+        """Returns a copy of the state for each device, along a new first axis."""
+        return self._copies(whole)
+
+    def whole_like(self, like: TrainState) -> TrainState:
+        """Returns the shapes: JAX's default device has everything outside a step."""
+        return like
+
+    def step_number(self, state: TrainState) -> int:
+        """Returns how many steps the state has behind it."""
+        return int(_first(state.step))
+
+    def whole(self, state: TrainState) -> TrainState:
+        """Returns the first device's copy."""
+        return _first(state)
+
+    def put_batch(self, batch: NumpyBatch) -> Batch:
+        """Returns the parts of this process's devices along a new first axis."""
+        first, here = jax.process_index() * len(self.devices), len(self.devices)
+        return {
+            name: column.reshape(self.count, -1, *column.shape[1:])[first : first + here]
+            for name, column in batch.items()
+        }
+
+    def put_whole(self, tree: Any) -> Any:
+        """Returns a copy of the arrays for each device."""
+        return self._copies(tree)
+
+    def best_params(self, state: TrainState) -> Params:
+        """Returns a copy of the parameters on the first device."""
+        return jax.tree.map(jnp.copy, self.whole(state).params)
+
+    def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
+        """Returns (state, context) -> variables on the first device, and (variables, batch) -> scores."""
+        variables_of, score = score_whole(module)
+        return lambda state, context: variables_of(_first(state.params), _first(context)), score
+
+    def _copies(self, tree: Any) -> Any:
+        sharding = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+        n = len(self.devices)
+        return jax.tree.map(lambda leaf: jax.device_put(np.broadcast_to(leaf, (n, *np.shape(leaf))), sharding), tree)
+
+    def _compile(self, step: TrainStep) -> TrainStep:
+        def replica_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+            with replicas():
+                return step(state, batch)
+
+        mapped = jax.pmap(replica_step, axis_name=AXIS, donate_argnums=0)
+
+        @functools.wraps(step)
+        def first_loss(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+            state, loss = mapped(state, batch)
+            return state, _first(loss)  # the same in every replica
+
+        return first_loss
+
+
+def _first(tree: Any) -> Any:
+    """Returns this process's first replica of each array."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)

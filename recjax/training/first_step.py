@@ -1,0 +1,244 @@
+"""What a training begins with: its optimizers, its devices, the state on them and the step."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from recjax.config import Parallel, Training
+from recjax.errors import UserError
+from recjax.evaluation import Data
+from recjax.models.contract import Batch
+from recjax.parallel.mesh import check_batch, make_mesh
+from recjax.parallel.table_plan import TablePlan, TableUse, plan_tables
+from recjax.training.devices import OneDevice, Replicas, TrainingDevices
+from recjax.training.distillation import Teacher
+from recjax.training.lookups import find_lookups, split_tables
+from recjax.training.mesh_devices import MeshDevices, whole_state_specs
+from recjax.training.optimizer import TableOptimizer, make_optimizer, make_table_optimizer
+from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
+from recjax.training.step import TrainState, TrainStep, init_state, is_solved, make_train_step
+from recjax.transforms.paths import unflatten_like
+from recjax.transforms.protocol import Mode, Params, Transform
+
+RowCounts = Callable[[], Mapping[str, NDArray[np.int32]]]  # as recjax.training.row_counts gives them
+SINGLE = Parallel()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """A training step for its devices, before there is a state.
+
+    Attributes:
+      devices: that it runs on.
+      init: parameters -> the whole state before the first step.
+      step: compiled when it is called first, or lowered with the shapes that `devices` has of state and batches.
+      whole_like: shapes and types of the whole state.
+      plan: of the embedding tables; None where they are not split.
+    """
+
+    devices: TrainingDevices
+    init: Callable[[Params], TrainState]
+    step: TrainStep
+    whole_like: TrainState
+    plan: TablePlan | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstStep:
+    """A training before its first step: the state, which a step donates, and what every batch holds beside its own."""
+
+    planned: PlannedStep
+    state: TrainState
+    beside: dict[str, Any]
+
+    @property
+    def devices(self) -> TrainingDevices:
+        """Returns what the training runs on."""
+        return self.planned.devices
+
+    def take(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        """Returns the state after a step on a batch from `devices.put_batch`, and the loss; donates the state."""
+        return self.planned.step(state, {**batch, **self.beside})
+
+
+def first_step(
+    model_config: Any,
+    params: Params,
+    data: Data,
+    training: Training,
+    transform: Transform,
+    teacher: Teacher | None = None,
+    parallel: Parallel = SINGLE,
+    counts: RowCounts | None = None,
+) -> FirstStep:
+    """Returns what `fit` begins with; its arguments are those of `fit`.
+
+    Raises:
+      UserError: as `plan_step`.
+    """
+    context = {"context": dict(data.context)} if data.context else {}
+    beside = context | ({"teacher": teacher.params} if teacher else {})
+    batch = next(iter(data.train_batches(training.batch_size, training.seed, 1)))
+    planned = plan_step(
+        model_config,
+        params,
+        data.schema,
+        {**batch, **beside},
+        training,
+        transform,
+        total_steps=total_steps(data, training),
+        teacher=teacher,
+        parallel=parallel,
+        counts=counts,
+    )
+    state = planned.devices.first_state(planned.init, params)
+    return FirstStep(planned=planned, state=state, beside=planned.devices.put_whole(beside))
+
+
+def total_steps(data: Data, training: Training) -> int:
+    """Returns the planned steps of a training; early stopping may end it sooner."""
+    return math.ceil(data.n_train / training.batch_size) * training.epochs
+
+
+def plan_step(
+    model_config: Any,
+    params: Params,
+    schema: Any,
+    batch: Batch,
+    training: Training,
+    transform: Transform,
+    *,
+    total_steps: int,
+    teacher: Teacher | None = None,
+    parallel: Parallel = SINGLE,
+    counts: RowCounts | None = None,
+    jax_devices: Sequence[jax.Device] | None = None,
+) -> PlannedStep:
+    """Returns the step of a training; nothing of the parameters' size is allocated.
+
+    Args:
+      model_config: the architecture that `params` belong to.
+      params: arrays or their shapes.
+      schema: of the data.
+      batch: one training batch, or its shapes, with what stands beside the data's own.
+      training: optimizer and batch size.
+      transform: in force in the step.
+      total_steps: planned steps.
+      teacher: whose scores the loss takes as soft targets; None has labels alone.
+      parallel: over which devices.
+      counts: gives how often each row is looked up, for hot rows and sizes; None plans without.
+      jax_devices: that a mesh is made of; None takes all that JAX has.
+
+    Raises:
+      UserError: the table optimizer cannot be had with this transform or model, or the model not on these devices.
+    """
+    optimizer = make_optimizer(training, transform, model_config, total_steps)
+    tables = make_table_optimizer(training, total_steps)
+    if tables and transform.loss_scaling:
+        raise UserError(
+            f"{transform.label} scales the loss, which training.table_optimizer={training.table_optimizer!r} "
+            "cannot; set it to 'dense', or compute in bfloat16, whose gradients need no scaling"
+        )
+    module = transform.intercept(model_config.build(schema), Mode.TRAIN)
+    if tables:
+        init = functools.partial(init_sparse_state, optimizer=optimizer, tables=tables)
+    else:
+        init = functools.partial(init_state, optimizer=optimizer, scaling=transform.loss_scaling)
+    like = jax.eval_shape(init, params)
+    devices, plan = _choose_devices(
+        model_config, module, like, batch, training, transform, tables, parallel, counts, jax_devices
+    )
+    if tables:
+        step = make_sparse_train_step(module, optimizer, tables, training.seed, teacher, devices.store, devices.step)
+    else:
+        step = make_train_step(module, optimizer, training.seed, teacher, devices.step)
+    return PlannedStep(devices=devices, init=init, step=step, whole_like=like, plan=plan)
+
+
+def _choose_devices(
+    model_config: Any,
+    module: Any,
+    like: TrainState,
+    batch: Batch,
+    training: Training,
+    transform: Transform,
+    tables: TableOptimizer | None,
+    parallel: Parallel,
+    counts: RowCounts | None,
+    jax_devices: Sequence[jax.Device] | None,
+) -> tuple[TrainingDevices, TablePlan | None]:
+    if parallel.strategy == "single":
+        return OneDevice(), None
+    name = type(module).__name__
+    if is_solved(module):
+        raise UserError(
+            f"{name} is solved from all interactions at once and has no batches to split; set parallel.strategy=single"
+        )
+    mesh = make_mesh({"data": parallel.data, "model": parallel.model}, jax_devices)
+    check_batch("training.batch_size", training.batch_size, mesh)
+    if parallel.strategy == "pmap":
+        _check_replicable(model_config, transform, name)
+        return Replicas(tuple(jax.local_devices()), mesh.size), None
+    plan = None
+    if tables:
+        uses = _table_uses(module, like, batch, counts)
+        plan = plan_tables(uses, mesh, parallel, _free_bytes(mesh))
+    specs = whole_state_specs(like, model_config.sharding_rules(), parallel, mesh, name, row_updates=tables is not None)
+    return MeshDevices(mesh, like, specs, plan), plan
+
+
+def _check_replicable(model_config: Any, transform: Transform, name: str) -> None:
+    """Raises UserError for what replicas would compute otherwise than one device."""
+    if not model_config.samples_apart:
+        raise UserError(
+            f"pmap cannot train {name}: samples of a batch are in each other's loss, and a replica sees its own alone; "
+            "set parallel.strategy=pjit"
+        )
+    if transform.narrow_gradients:
+        raise UserError(
+            f"pmap cannot train with {transform.label}: its gradients are scaled by the whole batch, and a replica sees "
+            "its own part alone; set parallel.strategy=pjit, or backward_bits=None"
+        )
+
+
+def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts | None) -> list[TableUse]:
+    """Returns what a step does with each table, by tracing its loss on shapes."""
+
+    def ids_of(params: Params, batch: Batch) -> Any:
+        tables, others = split_tables(params)
+
+        def loss(tables: Mapping[str, jax.Array]) -> jax.Array:
+            variables = {"params": unflatten_like(params, {**others, **tables})}
+            known = {**batch, "step": jax.numpy.zeros([], "int32")}
+            return module.apply(variables, known, train=True, method="loss", rngs={"dropout": jax.random.key(0)})
+
+        return find_lookups(loss, tables, type(module).__name__)
+
+    lookups = jax.eval_shape(ids_of, like.params, batch)
+    counted = counts() if counts else {}
+    return [
+        TableUse(
+            path,
+            *table.shape,
+            ids=sum(math.prod(ids.shape) for ids in lookups.get(path, ())),
+            slot_words=sum(math.prod(slot.shape[1:]) for slot in like.opt_state.slots[path].values()),
+            counts=counted.get(path.removesuffix("table").rstrip("/")),
+        )
+        for path, table in split_tables(like.params)[0].items()
+    ]
+
+
+def _free_bytes(mesh: Mesh) -> float:
+    """Returns the free memory of the mesh's first device, infinity where it does not say."""
+    device = mesh.devices.flat[0]
+    statistics = device.memory_stats() if device.process_index == jax.process_index() else None
+    if not statistics or "bytes_limit" not in statistics:
+        return math.inf
+    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)

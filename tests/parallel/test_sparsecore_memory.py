@@ -1,0 +1,204 @@
+"""The programs of SparseCore tables compile for TPUs that are not there, each in a process of its own.
+
+libtpu must be told that there is no TPU before JAX starts.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from assertions import assert_one_line
+
+from recjax.parallel import sparsecore_memory
+from recjax.parallel.sparsecore_memory import ProgramMemory, SparseCoreMemory, markdown_table
+
+REPOSITORY = Path(__file__).parents[2]
+CHIPS = {"v5p:2x2x1": ("TPU v5", 4, 4), "v6e:2x2": ("TPU v6 lite", 4, 2), "tpu7x:2x2x1": ("TPU7x", 8, 2)}
+needs_libraries = pytest.mark.skipif(
+    importlib.util.find_spec("jax_tpu_embedding") is None or importlib.util.find_spec("libtpu") is None,
+    reason="jax-tpu-embedding or libtpu is not installed (extra `tpu`, Python 3.12 or newer)",
+)
+
+# Two fields of one stack and one of another, 8 samples a SparseCore.
+TABLES = """
+import dataclasses, json, sys
+import jax
+from recjax.data.features import Field, LabelledSchema
+from recjax.parallel.sparsecore import input_shapes, make_sparsecore_tables, variable_shapes
+from recjax.parallel.sparsecore_memory import sparsecore_memory, topology_mesh
+
+topology, *optimizers = sys.argv[1:]
+schema = LabelledSchema(3, (Field("a", 1000, 3, "mean"), Field("b", 100, 2, "mean"), Field("c", 7, 1, "sum")))
+mesh = topology_mesh(topology)
+
+def make(optimizer):
+    batch = 8 * mesh.size * make_sparsecore_tables(schema, 12, mesh, 64 * mesh.size).sparsecores
+    return make_sparsecore_tables(schema, 12, mesh, batch, optimizer=optimizer)
+"""
+MEMORY = TABLES + "print(json.dumps([dataclasses.asdict(sparsecore_memory(make(o))) for o in optimizers]))"
+STEP = (
+    TABLES
+    + """
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
+from recjax.parallel.sparsecore_step import SparseCoreState, make_sparsecore_train_step
+
+tables = make("lazy_adam")
+module = DLRMDCNv2Config(embedding_dim=12, bottom_mlp=(16,), cross_ranks=(8,), top_mlp=(16, 8)).build(schema)
+
+def over(spec, shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+B, optimizer = tables.batch_size, optax.adam(1e-3)
+columns = {"dense": (B, 3), "labels": (B,), "weight": (B,), "sparse_ids": (B, 6)}
+batch = {name: over(tables.rows, shape) for name, shape in columns.items()}
+batch["sparse_ids"] = over(tables.rows, (B, 6), jnp.int32)
+params = jax.eval_shape(lambda: module.init(jax.random.key(0), jax.tree.map(
+    lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), batch), train=False, method="loss"))["params"]
+dense = {name: value for name, value in params.items() if not name.startswith("table_")}
+replicated = lambda tree: jax.tree.map(lambda x: over(PartitionSpec(), x.shape, x.dtype), tree)
+state = SparseCoreState(over(PartitionSpec(), (), jnp.int32), replicated(dense),
+                        replicated(jax.eval_shape(optimizer.init, dense)), variable_shapes(tables))
+formats = jax.tree.map(lambda x: x.format if x.format.layout else x.sharding, state)
+step = jax.jit(make_sparsecore_train_step(module, tables, optimizer, 0), donate_argnums=0,
+               out_shardings=(formats, NamedSharding(mesh, PartitionSpec())))
+compiled = step.lower(state, batch, input_shapes(tables)).compile()
+text, memory = compiled.as_text(), compiled.memory_analysis()
+sizes = sum(x.size * 4 for x in jax.tree.leaves(variable_shapes(tables))) // mesh.size
+print(json.dumps({"aliased": memory.alias_size_in_bytes, "variables": sizes,
+                  "table_shapes": [str(list(x.shape)) for x in jax.tree.leaves(params) if x.shape[0] == 1000],
+                  "text_has_1000_rows": "f32[1000,12]" in text}))
+"""
+)
+
+
+def run_child(code: str, *arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **sparsecore_memory.WITHOUT_TPU},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rounded(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def check_memory(said: dict[str, Any], topology: str, slots: int) -> None:
+    kind, devices, cores = CHIPS[topology]
+    assert (said["device"], said["devices"], said["sparsecores"], said["stacks"]) == (kind, devices, cores, 2)
+    # Rows are rounded up to 8 a SparseCore, 12 columns to 16, 4 bytes each.
+    rows = sum(rounded(n, 8 * devices * cores) for n in (1000, 100, 7))
+    assert said["table_bytes"] == rows * 16 * 4 // devices
+    assert said["slot_bytes"] == slots * said["table_bytes"]
+    lookup, update = said["lookup"], said["update"]
+    # What the compiler reads is what the layout says, but for the vectors that it keeps in place of a small table's.
+    assert lookup["argument_bytes"] >= said["table_bytes"] + said["input_bytes"] - 1024
+    assert update["argument_bytes"] >= (1 + slots) * said["table_bytes"]
+    assert update["aliased_bytes"] >= (1 + slots) * said["table_bytes"]  # updated where it lies
+    assert lookup["temporary_bytes"] > 0
+    assert lookup["compile_s"] > 0
+
+
+@needs_libraries
+@pytest.mark.parametrize(
+    "topology", ["v6e:2x2", *(pytest.param(t, marks=pytest.mark.slow) for t in CHIPS if t != "v6e:2x2")]
+)
+def test_lookups_and_updates_compile(topology: str):
+    (said,) = run_child(MEMORY, topology, "adagrad")
+    check_memory(said, topology, slots=1)
+
+
+@needs_libraries
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", list(CHIPS))
+def test_other_optimizers_compile(topology: str):
+    for said, slots in zip(run_child(MEMORY, topology, "sgd", "lazy_adam"), (0, 2), strict=True):
+        check_memory(said, topology, slots)
+
+
+@needs_libraries
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", list(CHIPS))
+def test_a_whole_training_step_compiles(topology: str):
+    said = run_child(STEP, topology)
+    assert said["aliased"] >= said["variables"]
+    # The model's own tables, which nothing reads, are in no program.
+    assert said["table_shapes"] == ["[1000, 12]"]
+    assert not said["text_has_1000_rows"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "recjax.parallel.sparsecore_memory", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@needs_libraries
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--topologies=v9z:2x2"], ("no TPU topology 'v9z:2x2'", "names are like v6e:2x2")),
+        (["--topologies=v5e:2x2"], ("TPU v5 lite has no SparseCore that jax-tpu-embedding knows",)),
+        (
+            ["--topologies=v6e:2x2", "--any-batch", "--samples=512"],
+            ("does not fit TPU v6 lite", "give limits from measure_limits, fewer samples a SparseCore (512 now)"),
+        ),
+    ],
+)
+def test_what_cannot_be_compiled_is_one_line(arguments: list[str], parts: tuple[str, ...]):
+    done = command(*arguments)
+    assert done.returncode == 2
+    error = [line for line in done.stderr.splitlines(keepends=True) if line.startswith("error: ")]
+    assert_one_line("".join(error), *parts)
+
+
+@needs_libraries
+@pytest.mark.slow
+def test_the_command_prints_a_row_a_topology():
+    done = command("--topologies=v5p:2x2x1,v6e:2x2", "--samples=16", "--table-scale=0.001", "--embedding-dim=16")
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("| topology | SparseCores | stacks | tables, MB |")
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [["| v5p:2x2x1", "4 x 4"], ["| v6e:2x2", "4 x 2"]]
+
+
+def test_a_row_of_the_table():
+    program = ProgramMemory(
+        argument_bytes=10_000_000,
+        output_bytes=8_000_000,
+        temporary_bytes=500_000,
+        aliased_bytes=7_000_000,
+        compile_s=1.26,
+    )
+    row = SparseCoreMemory(
+        device="TPU v6 lite",
+        devices=4,
+        sparsecores=2,
+        stacks=3,
+        table_bytes=8_000_000,
+        slot_bytes=0,
+        input_bytes=300_000,
+        lookup=program,
+        update=program,
+    )
+    assert program.peak_bytes == 11_500_000  # 10 + 8 - 7 + 0.5 MB
+    assert row.table_bytes_a_sparsecore == 4_000_000
+    cells = "v6e:2x2 | 4 x 2 | 3 | 8.0 | 4.0 | 0.0 | 0.3 | 11.5 | 0.5 | 1.3 | 11.5 | 0.5 | 1.3"
+    assert markdown_table({"v6e:2x2": row}).splitlines()[-1] == f"| {cells} |"

@@ -1,0 +1,185 @@
+"""Serving and training programs of every model of the zoo, under every kind of transform.
+
+Run as a script it compiles some of them for a TPU that is not there, in a process of its own, because libtpu must be
+told so before JAX starts:
+
+  python tests/portable_programs.py v6e:2x2 sasrec:fp32 sasrec:int8
+
+prints one line of JSON for each program.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WITHOUT_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+if __name__ == "__main__":
+    os.environ.update(WITHOUT_TPU)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from configs.suites import zoo  # noqa: E402
+from recjax.config import Dataset, Experiment  # noqa: E402
+from recjax.data.interactions import Interactions, KnowledgeGraph  # noqa: E402
+from recjax.data.labelled import labelled_data  # noqa: E402
+from recjax.data.next_item import next_item_data  # noqa: E402
+from recjax.data.rating import rating_data  # noqa: E402
+from recjax.data.sources import load_interactions  # noqa: E402
+from recjax.data.top_n import top_n_data  # noqa: E402
+from recjax.evaluation import Data  # noqa: E402
+from recjax.training.final_model import FinalModel  # noqa: E402
+from recjax.training.fit import first_step  # noqa: E402
+from recjax.training.pipeline import dry_run, one_batch, set_up  # noqa: E402
+from recjax.training.step import init_params  # noqa: E402
+from recjax.transforms import bf16, chain, compress_embeddings, mixed_precision, prune, quantize, shrink  # noqa: E402
+from recjax.transforms.protocol import Params, Transform  # noqa: E402
+
+BATCH, REQUESTS, TOP_K = 32, 4, 5
+DATA_OF_TASK = {"next_item": next_item_data, "top_n": top_n_data, "rating": rating_data, "labelled": labelled_data}
+
+# Variant -> recipes by name; the first is the one that is meant, the others are for models that cannot have it.
+RECIPES: dict[str, dict[str, Transform]] = {
+    "fp32": {"plain": chain()},
+    "bf16": {"bf16": bf16(), "products": mixed_precision(), "tables": compress_embeddings("bf16")},
+    "int8": {"quantize": quantize(bits=8), "tables": compress_embeddings("int8"), "answer": quantize(logits=True)},
+    "pruned": {
+        "units": prune(0.5),
+        "weights": prune(0.5, structure="element"),
+        "rows": compress_embeddings("prune_rows", share=0.5, min_rows=8),
+    },
+    "shrunk": {
+        "units": chain(prune(0.5), shrink(0.5, finetune_epochs=0)),
+        "heads": shrink(heads=0.5, finetune_epochs=0),
+    },
+}
+
+
+class Program(NamedTuple):
+    """A compiled-to-be function, and the shapes and types of its arguments."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@functools.cache
+def experiments() -> dict[str, Experiment]:
+    """Returns the zoo's experiment of each model, by its name, with small batches."""
+    found = {}
+    for module, _ in zoo.MODELS:
+        experiment = module.get_config()
+        small = {
+            name: dataclasses.replace(getattr(experiment, name), batch_size=BATCH)
+            for name in ("training", "finetuning")
+        }
+        found[module.__name__.split(".")[-1]] = dataclasses.replace(experiment, **small)
+    return found
+
+
+@functools.cache
+def interactions() -> Interactions:
+    """Returns the 40-core of the set that recjax ships, with a graph of its genres, and trust out of a generator."""
+    core = load_interactions(Dataset(min_interactions=40))
+    genres = sorted({genre for bag in core.item_features["genres"] for genre in bag})
+    edges = [(i, core.n_items + genres.index(g)) for i, bag in enumerate(core.item_features["genres"]) for g in bag]
+    head, tail = np.array(edges, np.int32).T
+    knowledge = KnowledgeGraph(
+        head=head, relation=np.zeros_like(head), tail=tail, n_entities=core.n_items + len(genres), n_relations=1
+    )
+    trust = np.random.default_rng(0).integers(core.n_users, size=(2, 60)).astype(np.int32)
+    return dataclasses.replace(core, knowledge=knowledge, trust=trust)
+
+
+@functools.cache
+def data_of(name: str) -> Data:
+    experiment = experiments()[name]
+    dataset = dataclasses.replace(experiment.dataset, source="movielens-latest-small", max_history=20)
+    return DATA_OF_TASK[experiment.model.task](interactions(), dataset, experiment.model.samples())
+
+
+@functools.cache
+def params_of(name: str) -> Params:
+    """Returns float32 parameters out of a generator: drawing them as training does takes seconds of compiling."""
+    model, data, rng = experiments()[name].model, data_of(name), np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_params(model.build(data.schema), one_batch(data, 1), 0))
+    return jax.tree.map(lambda shape: jax.numpy.asarray(rng.normal(size=shape.shape), shape.dtype), shapes)
+
+
+def with_recipe(name: str, transform: Transform) -> Experiment:
+    return dataclasses.replace(experiments()[name], transforms=chain(transform).members)
+
+
+def final_model(name: str, transform: Transform) -> FinalModel:
+    """Returns the model with the transform's shapes and types; raises UserError if it cannot have the transform."""
+    return dry_run(with_recipe(name, transform), data_of(name), params_of(name))
+
+
+def serving_program(name: str, model: FinalModel) -> Program:
+    requests = {column: values[:REQUESTS] for column, values in data_of(name).serving_samples().items()}
+    return Program(jax.jit(functools.partial(model.serve, top_k=TOP_K)), _shapes((model.variables, requests)))
+
+
+def training_program(name: str, transform: Transform) -> Program:
+    """Returns the step that training takes: of the optimizer, or a solved model's update."""
+    experiment, data = with_recipe(name, transform), data_of(name)
+    setup = set_up(experiment, data, start=params_of(name), taught_by={})
+    state, step, beside = first_step(
+        setup.model_config, setup.params, data, setup.settings, chain(*experiment.transforms), setup.teacher
+    )
+    return Program(step, _shapes((state, {**one_batch(data, setup.settings.batch_size), **beside})))
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf)), tree)
+
+
+def compile_for_tpu(topology: str, cases: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields what the TPU's compiler says of each program of each `model:variant`, for one chip of the topology."""
+    from jax.experimental import topologies
+
+    chip = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    on_chip = jax.sharding.SingleDeviceSharding(chip)
+    for case in cases:
+        name, variant = case.split(":")
+        transform = next(iter(RECIPES[variant].values()))
+        programs = {
+            "serve": serving_program(name, final_model(name, transform)),
+            "train": training_program(name, transform),
+        }
+        for kind, program in programs.items():
+            arguments = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_chip), program.arguments
+            )
+            said: dict[str, Any] = {"case": case, "program": kind, "device": chip.device_kind}
+            start = time.perf_counter()
+            try:
+                compiled = program.function.lower(*arguments).compile()
+            except Exception as error:  # whatever stands in the way is the finding
+                said["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            else:
+                memory = compiled.memory_analysis()
+                said |= {
+                    "compile_s": round(time.perf_counter() - start, 1),
+                    "flops": compiled.cost_analysis()["flops"],
+                    "argument_bytes": memory.argument_size_in_bytes,
+                    "temporary_bytes": memory.temp_size_in_bytes,
+                }
+            yield said
+
+
+if __name__ == "__main__":
+    for line in compile_for_tpu(sys.argv[1], sys.argv[2:]):
+        print(json.dumps(line), flush=True)
