@@ -17,6 +17,7 @@ from recjax.hardware.facts import PRICES, load_prices
 from recjax.plan_table import WIDTH, plan_table
 from recjax.planning import PROGRAMS, parse_mesh, parse_targets, plan
 from recjax.progress import console, stage
+from recjax.training.checkpoint import complete_epochs
 from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord
 from recjax.training.pipeline import finalize, load_data, train
@@ -31,9 +32,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     make_output_folder(folder)
     data = load_data(experiment)
     metric = data.selection_metric
-    saved = max(
-        (int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal()), default=0
-    )
+    saved = max(complete_epochs(folder / "checkpoints"), default=0)
     title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"
     with (
         SummaryWriter(str(folder / "tensorboard")) as scalars,
@@ -51,7 +50,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
         try:
             result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
         except KeyboardInterrupt:
-            if any((folder / "checkpoints").glob("[0-9]*")):
+            if complete_epochs(folder / "checkpoints"):
                 console.print("the same command goes on from the last validated epoch", markup=False)
             raise
     model = finalize(experiment, data, result.params)

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
 

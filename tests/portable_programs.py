@@ -42,7 +42,7 @@ from recjax.data.sources import load_interactions  # noqa: E402
 from recjax.data.top_n import top_n_data  # noqa: E402
 from recjax.evaluation import Data  # noqa: E402
 from recjax.training.final_model import FinalModel  # noqa: E402
-from recjax.training.fit import first_step  # noqa: E402
+from recjax.training.first_step import plan_step  # noqa: E402
 from recjax.training.pipeline import dry_run, one_batch, set_up  # noqa: E402
 from recjax.training.step import init_params  # noqa: E402
 from recjax.transforms import bf16, chain, compress_embeddings, mixed_precision, prune, quantize, shrink  # noqa: E402
@@ -136,14 +136,21 @@ def training_program(name: str, transform: Transform) -> Program:
     """Returns the step that training takes: of the optimizer, or a solved model's update."""
     experiment, data = with_recipe(name, transform), data_of(name)
     setup = set_up(experiment, data, start=params_of(name), taught_by={})
-    state, step, beside = first_step(
-        setup.model_config, setup.params, data, setup.settings, chain(*experiment.transforms), setup.teacher
+    batch = one_batch(data, setup.settings.batch_size)
+    planned = plan_step(
+        setup.model_config,
+        setup.params,
+        data.schema,
+        batch,
+        setup.settings,
+        chain(*experiment.transforms),
+        total_steps=10,
     )
-    return Program(step, _shapes((state, {**one_batch(data, setup.settings.batch_size), **beside})))
+    return Program(planned.step, _shapes((planned.whole_like, batch)))
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf)), tree)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def compile_for_tpu(topology: str, cases: list[str]) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ def estimate(
     if unknown:
         reasons["compute_s"] = f"no published peak of {chip.name} for products of {', '.join(unknown)}"
     else:
-        compute_s = sum(flops / (chip.device_flops_per_s(dtype) or math.inf) for dtype, flops in costs.flops.items())
+        compute_s = math.fsum(n / (chip.device_flops_per_s(dtype) or math.inf) for dtype, n in costs.flops.items())
     sent, links_s = sum(costs.collective_bytes.values()), None
     if sent and not chip.device_link_bytes_per_s(shape):
         reasons["links_s"] = f"no published bandwidth between the devices of one {chip.name}"

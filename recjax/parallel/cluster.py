@@ -37,7 +37,7 @@ class Place:
 
 
 def find_place(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None, timeout_s: float = 300
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None, timeout_s: float = 300.0
 ) -> Place | None:
     """Returns this process's place, None where nothing speaks of more than one process.
 

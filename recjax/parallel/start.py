@@ -64,7 +64,7 @@ def start(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
-    timeout_s: float = 300,
+    timeout_s: float = 300.0,
 ) -> Processes:
     """Returns the processes of this run, connected to each other; call it before anything else touches a device.
 

@@ -231,7 +231,7 @@ class TableExchange:
         self, name: str, paths: tuple[str, ...], ids: Lookups, routes: Mapping[str, Route], grads: Lookups
     ) -> tuple[Any, Any]:
         """Returns the arguments of `_visit` that are arrays, and how they are split."""
-        rows = (one.reshape(-1, one.shape[-1]) for one in _in_turn(paths, grads))
+        rows = (self._split_like_batch(one).reshape(-1, one.shape[-1]) for one in _in_turn(paths, grads))
         flat_grads = [jnp.pad(one, ((0, -len(one) % self.layout.shards), (0, 0))) for one in rows]
         split = [self._split] * len(paths)
         inputs = (self._flat_ids(paths, ids), routes.get(name), flat_grads)

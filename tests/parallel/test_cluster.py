@@ -152,7 +152,7 @@ def test_a_slice_whose_first_host_has_no_known_name(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         UserError, match=r"^this is a TPU slice on GKE, and its process 0 cannot be found: Failed to rec"
     ):
-        find_place(timeout_s=0)
+        find_place(timeout_s=0.0)
 
 
 def test_all_of_jax_clusters_are_there() -> None:

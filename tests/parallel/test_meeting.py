@@ -25,12 +25,12 @@ def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
         except UserError as error:
             results.append(error)
 
-    thread = threading.Thread(target=call)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     return thread, results
 
 
-def meet(others: list[Callable[[int], Any]], count: int = 2, timeout_s: float = 5) -> list[Any]:
+def meet(others: list[Callable[[int], Any]], count: int = 2, timeout_s: float = 5.0) -> list[Any]:
     """Returns what process 0 and then the others got; a UserError stands for one that was raised."""
     port = free_port()
     running = [in_thread(lambda: gather(member(0, count), port, timeout_s))]
@@ -38,7 +38,7 @@ def meet(others: list[Callable[[int], Any]], count: int = 2, timeout_s: float = 
         running.append(in_thread(lambda other=other: other(port)))  # type: ignore[misc]
         time.sleep(0.1)  # in order
     for thread, _ in running:
-        thread.join()
+        thread.join(30)
     for _, (result,) in running:
         if isinstance(result, tuple):
             for connection in result[0].values() if isinstance(result[0], dict) else [result[0]]:
@@ -48,7 +48,7 @@ def meet(others: list[Callable[[int], Any]], count: int = 2, timeout_s: float = 
 
 def test_processes_meet_and_learn_all_names_and_one_service_port() -> None:
     results = meet(
-        [lambda port: join(member(2, 3), "127.0.0.1", port, 5), lambda port: join(member(1, 3), "::1", port, 5)], 3
+        [lambda port: join(member(2, 3), "127.0.0.1", port, 5.0), lambda port: join(member(1, 3), "::1", port, 5.0)], 3
     )
     assert [result[1] for result in results] == [("host0:4242", "host1:4242", "host2:4242")] * 3
     assert len({result[2] for result in results}) == 1
@@ -66,7 +66,7 @@ def test_strangers_on_the_port_are_sent_away() -> None:
             connection.sendall(b'{"greeting": "recjax", "speed": 3}\n')
             return connection.recv(100)
 
-    results = meet([health_check, other_recjax, lambda port: join(member(1), "127.0.0.1", port, 5)])
+    results = meet([health_check, other_recjax, lambda port: join(member(1), "127.0.0.1", port, 5.0)])
     assert results[1:3] == [b"", b""]
     assert results[0][1] == results[3][1] == ("host0:4242", "host1:4242")
 
@@ -90,12 +90,12 @@ def test_strangers_on_the_port_are_sent_away() -> None:
     ],
 )
 def test_a_process_that_does_not_fit_stops_all_with_the_same_line(other: Member, message: str) -> None:
-    first, second = meet([lambda port: join(other, "127.0.0.1", port, 5)])
+    first, second = meet([lambda port: join(other, "127.0.0.1", port, 5.0)])
     assert str(first) == str(second) == message
 
 
 def test_everybody_hears_who_did_not_come() -> None:
-    first, second = meet([lambda port: join(member(1, 4), "127.0.0.1", port, 5)], count=4, timeout_s=0.6)
+    first, second = meet([lambda port: join(member(1, 4), "127.0.0.1", port, 5.0)], count=4, timeout_s=0.6)
     assert str(first) == str(second)
     assert str(first).startswith("processes 2, 3 of 4 did not come to host0:")
     assert str(first).endswith(" within 0.6 s; see that every host runs the same command and reaches that port")
@@ -113,8 +113,8 @@ def test_another_program_at_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread, _ = in_thread(lambda: server.accept()[0].close())
         with pytest.raises(UserError, match=r"does not answer, or is not recjax; see that it runs"):
-            join(member(1), "127.0.0.1", server.getsockname()[1], 1)
-        thread.join()
+            join(member(1), "127.0.0.1", server.getsockname()[1], 1.0)
+        thread.join(30)
 
 
 def test_a_taken_port() -> None:
@@ -123,4 +123,4 @@ def test_a_taken_port() -> None:
         with pytest.raises(
             UserError, match=f"process 0 cannot listen on port {port}: Address already in use; give all"
         ):
-            gather(member(0), port, 1)
+            gather(member(0), port, 1.0)
