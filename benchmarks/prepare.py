@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from benchmarks.measure import Contestant, TrainedVariant
 from benchmarks.statistics import retained_interval
@@ -17,6 +18,8 @@ from recjax.config import Experiment, check
 from recjax.data.next_item import NextItemData
 from recjax.data.top_n import TopNData
 from recjax.evaluation import LOWER_IS_BETTER, Data, is_better, make_evaluator, sanity_rows, share_kept
+from recjax.parallel.mesh import make_mesh
+from recjax.parallel.start import is_writer
 from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
@@ -87,7 +90,7 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[
         contestants = _with_train_speed(contestants, experiment, data, base.params, train_window_s)
 
     columns = data.serving_samples()
-    floor = CompiledModel(_answer_nothing, (), columns, experiment.serving.buckets)
+    floor = CompiledModel(_answer_nothing, (), columns, experiment.serving.buckets, serving_mesh(experiment))
     return [*contestants, Contestant(experiment=experiment, label="null", compiled=floor, columns=columns)]
 
 
@@ -112,8 +115,10 @@ def _finish(
         quality = make_evaluator(model.score, data, "test")(model.variables)
         validated = make_evaluator(model.score, data, "valid")(model.variables).metrics[metric]
         advance("evaluated")
-        model.save(stored, experiment, quality)
-        compiled = compile_final_model(model, columns, experiment.serving.buckets, experiment.serving.top_k)
+        if is_writer():
+            model.save(stored, experiment, quality)
+        serving = experiment.serving
+        compiled = compile_final_model(model, columns, serving.buckets, serving.top_k, serving_mesh(experiment))
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
     float_params = jax.eval_shape(lambda: init_params(experiment.model.build(data.schema), one_batch(data, 1), 0))
     fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
@@ -140,6 +145,17 @@ def _finish(
         no_train_speed="the suite times no training steps",
     )
     return Contestant(experiment=experiment, label=label, compiled=compiled, columns=columns, trained=trained)
+
+
+def serving_mesh(experiment: Experiment) -> Mesh | None:
+    """Returns the mesh that the experiment's model is served on; None where one device serves.
+
+    That is so without `pjit`, and in a run of several processes, whose requests all come to the first one.
+    """
+    parallel = experiment.parallel
+    if parallel.strategy != "pjit" or jax.process_count() > 1:
+        return None
+    return make_mesh({"data": parallel.data, "model": parallel.model})
 
 
 def _check_variants(experiment: Experiment, variants: Sequence[Chain], data: Data) -> None:

@@ -48,8 +48,9 @@ def quantization_fault(model: FinalModel, program: Program, columns: Mapping[str
         return f"{', '.join(floats)} should be quantized and is stored as floats"
     if program.arguments is None:
         return None
-    known = collections.Counter(_described(leaf.dtype, leaf.shape) for leaf in flat.values())
-    known += collections.Counter(_described(c.dtype, (program.batch_size, *c.shape[1:])) for c in columns.values())
+    known = collections.Counter(_described(leaf.dtype, _shape_on_a_device(leaf)) for leaf in flat.values())
+    samples = program.batch_size // program.shares
+    known += collections.Counter(_described(c.dtype, (samples, *c.shape[1:])) for c in columns.values())
     if beside := collections.Counter(program.arguments) - known:
         return f"the program reads {', '.join(sorted(beside))} beside the stored variables and the request"
     if quantized[0].weight_only:
@@ -66,6 +67,10 @@ def quantization_fault(model: FinalModel, program: Program, columns: Mapping[str
 def _floats(products: Mapping[str, int]) -> int:
     """Returns how many of the products are of wide floats on both sides."""
     return sum(number for kind, number in products.items() if _WIDE.match(kind))
+
+
+def _shape_on_a_device(leaf: Any) -> tuple[int, ...]:
+    return leaf.sharding.shard_shape(leaf.shape) if hasattr(leaf, "sharding") else leaf.shape
 
 
 def _described(dtype: Any, shape: tuple[int, ...]) -> str:

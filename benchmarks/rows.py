@@ -10,7 +10,7 @@ from benchmarks.results import Row
 from benchmarks.statistics import ratio_summary, summarize_latency
 from recjax.config import to_dict
 from recjax.hardware.ceilings import Ceilings
-from recjax.hardware.device import describe_device, peak_memory_bytes, support_platform
+from recjax.hardware.device import describe_device, describe_training, peak_memory_bytes, support_platform
 from recjax.serving.compiled import Program
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def make_row(
         for name in ("target_qps", "search", "slo_ms"):
             missing(name, "only the server scenario has a latency limit")
     missing("energy_j_per_1k_samples", f"recjax reads no energy counter on {platform}")
-    missing("device.mesh", "one device, no mesh")
+    mesh = contestant.compiled.mesh
+    if mesh is None:
+        missing("device.mesh", "one device answers, no mesh")
     peak_memory = peak_memory_bytes(facts.device)
     if peak_memory is None:
         missing("peak_memory_bytes", "the CPU device keeps no count; program_memory_bytes is the compiler's figure")
@@ -86,7 +88,7 @@ def make_row(
         started_at=measured.started_at,
         suite=facts.suite,
         dataset=contestant.experiment.dataset.source,
-        device=describe_device([facts.device]),
+        device=describe_device([facts.device], mesh),
         scenario=measured.scenario,
         batch_size=measured.batch_size,
         latency_ms=latency.values,
@@ -105,7 +107,7 @@ def make_row(
         program_memory_bytes=program.memory_bytes,
         peak_memory_bytes=peak_memory,
         energy_j_per_1k_samples=None,
-        environment=facts.environment,
+        environment=facts.environment | {"training": describe_training(contestant.experiment.parallel)},
         reasons=reasons,
         **_roofline_fields(contestant, measured, facts, reasons),
         **_sparse_speed_fields(contestant, measured, of_fp32, of_masked, speedup, reasons),

@@ -7,13 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from recjax.command_line import OneLineParser, run_command
+from recjax.command_line import OneLineParser, add_parallel_options, parallel_overrides, run_command
 
 EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 7 minutes on 2 cores)
   python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 minute)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --device=cpu --config=configs/sasrec_movielens_small.py --set training.epochs=5
+  python -m benchmarks.run --device=tpu --parallel=pjit          on all chips; the same on every host of a slice
   python -m benchmarks.run --list
 
 results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html, models/
@@ -40,6 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         dest="overrides",
         help="override a config value; repeatable",
     )
+    add_parallel_options(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: runs/SUITE-DEVICE)")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     return parser.parse_args(arguments)
@@ -60,16 +62,20 @@ def _run(options: argparse.Namespace) -> int:
 
     from benchmarks.suite import load_suite, suite_of_config
     from recjax.hardware.device import select_device
+    from recjax.parallel.start import finish, quiet_others, start
 
-    if options.config:
-        suite = suite_of_config(options.config, options.overrides)
-    else:
-        suite = load_suite(options.suite, options.overrides)
+    overrides = parallel_overrides(options) + options.overrides
+    of_file = options.config
+    suite = suite_of_config(of_file, overrides) if of_file else load_suite(options.suite, overrides)
+    start()
+    quiet_others()
     device = select_device(options.device)[0]
 
     from benchmarks.runner import run_suite
 
-    return run_suite(suite, device, options.out or Path("runs") / f"{suite.name}-{options.device}")
+    code = run_suite(suite, device, options.out or Path("runs") / f"{suite.name}-{options.device}")
+    finish()
+    return code
 
 
 if __name__ == "__main__":

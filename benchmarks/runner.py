@@ -21,6 +21,7 @@ from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
 from recjax.hardware.ceilings import measure_ceilings
 from recjax.hardware.device import describe_device
+from recjax.parallel.start import is_writer
 from recjax.progress import console, stage
 
 
@@ -36,7 +37,7 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     console.print(f"suite {suite.name} on {describe_device([device])['kind']}; results go to {folder}", markup=False)
     console.print(suite.description, markup=False)
-    writer, code = ResultWriter(folder), 0
+    writer, code = (ResultWriter(folder) if is_writer() else None), 0
     samples: dict[str, NDArray] = {}
     try:
         with stage("measuring the device's ceilings", 1) as advance:
@@ -51,15 +52,19 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
         )
         for case in suite.cases:
             contestants = prepare_case(case, folder, suite.measurement.train_window_s)
+            if writer is None:  # every process trains; the first one measures what serves, and writes
+                continue
             for rows, latencies in measure_case(contestants, suite.measurement, facts):
                 writer.write(rows)
                 samples |= latencies
     except KeyboardInterrupt:
         code = INTERRUPTED
-        kept = f"{len(writer.rows)} finished rows are kept in {writer.path}" if writer.rows else "no row was finished"
+        kept = "no row was finished"
+        if writer and writer.rows:
+            kept = f"{len(writer.rows)} finished rows are kept in {writer.path}"
         console.print(f"interrupted; {kept}", markup=False)
     finally:
-        if writer.rows:
+        if writer and writer.rows:
             arrays: dict[str, Any] = {key: latency_ms.astype(np.float32) for key, latency_ms in samples.items()}
             np.savez_compressed(folder / "samples.npz", **arrays)
             report = write_report(writer.rows, folder, samples)

@@ -28,6 +28,31 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(UNUSABLE, f"error: {message}; see {self.prog} --help\n")
 
 
+def add_parallel_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say over which devices a run is spread."""
+    parser.add_argument(
+        "--parallel", metavar="pjit|pmap", help="train on all devices: on a mesh, or in replicas (default: on one)"
+    )
+    parser.add_argument(
+        "--mesh", metavar="data=n,model=m", help="devices along each axis, -1 for the rest (default: data=-1,model=1)"
+    )
+
+
+def parallel_overrides(options: argparse.Namespace) -> list[str]:
+    """Returns the overrides of an experiment that `--parallel` and `--mesh` stand for.
+
+    Raises:
+      UserError: an option of another form.
+    """
+    overrides = [f"parallel.strategy={options.parallel}"] if options.parallel else []
+    for text in options.mesh.split(",") if options.mesh else ():
+        name, separator, size = text.partition("=")
+        if name not in ("data", "model") or not separator:
+            raise UserError(f"--mesh {options.mesh}: {text!r} is not of the form data=n or model=n")
+        overrides.append(f"parallel.{name}={size}")
+    return overrides
+
+
 def make_output_folder(folder: Path) -> None:
     """Makes the folder and those above it.
 

@@ -13,7 +13,7 @@ from recjax.replicas import batch_sum
 
 
 def masked_mean(values: Float[Array, "*shape"], where: Bool[Array, "*shape"]) -> Float[Array, ""]:
-    """Returns the mean of the kept values, of the whole batch's in a part of it (recjax.replicas); 0 if none is kept."""
+    """Returns the mean of the kept values, of all replicas' (recjax.replicas) in one; 0 if none is kept."""
     return batch_sum(jnp.sum(values * where)) / jnp.maximum(batch_sum(jnp.sum(where)), 1)
 
 

@@ -33,7 +33,7 @@ def plan_table(rows: Sequence[PlanRow]) -> Group:
     return Group(table, *(Text(note) for note in _notes(rows)))
 
 
-def quantity(value: float, unit: str = "", units: Mapping[float, str] = COUNT) -> str:
+def quantity(value: float | int, unit: str = "", units: Mapping[float, str] = COUNT) -> str:
     """Returns a number with three digits and a prefix: "1.23 M", "45.6 ms"."""
     scales = sorted(units, reverse=True)
     scale = next((scale for scale in scales if abs(value) >= scale), min(1.0, scales[-1]))

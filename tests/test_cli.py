@@ -15,6 +15,8 @@ from recjax.commands import print_quality
 from recjax.config import Experiment
 from recjax.data.next_item import NextItemData
 from recjax.evaluation import make_evaluator
+from recjax.hardware import compile_absent
+from recjax.hardware.topology import missing_compiler
 from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.pipeline import OnEpoch, finalize
 
@@ -294,7 +296,67 @@ def test_a_diverging_training_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["train|evaluate|explain"]),
+        (["--devices", "v5e:4"], ["device 'v5e:4'", "as v5e:4x4"]),
+        (["--devices", "v9:4x4"], ["unknown accelerator 'v9'; valid: a100-40gb"]),
+        (["--devices", "v5e:4x4", "--mesh", "data"], ["--mesh is 'data'", "as data=-1,model=2"]),
+        (["--devices", "v5e:4x4", "--batch-size", "0"], ["--batch-size is 0; allowed: >= 1"]),
+        (["--devices", "v5e:4x4", "--prices", "none.toml"], ["cannot read the price file none.toml"]),
+        (["--devices", "v5e:4x4", "--json", "nowhere/plan.json"], ["there is no folder nowhere"]),
+        (["--devices", "v5e:4x4", "--set", "dataset.source=nothing"], ["unknown Dataset.source 'nothing'"]),
+        (["--devices", "v5e:4x4", "--set", "model.x=1"], ["unknown config key in 'model.x'"]),
+    ],
+)
+def test_an_unusable_plan_is_one_line(
+    config: str, arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", config, *arguments]) == 2
+    assert_one_line(capsys.readouterr().err, *parts)
+
+
+def test_a_plan_prints_a_table_and_writes_rows(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_absent, "missing_compiler", lambda platform: f"no compiler for {platform}")
+    path = tmp_path / "plan.json"
+    arguments = ["--devices", "v5e:4x4,h200:8", "--program", "serve", "--json", str(path)]
+    assert main(["plan", config, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert "v5e:4x4" in captured.out
+    assert "no compiler for cuda" in captured.out
+    error = captured.err.splitlines(keepends=True)[-1]
+    assert_one_line(error, "nothing compiles for v5e:4x4,h200:8: no compiler for tpu")
+    assert [row["reason"] for row in json.loads(path.read_text())] == ["no compiler for tpu", "no compiler for cuda"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
+def test_a_plan_for_a_tpu_slice_that_is_not_here(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    assert main(["plan", config, "--devices", "v5e:2x2,v6e:1x1", "--batch-size", "64", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())
+    assert [(row["target"], row["program"], row["samples"]) for row in rows] == [
+        ("v5e:2x2", "train", 64),
+        ("v5e:2x2", "serve", 64),
+        ("v6e:1x1", "train", 64),
+        ("v6e:1x1", "serve", 64),
+    ]
+    assert all(row["estimated"] and row["estimate"]["fits"] for row in rows)
+    assert "all-reduce" in rows[0]["costs"]["collective_bytes"]
+    assert rows[2]["costs"]["collective_bytes"] == {}
+    output = capsys.readouterr().out
+    assert output.count("fits") == 4
+    assert max(len(line) for line in output.splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["train|evaluate|explain|plan"]),
+        (["plan", "a.py"], ["--devices"]),
+        (["plan", "a.py", "--devices", "v5e:4x4", "--out", "x"], ["--out"]),
+        (["plan", "a.py", "--devices", "v5e:4x4", "--program", "all"], ["'all'"]),
         (["trian"], ["'trian'"]),
         (["train"], ["CONFIG"]),
         (["train", "a.py", "--epochs", "3"], ["--epochs"]),
@@ -309,7 +371,7 @@ def test_a_wrong_command_line_exits_with_one_line(
     assert_one_line(capsys.readouterr().err, *parts, "--help")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["explain", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["explain", "--help"], ["plan", "--help"]])
 def test_help_imports_no_jax(arguments: list[str]) -> None:
     code = f"""
 import sys

@@ -52,7 +52,7 @@ def test_a_mesh_is_axes_and_sizes() -> None:
 
 @pytest.mark.parametrize("text", ["", "data", "data=", "data=x", "data=2,data=4", "data=2;model=4", "data=--2"])
 def test_unusable_meshes(text: str) -> None:
-    with pytest.raises(UserError, match="--mesh is .*; allowed: an axis and its size"):
+    with pytest.raises(UserError, match=r"--mesh is .*; allowed: an axis and its size"):
         parse_mesh(text)
 
 

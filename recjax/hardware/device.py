@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from recjax.config import Parallel
 from recjax.errors import DeviceError, unknown_name
+from recjax.parallel.mesh import mesh_shape
 from recjax.processor import cpu_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -29,7 +32,7 @@ REMEDIES = {
 
 
 def select_device(platform_name: str) -> Sequence[jax.Device]:
-    """Returns the devices of that platform and makes the first one JAX's default.
+    """Returns this process's devices of that platform and makes the first one JAX's default.
 
     Call it before anything else touches JAX: on a CPU run it keeps other backends from starting at all.
 
@@ -45,7 +48,7 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
     if platform_name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
-        devices = jax.devices(platform_name)
+        devices = jax.local_devices(backend=platform_name)
     except (RuntimeError, AssertionError) as error:
         found = _found_devices()
         raise DeviceError(
@@ -63,10 +66,20 @@ def _found_devices() -> str:
         return f"nothing (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r})"
 
 
-def describe_device(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Returns platform, kind and count as they stand in a result row."""
+def describe_device(devices: Sequence[jax.Device], mesh: Mesh | None = None) -> dict[str, Any]:
+    """Returns platform and kind as they stand in a result row, and the number of devices that answer together."""
     kind = cpu_model() if devices[0].platform == "cpu" else devices[0].device_kind
-    return {"platform": devices[0].platform, "kind": kind, "count": 1, "mesh": None}
+    of_mesh = {"count": mesh.size, "mesh": dict(mesh.shape)} if mesh else {"count": 1, "mesh": None}
+    return {"platform": devices[0].platform, "kind": kind, **of_mesh}
+
+
+def describe_training(parallel: Parallel) -> dict[str, Any]:
+    """Returns over which devices a training was spread, as it stands in a result row's environment."""
+    if parallel.strategy == "single":
+        return {"strategy": "single", "devices": 1, "processes": 1}
+    spread = {"strategy": parallel.strategy, "devices": jax.device_count(), "processes": jax.process_count()}
+    shape = mesh_shape({"data": parallel.data, "model": parallel.model}, jax.device_count())
+    return spread | {"mesh": shape, "fully_sharded": parallel.fully_sharded, "tables": parallel.tables}
 
 
 def support_platform(device: jax.Device) -> str:

@@ -79,6 +79,10 @@ class SparseCoreTables:
         """Returns the library's description of each stack, by its name."""
         return import_library().embedding.get_stacked_table_specs(self.features)
 
+    def stack_of(self, field: str) -> str:
+        """Returns the name of the stack that the field's table is in."""
+        return self.features[field].table_spec.stacked_table_spec.stack_name
+
     @property
     def rows(self) -> PartitionSpec:
         """Returns the sharding of a first axis over all devices."""
@@ -269,5 +273,5 @@ def _ids_a_sample(tables: SparseCoreTables) -> dict[str, int]:
     """Returns how many ids of each stack a sample has at most."""
     most = dict.fromkeys(tables.stacks, 0)
     for field in tables.schema.fields:
-        most[tables.features[field.name].table_spec.stacked_table_spec.stack_name] += field.length
+        most[tables.stack_of(field.name)] += field.length
     return most

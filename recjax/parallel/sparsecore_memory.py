@@ -225,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--optimizer", default="adagrad", help="sgd, adagrad or lazy_adam (default adagrad)")
     parser.add_argument("--batches", type=int, default=4, help="that buffer sizes are measured on (default 4)")
     parser.add_argument("--any-batch", action="store_true", help="buffers with room for any batch, instead of measured")
+    parser.add_argument("--limits", action="store_true", help="also print each stack's buffer sizes")
     options = parser.parse_args(arguments)
     os.environ.update(WITHOUT_TPU)  # before JAX is imported
     return run_command(lambda: _print_memory(options))
@@ -236,7 +237,7 @@ def _print_memory(options: argparse.Namespace) -> int:
     from recjax.parallel.sparsecore_inputs import measure_limits
 
     data = SyntheticDLRMv2(DLRMv2Options(table_scale=options.table_scale))
-    rows = {}
+    rows, limits = {}, ["| topology | tables of the stack | ids | unique_ids | buffer |", "|---" * 5 + "|"]
     for topology in options.topologies.split(","):
         mesh = topology_mesh(topology)
         cores = make_sparsecore_tables(data.schema, options.embedding_dim, mesh, 128 * mesh.size).n_sparsecores
@@ -247,7 +248,12 @@ def _print_memory(options: argparse.Namespace) -> int:
             batches = (data.batch("train", index, tables.local_batch_size) for index in range(options.batches))
             tables = with_limits(tables, measure_limits(tables, batches))
         rows[topology] = sparsecore_memory(tables)
+        for stack, limit in tables.limits.items():
+            fields = " ".join(field.name for field in data.schema.fields if tables.stack_of(field.name) == stack)
+            limits.append(f"| {topology} | {fields} | {limit.ids:,} | {limit.unique_ids:,} | {limit.buffer:,} |")
     print(markdown_table(rows))
+    if options.limits:
+        print("\n" + "\n".join(limits))
     return 0
 
 

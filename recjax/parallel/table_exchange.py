@@ -125,7 +125,7 @@ class TableExchange:
             table, of_part = update_rows(tables[part], of_part, rows_T, grads_TD, over)
             return {**tables, part: table}, {slot: {**slots[slot], part: of_part[slot]} for slot in slots}
 
-        return self._visit(name, paths, _lengths(tables), *inputs, visit, (tables, slots))
+        return self._visit(name, paths, _lengths(tables), inputs, visit, (tables, slots))
 
     def _local_squares(
         self, name: str, paths: tuple[str, ...], combine: CombineRows, tables: Any, *inputs: Any
@@ -137,7 +137,7 @@ class TableExchange:
             squares = jnp.sum(jnp.square(combine(rows_T, grads_TD, lengths[part])))
             return {**carry, part: carry[part] + squares}
 
-        sums = self._visit(name, paths, lengths, *inputs, visit, dict.fromkeys(lengths, jnp.zeros(())))
+        sums = self._visit(name, paths, lengths, inputs, visit, dict.fromkeys(lengths, jnp.zeros(())))
         copied = sums.pop("copied", jnp.zeros(()))  # every device has all of it
         return copied + jax.lax.psum(sum(sums.values(), start=jnp.zeros(())), self.layout.axes)
 
@@ -174,14 +174,13 @@ class TableExchange:
         name: str,
         paths: tuple[str, ...],
         sizes: Mapping[str, int],
-        flat: Sequence[Array],
-        route: Route | None,
-        grads: Sequence[Array],
+        inputs: Any,
         visit: Callable[..., Any],
         carry: Any,
     ) -> Any:
         """Returns `carry` after `visit(carry, part, ids, gradients, over columns)` of what reaches this device."""
         layout, axes = self.layout, self.layout.axes
+        flat, route, grads = inputs
         lookups = [(layout.groups[name].places[path], i, g) for path, i, g in zip(paths, flat, grads, strict=True)]
         if route is not None:
             grads_ND = jnp.concatenate([g for place, _, g in lookups if _is_owned(place)])
@@ -249,14 +248,15 @@ class TableExchange:
     def _route_specs(self, name: str, paths: tuple[str, ...]) -> Route | None:
         if not any(_is_owned(self.layout.groups[name].places[path]) for path in paths):
             return None
-        return Route(*[self._split] * (len(Route._fields) - 1), rounds=PartitionSpec())
+        spec: Any = self._split
+        return Route(spec, spec, spec, spec, spec, rounds=PartitionSpec())  # type: ignore[arg-type]
 
     def _on_shards(self, local: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         return jax.shard_map(local, mesh=self.layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _in_turn(paths: tuple[str, ...], lookups: Lookups) -> list[Array]:
-    """Returns the arrays of the lookups in the order of `paths`, in which a path stands once for each of its lookups."""
+    """Returns the arrays of the lookups in the order of `paths`, where a path stands once for each of its lookups."""
     remaining = {path: iter(lookups[path]) for path in set(paths)}
     return [next(remaining[path]) for path in paths]
 

@@ -209,7 +209,8 @@ def unpack_table(layout: TableLayout, parts: Mapping[str, Array], place: Place) 
 
 
 def _pack_owned(group: Group, tables: Mapping[str, Array], shards: int) -> Array:
-    blocks, whole = [], [[] for _ in range(shards)]
+    blocks: list[Array] = []
+    whole: list[list[tuple[int, Array]]] = [[] for _ in range(shards)]
     for path, place in group.places.items():
         if place.kind == "row_wise":
             table, rows = tables[path], place.rows_a_shard(shards)

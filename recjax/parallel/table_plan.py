@@ -48,8 +48,8 @@ class TableUse:
         Without counts each is taken to be distinct, up to V.
         """
         if self.counts is None:
-            return min(ids, self.vocab_size)
-        share_V = self.counts / max(self.counts.sum(), 1)
+            return float(min(ids, self.vocab_size))
+        share_V = self.counts / max(int(self.counts.sum()), 1)
         share_V[np.asarray(hot_ids, np.int64)] = 0
         return float(-np.expm1(ids * np.log1p(-np.minimum(share_V, 1 - 1e-12))).sum())
 
@@ -71,7 +71,7 @@ class TableCost:
     """
 
     sent_bytes: float
-    held_bytes: float
+    held_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +108,7 @@ def plan_tables(uses: Sequence[TableUse], mesh: Mesh, parallel: Parallel, free_b
             kinds[use.path] = _demanded(use, parallel.tables, shards)
             continue
         of_table = costs[use.path]
-        candidates = [kind for kind in of_table if kind != "table_wise"] or ["table_wise"]
-        kinds[use.path] = min(candidates, key=lambda kind: (of_table[kind].sent_bytes, of_table[kind].held_bytes))
+        kinds[use.path] = min(of_table, key=lambda kind: (of_table[kind].sent_bytes, of_table[kind].held_bytes))
     if parallel.tables == "planned":
         _fit(kinds, costs, free_bytes)
     hot = {path: ids for path, ids in hot.items() if kinds[path] == "row_wise" and len(ids)}
@@ -161,7 +160,7 @@ def _costs(use: TableUse, shards: int, hot_ids: NDArray[np.int32]) -> dict[Kind,
         costs["row_wise"] = TableCost(travelling + copied, held)
     if use.dim % shards == 0 and use.dim > 1:
         of_ids, of_rows = 2 * (shards - 1) * ids * WORD, 2 * away * ids * use.dim * WORD
-        costs["column_wise"] = TableCost(of_ids + of_rows, table_bytes / shards)
+        costs["column_wise"] = TableCost(of_ids + of_rows, table_bytes // shards)
     costs["table_wise"] = TableCost(use.distinct_ids(ids) * away * 2 * (1 + use.dim) * WORD, table_bytes)
     return costs
 

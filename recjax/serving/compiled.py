@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from recjax.errors import UserError
@@ -26,6 +27,7 @@ class Program:
     """One compiled batch size, and what the compiler says of it.
 
     Attributes:
+      shares: devices that share a batch, each with its part of the samples.
       executable: called with (variables, batch).
       compile_s: seconds to lower and compile; never part of a latency.
       flops: operations of the program before XLA's optimisations; a multiply-add counts two, None
@@ -38,6 +40,7 @@ class Program:
     """
 
     batch_size: int
+    shares: int
     executable: Any
     compile_s: float
     flops: float | None
@@ -55,16 +58,20 @@ class CompiledModel:
     waits for the device.
     """
 
-    def __init__(self, answer: Answer, variables: Any, columns: Columns, buckets: Sequence[int]) -> None:
+    def __init__(
+        self, answer: Answer, variables: Any, columns: Columns, buckets: Sequence[int], mesh: Mesh | None = None
+    ) -> None:
         """Compiles `answer` for every bucket.
 
         Args:
           answer: pure function of (variables, batch).
-          variables: put on the default device once.
+          variables: put on the default device once; on a mesh they stay as they lie on it.
           columns: requests; their dtypes and trailing shapes are compiled in.
-          buckets: ascending batch sizes.
+          buckets: ascending batch sizes; on a mesh a batch that its "data" devices can share evenly is shared.
+          mesh: of the devices that answer together; None answers on the default device.
         """
-        self.variables = jax.device_put(variables)
+        self.mesh = mesh
+        self.variables = jax.device_put(variables) if mesh is None else _on_mesh(variables, mesh)
         self.buckets = tuple(buckets)
         self.programs = {size: self._compile(answer, columns, size) for size in buckets}
 
@@ -91,9 +98,17 @@ class CompiledModel:
         return {name: np.asarray(value)[:n] for name, value in outputs.items()}
 
     def _compile(self, answer: Answer, columns: Columns, size: int) -> Program:
-        shapes = {name: jax.ShapeDtypeStruct((size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
+        split = whole = None
+        shares = 1
+        if self.mesh is not None:
+            split = whole = NamedSharding(self.mesh, PartitionSpec())
+            if size % self.mesh.shape["data"] == 0:
+                split, shares = NamedSharding(self.mesh, PartitionSpec("data")), self.mesh.shape["data"]
+        shapes = {
+            name: jax.ShapeDtypeStruct((size, *c.shape[1:]), c.dtype, sharding=split) for name, c in columns.items()
+        }
         start = time.perf_counter()
-        lowered = jax.jit(answer).lower(self.variables, shapes)
+        lowered = jax.jit(answer, out_shardings=whole).lower(self.variables, shapes)
         executable = lowered.compile()
         compile_s = time.perf_counter() - start
         memory, text = executable.memory_analysis(), executable.as_text()
@@ -102,6 +117,7 @@ class CompiledModel:
         in_use = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
         return Program(
             batch_size=size,
+            shares=shares,
             executable=executable,
             compile_s=compile_s,
             flops=(lowered.cost_analysis() or {}).get("flops") if counted else None,
@@ -113,6 +129,19 @@ class CompiledModel:
         )
 
 
-def compile_final_model(model: Any, columns: Columns, buckets: Sequence[int], top_k: int) -> CompiledModel:
-    """Returns a FinalModel compiled to answer requests in every bucket."""
-    return CompiledModel(functools.partial(model.serve, top_k=top_k), model.variables, columns, buckets)
+def compile_final_model(
+    model: Any, columns: Columns, buckets: Sequence[int], top_k: int, mesh: Mesh | None = None
+) -> CompiledModel:
+    """Returns a FinalModel compiled to answer requests in every bucket; on a mesh, if its variables lie on one."""
+    return CompiledModel(functools.partial(model.serve, top_k=top_k), model.variables, columns, buckets, mesh)
+
+
+def _on_mesh(variables: Any, mesh: Mesh) -> Any:
+    """Returns the variables on the mesh: whole on every device but for those that lie split on it already."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(leaf: Any) -> jax.Array:
+        lies_on_it = isinstance(leaf, jax.Array) and leaf.sharding.device_set == set(mesh.devices.flat)
+        return leaf if lies_on_it else jax.device_put(leaf, whole)
+
+    return jax.tree.map(put, variables)

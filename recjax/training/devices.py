@@ -75,6 +75,10 @@ class TrainingDevices(Protocol):
         """Returns a copy of the state's parameters in their whole shapes."""
         ...
 
+    def trained(self, params: Params) -> Params:
+        """Returns `best_params` as arrays of this process, for what follows training."""
+        ...
+
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
         """Returns (state, context) -> variables, compiled, and (variables, batch) -> the module's scores."""
         ...
@@ -134,6 +138,10 @@ class OneDevice:
         """Returns a copy of the parameters."""
         return jax.tree.map(jnp.copy, state.params)
 
+    def trained(self, params: Params) -> Params:
+        """Returns the parameters."""
+        return params
+
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
         """Returns (state, context) -> variables, and (variables, batch) -> scores."""
         variables_of, score = score_whole(module)
@@ -145,12 +153,10 @@ class Replicas:
     """Data parallelism by `pmap`: every device has the whole state, and its part of the batch.
 
     Attributes:
-      devices: of this process.
-      count: of all processes.
+      devices: of all processes.
     """
 
     devices: tuple[jax.Device, ...]
-    count: int
 
     store = WholeTables(in_replicas=True)
     evaluation = ONE_DEVICE_EVALUATION  # by each process on its first device
@@ -169,49 +175,72 @@ class Replicas:
         return self._copies(whole)
 
     def whole_like(self, like: TrainState) -> TrainState:
-        """Returns the shapes: JAX's default device has everything outside a step."""
-        return like
+        """Returns shapes and types, and where there are several processes that each of them has everything."""
+        if self._is_alone:
+            return like
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._everywhere), like)
 
     def step_number(self, state: TrainState) -> int:
         """Returns how many steps the state has behind it."""
         return int(_first(state.step))
 
     def whole(self, state: TrainState) -> TrainState:
-        """Returns the first device's copy."""
-        return _first(state)
+        """Returns the first device's copy; where there are several processes, as arrays of all of them."""
+        return _first(state) if self._is_alone else jax.tree.map(self._of_all, _first(state))
 
     def put_batch(self, batch: NumpyBatch) -> Batch:
         """Returns the parts of this process's devices along a new first axis."""
-        first, here = jax.process_index() * len(self.devices), len(self.devices)
-        return {
-            name: column.reshape(self.count, -1, *column.shape[1:])[first : first + here]
-            for name, column in batch.items()
-        }
+        here = [number for number, device in enumerate(self.devices) if device in self._local]
+        return {name: column.reshape(len(self.devices), -1, *column.shape[1:])[here] for name, column in batch.items()}
 
     def put_whole(self, tree: Any) -> Any:
         """Returns a copy of the arrays for each device."""
         return self._copies(tree)
 
     def best_params(self, state: TrainState) -> Params:
-        """Returns a copy of the parameters on the first device."""
+        """Returns a copy of the parameters."""
         return jax.tree.map(jnp.copy, self.whole(state).params)
+
+    def trained(self, params: Params) -> Params:
+        """Returns the parameters on this process's first device."""
+        return params if self._is_alone else jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
 
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
         """Returns (state, context) -> variables on the first device, and (variables, batch) -> scores."""
         variables_of, score = score_whole(module)
         return lambda state, context: variables_of(_first(state.params), _first(context)), score
 
+    @property
+    def _is_alone(self) -> bool:
+        return jax.process_count() == 1
+
+    @property
+    def _everywhere(self) -> NamedSharding:
+        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec())
+
+    def _of_all(self, leaf: jax.Array) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, self._everywhere, lambda index: leaf[index])
+
+    @property
+    def _local(self) -> list[jax.Device]:
+        return [device for device in self.devices if device.process_index == jax.process_index()]
+
     def _copies(self, tree: Any) -> Any:
-        sharding = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
-        n = len(self.devices)
-        return jax.tree.map(lambda leaf: jax.device_put(np.broadcast_to(leaf, (n, *np.shape(leaf))), sharding), tree)
+        sharding = NamedSharding(Mesh(np.array(self._local), (AXIS,)), PartitionSpec(AXIS))
+        n = len(self._local)
+
+        def copies(leaf: Any) -> jax.Array:
+            here = leaf if self._is_alone or not isinstance(leaf, jax.Array) else leaf.addressable_data(0)
+            return jax.device_put(np.broadcast_to(here, (n, *np.shape(here))), sharding)
+
+        return jax.tree.map(copies, tree)
 
     def _compile(self, step: TrainStep) -> TrainStep:
         def replica_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
             with replicas():
                 return step(state, batch)
 
-        mapped = jax.pmap(replica_step, axis_name=AXIS, donate_argnums=0)
+        mapped = jax.pmap(replica_step, axis_name=AXIS, donate_argnums=0, devices=self.devices)
 
         @functools.wraps(step)
         def first_loss(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:

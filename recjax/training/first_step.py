@@ -185,7 +185,7 @@ def _choose_devices(
     check_batch("training.batch_size", training.batch_size, mesh)
     if parallel.strategy == "pmap":
         _check_replicable(model_config, transform, name)
-        return Replicas(tuple(jax.local_devices()), mesh.size), None
+        return Replicas(tuple(mesh.devices.flat)), None
     plan = None
     if tables:
         uses = _table_uses(module, like, batch, counts)
@@ -203,8 +203,8 @@ def _check_replicable(model_config: Any, transform: Transform, name: str) -> Non
         )
     if transform.narrow_gradients:
         raise UserError(
-            f"pmap cannot train with {transform.label}: its gradients are scaled by the whole batch, and a replica sees "
-            "its own part alone; set parallel.strategy=pjit, or backward_bits=None"
+            f"pmap cannot train with {transform.label}: its gradients are scaled by the whole batch, and a replica "
+            "sees its own part alone; set parallel.strategy=pjit, or backward_bits=None"
         )
 
 
@@ -226,7 +226,8 @@ def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts |
     return [
         TableUse(
             path,
-            *table.shape,
+            vocab_size=table.shape[0],
+            dim=table.shape[1],
             ids=sum(math.prod(ids.shape) for ids in lookups.get(path, ())),
             slot_words=sum(math.prod(slot.shape[1:]) for slot in like.opt_state.slots[path].values()),
             counts=counted.get(path.removesuffix("table").rstrip("/")),
@@ -241,4 +242,4 @@ def _free_bytes(mesh: Mesh) -> float:
     statistics = device.memory_stats() if device.process_index == jax.process_index() else None
     if not statistics or "bytes_limit" not in statistics:
         return math.inf
-    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return float(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))

@@ -130,10 +130,11 @@ def fit(
             finish_epoch(epoch, train_loss)
     if not any(record.is_best for record in history):
         raise UserError(
-            f"{transform.label} is settled from step {settled} on and training ended at step {devices.step_number(state)}, "
-            "because gradients of a scaled loss overflowed; train for more epochs, or let the transform end earlier"
+            f"{transform.label} is settled from step {settled} on and training ended at step "
+            f"{devices.step_number(state)}, because gradients of a scaled loss overflowed; train for more epochs, or "
+            "let the transform end earlier"
         )
-    return FitResult(best_params, tuple(history))
+    return FitResult(devices.trained(best_params), tuple(history))
 
 
 def _patience_is_over(history: list[EpochRecord], training: Training) -> bool:

@@ -16,7 +16,7 @@ from flax.core.tracers import current_trace
 
 from recjax.errors import UserError
 from recjax.nn.embedding import Embedding
-from recjax.transforms.paths import flatten
+from recjax.transforms.paths import FlatParams, flatten
 from recjax.transforms.protocol import Params
 
 Tables = Mapping[str, jax.Array]  # [V, D] by the parameter's path, as in "table_user/table"
@@ -25,7 +25,7 @@ Lookups = dict[str, list[jax.Array]]  # by table, in the order of the calls: ids
 REMEDY = "set training.table_optimizer=dense"
 
 
-def split_tables(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def split_tables(params: Params) -> tuple[FlatParams, FlatParams]:
     """Returns the tables (parameters that an `Embedding` made) and all other parameters, both by path."""
     flat = flatten(params)
     tables = {path: flat.pop(path) for path in list(flat) if f"/{path}".endswith("/table")}

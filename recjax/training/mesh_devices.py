@@ -62,9 +62,10 @@ class MeshDevices:
         return ShardedTables(TableExchange(self.plan.layout, self.plan.distinct_share), self.like.params)
 
     @property
-    def layout(self) -> TableLayout | None:
-        """Returns where the tables' rows lie, if they are packed."""
-        return self.plan.layout if self.plan else None
+    def layout(self) -> TableLayout:
+        """Returns where the rows of packed tables lie."""
+        assert self.plan is not None
+        return self.plan.layout
 
     @property
     def evaluation(self) -> EvaluationDevices:
@@ -98,7 +99,7 @@ class MeshDevices:
 
     def whole(self, state: TrainState) -> TrainState:
         """Returns the state in whole shapes, split by `whole_specs`."""
-        return state if self.layout is None else self._unpack(state)
+        return state if self.plan is None else self._unpack(state)
 
     @functools.cached_property
     def whole_shardings(self) -> TrainState:
@@ -125,6 +126,13 @@ class MeshDevices:
         """Returns a copy of the parameters in whole shapes."""
         return jax.tree.map(jnp.copy, self.whole(state).params)
 
+    def trained(self, params: Params) -> Params:
+        """Returns the parameters as they lie; where there are several processes, whole on each one's first device."""
+        if jax.process_count() == 1:
+            return params
+        everywhere = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self.mesh, WHOLE))
+        return jax.tree.map(lambda leaf: everywhere(leaf).addressable_data(0), params)
+
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
         """Returns (state, context) -> variables, and (variables, batch) -> scores.
 
@@ -132,7 +140,7 @@ class MeshDevices:
         that computes something for all requests, are unpacked.
         """
         variables_of, score = score_whole(module)
-        if self.layout is None or hasattr(module, "precompute"):
+        if self.plan is None or hasattr(module, "precompute"):
             return lambda state, context: variables_of(self.whole(state).params, context), score
         store = self.store
 
@@ -156,7 +164,7 @@ class MeshDevices:
         return jax.jit(step, donate_argnums=0, out_shardings=(self._state_shardings, NamedSharding(self.mesh, WHOLE)))
 
     def _packed(self, whole: TrainState) -> TrainState:
-        if self.layout is None:
+        if self.plan is None:
             return whole
         tables, others = split_tables(whole.params)
         names = next(iter(whole.opt_state.slots.values())).keys()
@@ -180,12 +188,13 @@ class MeshDevices:
 
     @functools.cached_property
     def _state_shardings(self) -> TrainState:
-        if self.layout is None:
+        if self.plan is None:
             return self.whole_shardings
         packed = jax.eval_shape(self._packed, self.like)
         specs = flatten(self.whole_shardings.params)
         params = ShardedParams(
-            self.layout.shardings(packed.params.tables), {path: specs[path] for path in packed.params.others}
+            self.layout.shardings(packed.params.tables),  # type: ignore[arg-type]
+            {path: specs[path] for path in packed.params.others},
         )
         slots = {name: self.layout.shardings(slot) for name, slot in packed.opt_state.slots.items()}
         whole = self.whole_shardings

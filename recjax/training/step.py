@@ -20,8 +20,8 @@ from recjax.transforms.protocol import LossScaling, Params
 class TrainState(NamedTuple):
     """Everything that a step changes; random keys are derived from `step`, so none is stored."""
 
-    step: jax.Array  # [] int32
-    params: Params
+    step: Any  # [] int32
+    params: Any  # nested dicts, or recjax.training.table_store.ShardedParams
     opt_state: Any
     loss_scale: LossScale | None = None
 

@@ -9,12 +9,12 @@ FlatParams = dict[str, Any]  # arrays, or what `is_leaf` stops at
 Params = Mapping[str, Any]
 
 
-def flatten(params: Params, is_leaf: Callable[[Any], bool] | None = None) -> FlatParams:
-    """Returns the parameters by path, as in "top_mlp/dense_0/kernel"."""
+def flatten(params: Any, is_leaf: Callable[[Any], bool] | None = None) -> FlatParams:
+    """Returns the parameters, or the leaves of another tree, by path, as in "top_mlp/dense_0/kernel"."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf)}
 
 
-def unflatten_like(params: Params, flat: Mapping[str, Any]) -> Params:
+def unflatten_like(params: Any, flat: Mapping[str, Any]) -> Any:
     """Returns `flat` in the nesting of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], params)
 

@@ -1,9 +1,11 @@
 """Programs as shapes: that they are those which train and serve, and that nothing is allocated for them."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
@@ -18,8 +20,10 @@ from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.models.ease import EASEConfig
 from recjax.parallel.mesh import make_mesh
 from recjax.training.final_model import FinalModel
-from recjax.training.fit import first_step
+from recjax.training.optimizer import make_optimizer, make_table_optimizer
 from recjax.training.pipeline import load_data, set_up
+from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
+from recjax.training.step import init_state, make_train_step
 from recjax.transforms import distill, quantize
 from recjax.transforms.protocol import chain
 
@@ -41,16 +45,23 @@ def test_the_training_program_takes_what_training_takes(
     experiment = dataclasses.replace(dlrm_experiment, training=training)
     planned = training_program(experiment, labelled, mesh)
     setup = set_up(experiment, labelled)
-    state, step, _ = first_step(setup.model_config, setup.params, labelled, training, chain())
+    module = setup.model_config.build(labelled.schema)
+    total_steps = math.ceil(labelled.n_train / 32) * training.epochs
+    optimizer = make_optimizer(training, chain(), setup.model_config, total_steps)
+    tables = make_table_optimizer(training, total_steps)
+    if tables is None:
+        state, step = init_state(setup.params, optimizer), make_train_step(module, optimizer, training.seed)
+    else:
+        state = init_sparse_state(setup.params, optimizer, tables)
+        step = make_sparse_train_step(module, optimizer, tables, training.seed)
     batch = next(labelled.train_batches(32, 0, 1))
     assert planned.samples == 32
     assert shapes(planned.arguments[0]) == shapes(state)
     assert shapes(planned.arguments[1]) == shapes(batch)
     # And computes what a step computes.
-    traced = planned.function.trace(*planned.arguments)
-    new, loss = traced.lower().compile()(state, batch)
-    again, _, _ = first_step(setup.model_config, setup.params, labelled, training, chain())
-    expected, expected_loss = step(again, batch)
+    compiled = planned.function.trace(*planned.arguments).lower().compile()
+    new, loss = compiled(jax.tree.map(jnp.copy, state), batch)
+    expected, expected_loss = step(state, batch)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new, expected)
 

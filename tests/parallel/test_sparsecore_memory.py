@@ -172,11 +172,17 @@ def test_what_cannot_be_compiled_is_one_line(arguments: list[str], parts: tuple[
 @needs_libraries
 @pytest.mark.slow
 def test_the_command_prints_a_row_a_topology():
-    done = command("--topologies=v5p:2x2x1,v6e:2x2", "--samples=16", "--table-scale=0.001", "--embedding-dim=16")
+    done = command(
+        "--topologies=v5p:2x2x1,v6e:2x2", "--samples=16", "--table-scale=0.001", "--embedding-dim=16", "--limits"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert lines[0].startswith("| topology | SparseCores | stacks | tables, MB |")
-    assert [line.split(" | ")[:2] for line in lines[2:]] == [["| v5p:2x2x1", "4 x 4"], ["| v6e:2x2", "4 x 2"]]
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| v5p:2x2x1", "4 x 4"], ["| v6e:2x2", "4 x 2"]]
+    assert lines[5] == "| topology | tables of the stack | ids | unique_ids | buffer |"
+    assert sorted(" ".join(line.split(" | ")[1] for line in lines[7:]).split()) == sorted(
+        2 * [f"C{number}" for number in range(1, 27)]  # every table is in one stack of each topology
+    )
 
 
 def test_a_row_of_the_table():
