@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from recjax.command_line import OneLineParser, run_command
+from recjax.command_line import OneLineParser, add_parallel_options, parallel_overrides, run_command
 
 EXAMPLES = """examples:
   recjax train configs/sasrec_movielens_small.py --out runs/sasrec
   recjax train configs/dlrm_dcnv2_movielens_small.py --set training.epochs=3 --set model.top_mlp=256,128
+  recjax train configs/dlrm_dcnv2_movielens_small.py --parallel=pjit --set training.table_optimizer=rowwise_adagrad
   recjax evaluate configs/sasrec_movielens_small.py --out runs/sasrec
   recjax explain configs/dlrm_dcnv2_movielens_small.py --set model.top_mlp=256,128
   recjax plan configs/dlrm_dcnv2_movielens_small.py --devices v5e:2x2,v6e:2x2,h200:8
@@ -39,6 +40,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog = "\n".join(["examples:", *examples])
         command = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog)
         command.add_argument("config", metavar="CONFIG", help="a Python file that defines get_config()")
+        if name == "train":
+            add_parallel_options(command)
         if name in ("train", "evaluate"):
             command.add_argument("--out", type=Path, metavar="DIR", help="the experiment's folder (default: runs/NAME)")
         if name == "plan":
@@ -75,11 +78,18 @@ def _run(options: argparse.Namespace) -> int:
     from recjax.commands import evaluate_command, explain_command, plan_command, train_command
     from recjax.config import load_config
     from recjax.hardware.device import select_device
+    from recjax.parallel.start import finish, quiet_others, start
 
-    experiment = load_config(options.config, options.overrides)
+    overrides = options.overrides
+    if options.command == "train":
+        overrides = parallel_overrides(options) + overrides
+    experiment = load_config(options.config, overrides)
     if options.command == "plan":
         plan_command(experiment, options)
         return 0
+    if options.command == "train":
+        start()
+        quiet_others()
     select_device(options.device)
     if options.command == "explain":
         explain_command(experiment)
@@ -87,4 +97,5 @@ def _run(options: argparse.Namespace) -> int:
     folder = options.out or Path("runs") / experiment.name
     command = {"train": train_command, "evaluate": evaluate_command}[options.command]
     command(experiment, folder)
+    finish()
     return 0

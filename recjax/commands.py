@@ -14,6 +14,7 @@ from recjax.data.sources import check_source
 from recjax.errors import DeviceError, UserError
 from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
 from recjax.hardware.facts import PRICES, load_prices
+from recjax.parallel.start import is_writer
 from recjax.plan_table import WIDTH, plan_table
 from recjax.planning import PROGRAMS, parse_mesh, parse_targets, plan
 from recjax.progress import console, stage
@@ -35,7 +36,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     saved = max(complete_epochs(folder / "checkpoints"), default=0)
     title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"
     with (
-        SummaryWriter(str(folder / "tensorboard")) as scalars,
+        SummaryWriter(str(folder / "tensorboard"), write_to_disk=is_writer()) as scalars,
         stage(title, experiment.training.epochs - saved) as advance,
     ):
 
@@ -55,7 +56,8 @@ def train_command(experiment: Experiment, folder: Path) -> None:
             raise
     model = finalize(experiment, data, result.params)
     quality = make_evaluator(model.score, data, "test")(model.variables)
-    model.save(folder / "final", experiment, quality)
+    if is_writer():
+        model.save(folder / "final", experiment, quality)
     console.print(f"best epoch {result.best.epoch}, valid {metric} {result.best.validation[metric]:.4f}")
     print_quality(experiment, model, data, quality)
     console.print(

@@ -56,6 +56,7 @@ NOTHING_TO_FETCH: Mapping[str, str] = {
     ),
     "synthetic-interactions": "synthetic users, items, ratings and times\nmade on the fly; nothing to fetch",
     "synthetic-dlrm-v2": "synthetic click logs in the shapes of MLPerf DLRMv2\nmade on the fly; nothing to fetch",
+    "synthetic-dlrm-v2-full": "the same with tables of MLPerf's size\nmade on the fly; nothing to fetch",
 }
 
 _GROUPLENS = "research use; no redistribution and no commercial use without GroupLens' permission; cite it"

@@ -39,13 +39,14 @@ PLACED: Mapping[str, Callable[[Path], Interactions]] = {
 CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")
 # Out of random generators seeded by Dataset.seed.
 SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM = "synthetic-interactions", "synthetic-dlrm-v2"
-SYNTHETIC_DLRM_SCALE = 0.01  # of MLPerf's tables: 2 million rows in all
+SYNTHETIC_DLRM_FULL = "synthetic-dlrm-v2-full"
+SYNTHETIC_DLRM_SCALES = {SYNTHETIC_DLRM: 0.01, SYNTHETIC_DLRM_FULL: 1.0}  # of MLPerf's tables: 2 or 204 million rows
 
 
 def check_source(dataset: Dataset) -> None:
     """Raises UserError if `dataset.source` is no known set, or one that is not there, and no file; reads nothing."""
     source = dataset.source
-    known = (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM)
+    known = (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES)
     if (source in PLACED or source in CLICK_LOGS) and not data_folder(source).is_dir():
         raise UserError(
             f"{source} is not in {data_folder(source)}; python -m tools.fetch_data {source} brings it or says how"
@@ -62,7 +63,7 @@ def load_interactions(dataset: Dataset) -> Interactions:
       UserError: the source is neither a set that is there nor a file, it cannot be used, or the k-core is empty.
     """
     check_source(dataset)
-    if dataset.source in (*CLICK_LOGS, SYNTHETIC_DLRM):
+    if dataset.source in (*CLICK_LOGS, *SYNTHETIC_DLRM_SCALES):
         raise UserError(f"{dataset.source} has labelled rows and no users; it is for models of the labelled task")
     if dataset.source == MOVIELENS:
         interactions = load_movielens_latest_small()
@@ -84,6 +85,7 @@ def load_labelled_stream(dataset: Dataset) -> CriteoData | SyntheticDLRMv2 | Non
     if dataset.source in CLICK_LOGS:
         check_source(dataset)
         return load_criteo(dataset.source)
-    if dataset.source == SYNTHETIC_DLRM:
-        return SyntheticDLRMv2(DLRMv2Options(table_scale=SYNTHETIC_DLRM_SCALE, seed=dataset.seed))
+    if dataset.source in SYNTHETIC_DLRM_SCALES:
+        scale = SYNTHETIC_DLRM_SCALES[dataset.source]
+        return SyntheticDLRMv2(DLRMv2Options(table_scale=scale, seed=dataset.seed))
     return None

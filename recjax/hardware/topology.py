@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recjax.errors import DeviceError, UserError
 from recjax.hardware.facts import Chip, find_chip
@@ -130,7 +130,9 @@ def absent_devices(target: Target) -> "Sequence[jax.Device]":
     try:
         if chip.platform == "tpu":
             # libtpu shows the two cores of a v4 chip as two devices unless it is told otherwise; JAX on a TPU does not.
-            options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
+            # It also takes a host to have four chips, of which a slice of one is no whole number.
+            options: dict[str, Any] = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
+            options |= {"chips_per_host_bounds": (1, 1, 1)} if target.n_chips == 1 else {}
             topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.topology}{shape}", **options)
         else:
             topology = topologies.get_topology_desc(

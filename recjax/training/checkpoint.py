@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from recjax.config import Experiment, to_dict
@@ -210,7 +211,7 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
 
     `arrays/sha256.json` gets the digest of every file of arrays, which `load_tree` checks. The arrays may be sharded;
-    in a run of several processes each of them calls this. The old folder is renamed, then the new one: a kill between
+    in a run of several processes each of them calls this for arrays of all, or one of them for its own. The old folder is renamed, then the new one: a kill between
     the two leaves none, and the run that is started again writes it.
 
     Raises:
@@ -229,12 +230,24 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
         return NONE
 
-    with explained(f"cannot write {directory}", FREE_SPACE), ocp.StandardCheckpointer() as checkpointer:
-        if jax.process_index() == 0:
+    is_own = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    options = ocp.options.MultiprocessingOptions()
+    if is_own and jax.process_count() > 1:
+        process = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
+        tree = jax.tree.map(np.asarray, tree)  # Orbax takes no array of a single process for one of the run
+    with (
+        explained(f"cannot write {directory}", FREE_SPACE),
+        ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer,
+    ):
+        if is_own or jax.process_index() == 0:
             shutil.rmtree(fresh, ignore_errors=True)
         checkpointer.save(fresh / "arrays", tree)
         checkpointer.wait_until_finished()
-        by_process_0(replace)
+        if is_own:
+            replace()
+        else:
+            by_process_0(replace)
 
 
 def load_metadata(directory: Path, keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from recjax.data.sources import (
     CLICK_LOGS,
     PLACED,
     SYNTHETIC_DLRM,
+    SYNTHETIC_DLRM_SCALES,
     SYNTHETIC_INTERACTIONS,
     check_source,
     load_interactions,
@@ -83,7 +84,7 @@ def test_a_set_that_is_not_there_names_folder_and_command(source: str):
 def test_an_unknown_source_is_one_line_with_the_nearest():
     with pytest.raises(UserError) as error:
         check_source(Dataset(source="ml-100"))
-    known = ", ".join(sorted((MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM)))
+    known = ", ".join(sorted((MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES)))
     assert str(error.value) == (
         f"unknown Dataset.source 'ml-100'; valid: {known}; did you mean 'ml-100k'? "
         "(or the path of a user,item,rating[,timestamp] file; no such file exists)"
@@ -100,5 +101,5 @@ def test_click_logs_have_no_users():
 
 def test_the_page_on_data_names_every_source():
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-    for source in (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM):
+    for source in (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES):
         assert f"`{source}`" in page, source

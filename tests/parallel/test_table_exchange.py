@@ -130,14 +130,8 @@ def check_steps(layout: TableLayout, rule: RowUpdate, shapes: Mapping[str, list[
             assert (np.asarray(after[0])[touched] != np.asarray(of_before[0])[touched]).any(axis=1).all()
 
 
-@pytest.mark.parametrize(
-    ("mesh", "rule"),
-    [
-        *(("4x2", rule) for rule in RULES),
-        ("8x1", "rowwise_adagrad"),
-        *(pytest.param("8x1", rule, marks=pytest.mark.slow) for rule in ("sgd", "lazy_adam")),
-    ],
-)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mesh", ["4x2", pytest.param("8x1", marks=pytest.mark.slow)])
 def test_all_kinds_together_step_as_one_device_does(mesh: str, rule: str):
     check_steps(lay_out(make_mesh(MESHES[mesh]), TABLES, KIND_OF, HOT), RULES[rule](), SHAPES)
 
@@ -253,7 +247,7 @@ def row_wise_programs(per_owner: int, vocab_size: int, mesh_name: str) -> dict[s
 
 
 def plain_programs(vocab_size: int, mesh_name: str, axis: str) -> dict[str, Compiled]:
-    """Returns the same without an exchange: XLA sees a whole table, which is split by rows along an axis of the mesh."""
+    """Returns the same without an exchange: XLA sees a whole table, split by rows along an axis of the mesh."""
     mesh, n = make_mesh(MESHES[mesh_name]), S * S * 400
     of_table, of_batch = PartitionSpec(axis), PartitionSpec("data")
     table = on(mesh, (vocab_size, DIM), jnp.float32, of_table)
@@ -294,7 +288,7 @@ def test_a_lookup_sends_at_most_15_percent_more_than_ids_and_rows(exchanged: dic
     travelling = [one for one in at_400 if one.kind == "all-to-all"]
     assert {one.dtype for one in travelling} == {"s32", "f32"}
     assert bytes_sent(travelling) == 460 * (S - 1) * (4 + 4 * DIM)
-    assert 460 * (S - 1) * (4 + 4 * DIM) * 100 == 115 * least_bytes(8 * 400)  # exactly 1.15 there
+    assert 115 * least_bytes(8 * 400) == 460 * (S - 1) * (4 + 4 * DIM) * 100  # exactly 1.15 there
     # All else is one number, by which the devices agree on how many rounds there are.
     others = [one for one in at_400 if one.kind != "all-to-all"]
     assert {(one.kind, one.shape) for one in others} == {("all-reduce", ())}

@@ -10,7 +10,7 @@ from assertions import assert_one_line
 
 from recjax.data.folders import data_folder
 from recjax.data.movielens import NAME as MOVIELENS
-from recjax.data.sources import CLICK_LOGS, PLACED, SYNTHETIC_DLRM, SYNTHETIC_INTERACTIONS
+from recjax.data.sources import CLICK_LOGS, PLACED, SYNTHETIC_DLRM_SCALES, SYNTHETIC_INTERACTIONS
 from recjax.errors import UserError
 from tools import data_sets, fetch_data
 from tools.data_sets import DATA_SETS, NOTHING_TO_FETCH, Packaged, Placed
@@ -243,7 +243,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest(data_root: Path, capsys: p
     assert_one_line(capsys.readouterr().err, "unknown data set 'ml100k'; valid: ", "did you mean 'ml-100k'?")
 
 
-@pytest.mark.parametrize("name", [MOVIELENS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM])
+@pytest.mark.parametrize("name", [MOVIELENS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES])
 def test_a_source_without_files_says_so(name: str, data_root: Path, capsys: pytest.CaptureFixture[str]):
     assert main([name]) == 0
     out = capsys.readouterr().out
@@ -255,7 +255,7 @@ def test_a_source_without_files_says_so(name: str, data_root: Path, capsys: pyte
 
 def test_every_source_is_known_here():
     assert set(DATA_SETS) == {*PLACED, *CLICK_LOGS}
-    assert set(NOTHING_TO_FETCH) == {MOVIELENS, SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM}
+    assert set(NOTHING_TO_FETCH) == {MOVIELENS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES}
 
 
 @pytest.mark.parametrize("arguments", [[], ["ml-100k", "--list"], ["--all"]])
