@@ -56,7 +56,7 @@ def of_one_device() -> dict[str, jax.Array]:
     return jax.jit(functools.partial(all_draws, b=B))(KEY)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 8])
+@pytest.mark.parametrize("n", [2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_draws_are_the_rows_of_the_whole_batchs(n: int, of_one_device: dict[str, jax.Array]):
     drawn = of_replicas(lambda _: all_draws(replica_key(KEY), B // n), n)(np.zeros(n))
     for name, of_one in of_one_device.items():

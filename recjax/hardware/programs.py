@@ -1,12 +1,13 @@
 """The programs of an experiment, a training step and an answer to requests, as shapes on a mesh: nothing is allocated.
 
-Data parallelism: every device has all parameters, and its part of the batch.
+They are those of `--parallel=pjit`: batches are split along "data", parameters by the model's rules, tables with row
+updates over all devices.
 
 Shapes: B batch.
 """
 
+import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,19 +15,22 @@ import jax
 from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.config import Experiment
+from recjax.config import Experiment, Parallel
 from recjax.data.batches import NumpyBatch
 from recjax.errors import UserError
 from recjax.evaluation import Data
 from recjax.models.contract import precomputed
 from recjax.parallel.mesh import check_batch
+from recjax.parallel.rules import parameter_specs
+from recjax.parallel.table_layout import whole_spec
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
-from recjax.training.optimizer import make_optimizer, make_table_optimizer
+from recjax.training.first_step import plan_step, total_steps
+from recjax.training.mesh_devices import MeshDevices
 from recjax.training.pipeline import dry_run, one_batch, set_up
-from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
-from recjax.training.step import init_params, init_state, is_solved, make_train_step
-from recjax.transforms.protocol import Mode, TransformReport, chain
+from recjax.training.step import init_params, is_solved
+from recjax.transforms.paths import flatten, unflatten_like
+from recjax.transforms.protocol import TransformReport, chain
 
 LARGEST_DRAWN = 2_000_000_000  # bytes of parameters that are drawn here because a transform looks at their values
 
@@ -60,32 +64,33 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
     """
     settings, transform = experiment.training, chain(*experiment.transforms)
     model_config = transform.rewrite(experiment.model)
-    module = transform.intercept(model_config.build(data.schema), Mode.TRAIN)
+    module = model_config.build(data.schema)
     if is_solved(module):
         raise UserError(f"{type(module).__name__} is solved on one device, from all the data at once; plan its serving")
-    batch_size = settings.batch_size if batch_size is None else batch_size
-    check_batch("training.batch_size", batch_size, mesh)
+    settings = dataclasses.replace(settings, batch_size=batch_size or settings.batch_size)
+    check_batch("training.batch_size", settings.batch_size, mesh)
     teacher = None
     if transform.soft_targets:
         taught_by = _drawn_shapes(experiment.model.build(data.schema), data)
         teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
-    params = _start_shapes(experiment, data)
-    total_steps = math.ceil(data.n_train / batch_size) * settings.epochs
-    optimizer = make_optimizer(settings, transform, model_config, total_steps)
-    tables = make_table_optimizer(settings, total_steps)
-    if tables is None:
-        state = jax.eval_shape(lambda params: init_state(params, optimizer, transform.loss_scaling), params)
-        step = make_train_step(module, optimizer, settings.seed, teacher)
-    else:
-        state = jax.eval_shape(lambda params: init_sparse_state(params, optimizer, tables), params)
-        step = make_sparse_train_step(module, optimizer, tables, settings.seed, teacher)
     whole = NamedSharding(mesh, PartitionSpec())
-    state, batch = _on(whole, state), _batch_shapes(_two_batches(data), batch_size, mesh)
     beside = {"context": _on(whole, dict(data.context))} if data.context else {}
     beside |= {"teacher": _on(whole, teacher.params)} if teacher else {}
-    outputs = (jax.tree.map(lambda leaf: leaf.sharding, state), whole)
-    function = jax.jit(lambda state, batch: step(state, batch), donate_argnums=0, out_shardings=outputs)
-    return PlannedProgram(function, (state, {**batch, **beside}), batch_size)
+    batch = _batch_shapes(_two_batches(data), settings.batch_size, mesh)
+    planned = plan_step(
+        model_config,
+        _start_shapes(experiment, data),
+        data.schema,
+        {**batch, **beside},
+        settings,
+        transform,
+        total_steps=total_steps(data, settings),
+        teacher=teacher,
+        parallel=_on_mesh(experiment, mesh),
+        jax_devices=list(mesh.devices.flat),
+    )
+    assert isinstance(planned.devices, MeshDevices)
+    return PlannedProgram(planned.step, (planned.devices.state_like, {**batch, **beside}), settings.batch_size)
 
 
 def serving_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: int | None = None) -> PlannedProgram:
@@ -104,8 +109,36 @@ def serving_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: 
     requests = _batch_shapes(
         ({n: c[:2] for n, c in columns.items()}, {n: c[:3] for n, c in columns.items()}), batch_size, mesh
     )
-    function = jax.jit(functools.partial(model.serve, top_k=experiment.serving.top_k))
-    return PlannedProgram(function, (_on(whole, model.variables), requests), batch_size)
+    function = jax.jit(functools.partial(model.serve, top_k=experiment.serving.top_k), out_shardings=whole)
+    return PlannedProgram(function, (_served_shapes(experiment, model, mesh), requests), batch_size)
+
+
+def _on_mesh(experiment: Experiment, mesh: Mesh) -> Parallel:
+    """Returns the experiment's way to be spread, on that mesh."""
+    parallel = experiment.parallel
+    if parallel.strategy != "pjit":
+        parallel = Parallel(strategy="pjit")
+    return dataclasses.replace(parallel, data=mesh.shape["data"], model=mesh.shape["model"])
+
+
+def _served_shapes(experiment: Experiment, model: FinalModel, mesh: Mesh) -> Any:
+    """Returns the variables as shapes that lie on the mesh as those of a trained model do.
+
+    Tables with row updates are split by columns, in whatever form; everything else is split by the model's rules.
+    """
+    params = model.variables["params"]
+    has_rows = experiment.training.table_optimizer != "dense"
+    flat = flatten(params)
+    tables = {path: leaf for path, leaf in flat.items() if has_rows and "table" in path.split("/")}
+    others = {path: leaf for path, leaf in flat.items() if path not in tables}
+    rules, name = model.config.sharding_rules(), type(model.module).__name__
+    if not rules:
+        return _on(NamedSharding(mesh, PartitionSpec()), model.variables)
+    specs = parameter_specs(others, rules, mesh, name, fully_sharded=experiment.parallel.fully_sharded)
+    specs |= {path: whole_spec(mesh, leaf.shape) for path, leaf in tables.items()}
+    split = {path: _on(NamedSharding(mesh, specs[path]), leaf) for path, leaf in flat.items()}
+    shared = {name: value for name, value in model.variables.items() if name != "params"}
+    return _on(NamedSharding(mesh, PartitionSpec()), shared) | {"params": unflatten_like(params, split)}
 
 
 def _final_model(experiment: Experiment, data: Data) -> FinalModel:

@@ -56,7 +56,6 @@ class LSTMTwoBranchConfig(ModelConfig):
             *mlp_rules("mlp"),
             *dense_rules(r"\w+_branch/input"),
             (r"state_(kernel|bias)$", WHOLE),
-            *dense_rules("(logit|output|rating)"),
             *TABLES,
         )
 

@@ -48,9 +48,10 @@ def mesh_shape(sizes: Mapping[str, int], n_devices: int) -> dict[str, int]:
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if n_devices % fixed or (not open_axes and fixed != n_devices):
+        named = described or "of no axes"
         raise UserError(
-            f"mesh {described} does not divide {n_devices} device{'s' * (n_devices > 1)}; allowed: sizes that multiply "
-            f"to {n_devices}, as data={n_devices},model=1, or data=-1 with a model that divides {n_devices}"
+            f"mesh {named} does not make {n_devices} device{'s' * (n_devices > 1)}; allowed: sizes that multiply to "
+            f"{n_devices}, as data={n_devices},model=1, or data=-1 with a model that divides {n_devices}"
         )
     return {name: n_devices // fixed if sizes.get(name, 1) == -1 else sizes.get(name, 1) for name in AXES}
 

@@ -21,7 +21,8 @@ def parameter_specs(
 ) -> dict[str, PartitionSpec]:
     """Returns how each parameter is split, by its path.
 
-    A form in the place of a kernel or of a table (recjax.nn.dots, recjax.nn.tables) is whole on every device.
+    No rule is asked of a form in the place of a kernel or of a table (recjax.nn.dots, recjax.nn.tables), which "model"
+    does not split.
 
     Args:
       params: arrays, or their shapes.
@@ -29,7 +30,7 @@ def parameter_specs(
       mesh: whose axes the rules name.
       model: its name, for errors.
       fully_sharded: whether each parameter is split along "data" too, by the longest of its axes that divides evenly
-        and is not split yet; one without such an axis stays whole.
+        and is not split yet, or else by one that is; one without such an axis stays whole.
 
     Raises:
       UserError: no rule covers a parameter, or an axis does not divide evenly.
@@ -96,7 +97,10 @@ def _check_divides(path: str, shape: tuple[int, ...], spec: PartitionSpec, mesh:
 
 def _split_along_data(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
     axes = [*spec, *[None] * (len(shape) - len(spec))]
-    free = [i for i, size in enumerate(shape) if axes[i] is None and size > 0 and size % mesh.shape["data"] == 0]
-    if free:
-        axes[max(free, key=lambda i: shape[i])] = "data"
+    shares = [size // (mesh.shape[axis] if axis else 1) for size, axis in zip(shape, axes, strict=True)]
+    # An axis that "model" splits over one device is as free as any; one that is split in earnest is the last choice.
+    candidates = [i for i, share in enumerate(shares) if share > 0 and share % mesh.shape["data"] == 0]
+    if candidates:
+        best = max(candidates, key=lambda i: (shares[i] == shape[i], shape[i]))
+        axes[best] = "data" if shares[best] == shape[best] else (axes[best], "data")  # type: ignore[assignment]
     return PartitionSpec(*axes)

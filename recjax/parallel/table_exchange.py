@@ -20,10 +20,16 @@ Lookups = Mapping[str, Sequence[Array]]  # by the table's path: ids [...] of eac
 OverColumns = Callable[[Array], Array]  # the mean over all shards of columns of a number a row
 
 # (table [V, D], slots by name, ids [T], gradients [T, D], OverColumns) -> table and slots after one step. Ids may
-# repeat, their gradients add up; one of V counts for nothing.
+# repeat, their gradients add up; one of V counts for nothing. It is called once for each round and part, of which every
+# row is in one alone.
 UpdateRows = Callable[[Array, dict[str, Array], Array, Array, OverColumns], tuple[Array, dict[str, Array]]]
 # (ids [T], gradients [T, D], V) -> the gradient of each distinct row.
 CombineRows = Callable[[Array, Array, int], Array]
+
+
+def all_columns_here(mean_T: Array) -> Array:
+    """Returns the mean over a row's columns as it is: this device has all of them."""
+    return mean_T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +194,7 @@ class TableExchange:
 
             def of_round(carry: Any, rows_T: Array, grads_TD: Array) -> Any:
                 rows_T = jnp.where(rows_T == EMPTY, sizes["owned"], rows_T)
-                return visit(carry, "owned", rows_T, grads_TD, lambda mean_T: mean_T)
+                return visit(carry, "owned", rows_T, grads_TD, all_columns_here)
 
             carry = visit_gradients(grads_ND, route, layout.shards, slots, axes, of_round, carry)
         if of_columns := [
@@ -203,7 +209,7 @@ class TableExchange:
             rows = [jnp.where(is_in, row, sizes["copied"]) for row, is_in in (_copied_row(p, i) for p, i, _ in copied)]
             rows_N, grads_ND = jnp.concatenate(rows), jnp.concatenate([g for _, _, g in copied])
             rows_T, grads_TD = _share_gradients(rows_N, grads_ND, sizes["copied"], layout.shards, axes)
-            carry = visit(carry, "copied", rows_T, grads_TD, lambda mean_T: mean_T)
+            carry = visit(carry, "copied", rows_T, grads_TD, all_columns_here)
         return carry
 
     def _slots(self, name: str, n_ids: int) -> int:

@@ -1,7 +1,7 @@
 """Which table is split how: the choice by size, lookups and memory, and what it costs.
 
-Costs are counted, not measured: bytes that a device sends to others in a training step, and bytes that the fullest
-device holds. Everything is float32.
+Costs are counted, not measured: bytes that a device sends to others in a training step at least, and bytes that the
+fullest device holds. Everything is float32.
 
 Shapes: V rows of a table, D embedding dim.
 """
@@ -108,7 +108,8 @@ def plan_tables(uses: Sequence[TableUse], mesh: Mesh, parallel: Parallel, free_b
             kinds[use.path] = _demanded(use, parallel.tables, shards)
             continue
         of_table = costs[use.path]
-        kinds[use.path] = min(of_table, key=lambda kind: (of_table[kind].sent_bytes, of_table[kind].held_bytes))
+        candidates = [kind for kind in of_table if kind != "table_wise"]  # which asks all of one device
+        kinds[use.path] = min(candidates, key=lambda kind: (of_table[kind].sent_bytes, of_table[kind].held_bytes))
     if parallel.tables == "planned":
         _fit(kinds, costs, free_bytes)
     hot = {path: ids for path, ids in hot.items() if kinds[path] == "row_wise" and len(ids)}
@@ -161,7 +162,8 @@ def _costs(use: TableUse, shards: int, hot_ids: NDArray[np.int32]) -> dict[Kind,
     if use.dim % shards == 0 and use.dim > 1:
         of_ids, of_rows = 2 * (shards - 1) * ids * WORD, 2 * away * ids * use.dim * WORD
         costs["column_wise"] = TableCost(of_ids + of_rows, table_bytes // shards)
-    costs["table_wise"] = TableCost(use.distinct_ids(ids) * away * 2 * (1 + use.dim) * WORD, table_bytes)
+    # What travels has room for as many ids to every owner as go to the only one that is asked.
+    costs["table_wise"] = TableCost(shards * use.distinct_ids(ids) * away * 2 * (1 + use.dim) * WORD, table_bytes)
     return costs
 
 
@@ -181,7 +183,7 @@ def _demanded(use: TableUse, kind: Kind, shards: int) -> Kind:
 
 
 def _fit(kinds: dict[str, Kind], costs: Mapping[str, Mapping[Kind, TableCost]], free_bytes: float) -> None:
-    """Splits replicated tables, the largest first, until the tables fit or none is replicated."""
+    """Splits replicated tables, the largest first, until the tables fit or none is left that can be split."""
     for path in sorted(kinds, key=lambda path: -costs[path]["replicated"].held_bytes):
         if sum(costs[name][kind].held_bytes for name, kind in kinds.items()) <= free_bytes:
             return

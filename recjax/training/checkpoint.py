@@ -211,8 +211,8 @@ def save_tree(directory: Path, tree: Any, metadata: dict[str, Any]) -> None:
     """Writes a tree of arrays and its JSON metadata into `directory`, replacing what was there when it is whole.
 
     `arrays/sha256.json` gets the digest of every file of arrays, which `load_tree` checks. The arrays may be sharded;
-    in a run of several processes each of them calls this for arrays of all, or one of them for its own. The old folder is renamed, then the new one: a kill between
-    the two leaves none, and the run that is started again writes it.
+    in a run of several processes each of them calls this for arrays of all, or one of them for its own. The old folder
+    is renamed, then the new one: a kill between the two leaves none, and the run that is started again writes it.
 
     Raises:
       CheckpointError: the disk is full or cannot be written; what was there before is untouched.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
@@ -237,9 +238,10 @@ def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts |
 
 
 def _free_bytes(mesh: Mesh) -> float:
-    """Returns the free memory of the mesh's first device, infinity where it does not say."""
-    device = mesh.devices.flat[0]
-    statistics = device.memory_stats() if device.process_index == jax.process_index() else None
+    """Returns the free memory of a device of the mesh, infinity where it does not say, or is not here."""
+    here = [device for device in mesh.devices.flat if device in jax.local_devices()]
+    statistics = here[0].memory_stats() if here else None
     if not statistics or "bytes_limit" not in statistics:
         return math.inf
-    return float(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    free = float(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return float(multihost_utils.process_allgather(np.float32(free)).min())  # of all processes, which plan alike

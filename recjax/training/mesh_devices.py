@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recjax.config import Parallel
-from recjax.data.batches import NumpyBatch
 from recjax.evaluation import EvaluationDevices
 from recjax.models.contract import Batch
 from recjax.parallel.rules import Rules, like_parameters, parameter_specs, shardings
@@ -110,13 +109,6 @@ class MeshDevices:
         """Returns the batch split along "data"; each process makes arrays of its own devices' samples alone."""
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         return {name: _from_host(column, sharding) for name, column in batch.items()}
-
-    def batch_like(self, batch: NumpyBatch) -> Batch:
-        """Returns shapes, types and shardings of such a batch."""
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
-        return {
-            name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=sharding) for name, column in batch.items()
-        }
 
     def put_whole(self, tree: Any) -> Any:
         """Returns arrays whole on every device."""

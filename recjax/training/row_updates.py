@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from recjax.nn.running import running_sum
+from recjax.parallel.table_exchange import OverColumns, all_columns_here
+
 Slots = dict[str, Array]  # of a table, by name: [V] or [V, 2 D]; within an update their touched rows
-OverColumns = Callable[[Array], Array]  # of a mean over a row's columns here, the mean over all devices' columns
 
 
 class RowUpdate(NamedTuple):
@@ -28,11 +30,6 @@ class RowUpdate(NamedTuple):
 
     init: Callable[[Array], Slots]
     update: Callable[[Array, Slots, Array, Array, OverColumns], tuple[Array, Slots]]
-
-
-def _all_here(mean_U: Array) -> Array:
-    """Returns the mean over a row's columns as it is: every column is on this device."""
-    return mean_U
 
 
 class RowGradient(NamedTuple):
@@ -105,7 +102,7 @@ def combine_duplicates(
     ids: Sequence[Int[Array, "..."]],
     grads: Sequence[Float[Array, "..."]],
     vocab_size: int,
-    over_columns: OverColumns = _all_here,
+    over_columns: OverColumns = all_columns_here,
 ) -> RowGradient:
     """Returns the gradient of each distinct row: the sum over all places where it was looked up, in float32.
 
@@ -124,7 +121,7 @@ def combine_duplicates(
     outside_U = vocab_size + jnp.arange(n_slots, dtype=jnp.int32)
     sorted_N, order_N = jax.lax.sort((ids_N, jnp.arange(len(ids_N), dtype=jnp.int32)), num_keys=1)
     is_first_N = jnp.concatenate([jnp.ones(1, bool), sorted_N[1:] != sorted_N[:-1]])
-    sorted_slot_N = jnp.cumsum(is_first_N.astype(jnp.int32)) - 1
+    sorted_slot_N = running_sum(is_first_N.astype(jnp.int32)) - 1
     slot_N = jnp.zeros_like(ids_N).at[order_N].set(sorted_slot_N, mode="promise_in_bounds", unique_indices=True)
     ids_U = outside_U.at[sorted_slot_N].set(sorted_N, mode="promise_in_bounds")
     rows_UD = jnp.zeros((n_slots, grads_ND.shape[1])).at[slot_N].add(grads_ND, mode="promise_in_bounds")
@@ -139,7 +136,7 @@ def update_rows(
     gradient: RowGradient,
     step: Int32[Array, ""],
     learning_rate: Float32[Array, ""] | float,
-    over_columns: OverColumns = _all_here,
+    over_columns: OverColumns = all_columns_here,
 ) -> tuple[Float[Array, "V D"], Slots]:
     """Returns the table and its slots with the gradient's rows updated; in place where both are donated.
 

@@ -74,9 +74,11 @@ def test_fully_sharded_splits_all_that_has_a_free_axis(name: str, mesh: Mesh):
         shape = shapes[path].shape
         taken = [*by_rules[path], *[None] * (len(shape) - len(by_rules[path]))]
         free = [size for size, axis in zip(shape, taken, strict=True) if axis is None and size % 4 == 0]
-        split = [size for size, axis in zip(shape, spec, strict=False) if axis == "data"]
-        assert split == ([max(free)] if free else []), path
-        assert [axis if axis == "model" else None for axis in spec] == taken, path
+        shared = [size for size, axis in zip(shape, taken, strict=True) if axis == "model" and size // 2 % 4 == 0]
+        by_axis = [axis if isinstance(axis, tuple) else (axis,) for axis in spec]
+        split = [size for size, axes in zip(shape, by_axis, strict=False) if "data" in axes]
+        assert split == [max(free or shared)] if free or shared else not split, path
+        assert ["model" if "model" in axes else None for axes in by_axis] == taken, path
 
 
 @pytest.mark.parametrize("name", SOLVED)

@@ -150,6 +150,7 @@ def test_uneven_ids_travel_in_the_fewest_rounds_that_hold_them(slots: int):
     assert fullest_slot(ids, found.round) <= slots < fullest_slot(ids, found.round >> 1)  # half as many are too few
 
 
+@pytest.mark.slow
 def test_slots_that_hold_one_row_alone():
     found = exchange(drawn(uniform), 1)
     assert fullest_slot(drawn(uniform), found.round) == 1

@@ -86,7 +86,7 @@ def test_fully_sharded_splits_the_longest_axis_that_is_free_and_divides(mesh: Me
         "one": {"bias": jnp.zeros(())},
     }
     assert specs(params, mesh, fully_sharded=True) == {
-        "mlp/dense_0/kernel": P(None, "model"),  # 4 does not divide 6
+        "mlp/dense_0/kernel": P(None, "model"),  # 4 divides neither 6 nor half of 12
         "mlp/dense_0/bias": P("model"),
         "mlp/dense_1/kernel": P("model", None),  # nor 5
         "mlp/dense_1/bias": P(None),
@@ -101,6 +101,14 @@ def test_fully_sharded_leaves_the_axis_that_the_model_splits(mesh: Mesh):
     params = {"mlp": {"dense_0": {"kernel": jnp.zeros((8, 64))}, "dense_1": {"kernel": jnp.zeros((64, 12))}}}
     found = specs(params, mesh, fully_sharded=True)
     assert found == {"mlp/dense_0/kernel": P("data", "model"), "mlp/dense_1/kernel": P("model", "data")}
+
+
+def test_fully_sharded_splits_on_where_nothing_else_divides():
+    params = {"mlp": {"dense_0": {"kernel": jnp.zeros((5, 64))}}}
+    assert specs(params, make_mesh({"data": 4, "model": 2}), fully_sharded=True) == {
+        "mlp/dense_0/kernel": P(None, ("model", "data"))
+    }
+    assert specs(params, make_mesh({"data": 8}), fully_sharded=True) == {"mlp/dense_0/kernel": P(None, "data")}
 
 
 @pytest.mark.parametrize("name", ["kernel", "state_kernel", "table"])
