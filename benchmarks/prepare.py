@@ -1,6 +1,7 @@
 """Makes the contestants of a case: trained, transformed, evaluated, stored and compiled."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
 from recjax.training.fit import EpochRecord, FitResult
-from recjax.training.pipeline import finalize, load_data, one_batch, set_up, train
+from recjax.training.pipeline import check_parameters_fit, finalize, load_data, one_batch, set_up, train
 from recjax.training.step import init_params, is_solved
 from recjax.transforms.protocol import Chain, Params, chain
 from recjax.transforms.sparsity import sparsity_report
@@ -160,7 +161,8 @@ def serving_mesh(experiment: Experiment) -> Mesh | None:
 
 def _check_variants(experiment: Experiment, variants: Sequence[Chain], data: Data) -> None:
     """Raises UserError if the model cannot have a variant; on drawn parameters, in the place of trained ones."""
-    drawn = init_params(experiment.model.build(data.schema), one_batch(data, 1), experiment.training.seed)
+    fits = functools.partial(check_parameters_fit, experiment.model, data=data)
+    drawn = init_params(experiment.model.build(data.schema), one_batch(data, 1), experiment.training.seed, check=fits)
     with stage(f"{experiment.name}: checking variants", len(variants)) as advance:
         for variant in variants:
             with_transforms = dataclasses.replace(experiment, transforms=variant.members)

@@ -84,7 +84,7 @@ class Row:
     bytes_per_sample: float | None
     achieved_fraction_of_roofline: float | None  # against ceilings measured in this run
     bound_by: str | None  # compute or memory, by those ceilings
-    estimated: bool = False  # true only where no device ran it
+    estimated: bool = False  # always: what no device ran is a benchmarks.estimates.EstimatedRow
     environment: dict[str, Any]
     reasons: dict[str, str]
 
@@ -170,7 +170,7 @@ def read_rows(path: Path) -> list[Row]:
     """Returns the rows of a `results.jsonl`.
 
     Raises:
-      UserError: not JSON, an unknown schema version, or unknown fields; with file and line.
+      UserError: not JSON, an unknown schema version, an estimated row, or unknown fields; with file and line.
     """
     fields = {field.name for field in dataclasses.fields(Row)}
     rows = []
@@ -181,6 +181,11 @@ def read_rows(path: Path) -> list[Row]:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}); expected one result row a line") from error
         if not isinstance(values, dict) or values.get("schema_version") not in (1, SCHEMA_VERSION):
             raise UserError(f"{path}:{number}: not a result row of schema version 1 or {SCHEMA_VERSION}")
+        if values.get("estimated"):
+            raise UserError(
+                f"{path}:{number}: an estimated row, and these are measured ones; python -m benchmarks.show prints "
+                "estimates under a title of their own"
+            )
         values = _brought_up_to_date(values)
         if set(values) != fields:
             wrong = ", ".join(sorted(set(values) ^ fields))

@@ -15,9 +15,13 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --device=cpu --config=configs/sasrec_movielens_small.py --set training.epochs=5
   python -m benchmarks.run --device=tpu --parallel=pjit          on all chips; the same on every host of a slice
+  python -m benchmarks.run --device=tpu --estimate               nothing runs: estimates for v6e:1x1 (for gpu, h200:1)
+  python -m benchmarks.run --device=v6e:2x2,h200:8 --estimate --config=configs/sasrec_movielens_small.py
   python -m benchmarks.run --list
 
 results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html, models/
+with --estimate nothing runs: programs are compiled for hardware that is not here; results.jsonl and report.md hold
+estimated rows alone, marked as such
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
 
 
@@ -28,7 +32,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser = OneLineParser(prog="python -m benchmarks.run", description=description, epilog=EXAMPLES)
     parser.add_argument(
-        "--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run (default: cpu); there is no fallback"
+        "--device",
+        default="cpu",
+        metavar="cpu|gpu|tpu",
+        help="where to run (default: cpu), there is no fallback; with --estimate also hardware, as v6e:2x2,h200:8",
+    )
+    parser.add_argument(
+        "--estimate", action="store_true", help="compile for --device, which is not here, and write estimated rows"
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="quick", metavar="NAME", help="a suite of configs/suites/ (default: quick)")
@@ -42,7 +52,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="override a config value; repeatable",
     )
     add_parallel_options(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: runs/SUITE-DEVICE)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="results folder (default: runs/SUITE-DEVICE, with --estimate runs/SUITE-estimate)",
+    )
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     return parser.parse_args(arguments)
 
@@ -66,6 +81,12 @@ def _run(options: argparse.Namespace) -> int:
 
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
+    if options.estimate:
+        from benchmarks.estimate_run import Source, run_estimate, targets_of
+
+        source = Source("suite_of_config" if of_file else "load_suite", of_file or options.suite, tuple(overrides))
+        out = options.out or Path("runs") / f"{Path(source.name).stem}-estimate"
+        return run_estimate(source, targets_of(options.device), out)
     suite = suite_of_config(of_file, overrides) if of_file else load_suite(options.suite, overrides)
     start()
     quiet_others()

@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from benchmarks.estimates import has_estimates, print_estimates, read_estimates, render_estimates
     from benchmarks.report import print_table, wide_console, write_report
     from benchmarks.results import read_rows, read_samples
 
@@ -48,14 +49,21 @@ def _run(options: argparse.Namespace) -> int:
             others = ", ".join(sorted(str(other) for other in run.glob("*.jsonl")))
             remedy = f"did you mean {others}?" if others else "give a folder with a results.jsonl, or such a file"
             raise UserError(f"there are no rows at {path}; {remedy}")
+        if len(options.runs) > 1:
+            print(f"\n{path}")
+        if has_estimates(path):
+            estimates = read_estimates(path)
+            print_estimates(estimates, wide_console())
+            if options.out:
+                (options.out / "report.md").write_text(render_estimates(estimates), encoding="utf-8")
+                print(f"see {options.out / 'report.md'}")
+            continue
         rows = read_rows(path)
         if not rows:
             raise UserError(f"{path} is empty: its run was stopped before the first row")
-        if len(options.runs) > 1:
-            print(f"\n{path}")
         print_table(rows, wide_console())
-    if options.out:
-        print(f"open {write_report(rows, options.out, read_samples(path.with_name('samples.npz')))}")
+        if options.out:
+            print(f"open {write_report(rows, options.out, read_samples(path.with_name('samples.npz')))}")
     return 0
 
 

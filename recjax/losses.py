@@ -132,9 +132,7 @@ def chunked_softmax_cross_entropy(
     labels_N = jnp.pad(jnp.where(where_N, labels_N, 0), (0, padding))
     weight_N = jnp.pad(where_N.astype(jnp.float32), (0, padding)) / jnp.maximum(batch_sum(where_N.sum()), 1)
     label_logit_N = jnp.sum(hidden_ND.astype(jnp.float32) * table_VD[labels_N].astype(jnp.float32), 1)
-    return batch_sum(
-        _weighted_logsumexp(hidden_ND, table_VD, weight_N, chunk_size) - jnp.sum(label_logit_N * weight_N)
-    )
+    return batch_sum(_weighted_logsumexp(hidden_ND, table_VD, weight_N, chunk_size) - jnp.sum(label_logit_N * weight_N))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

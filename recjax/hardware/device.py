@@ -29,6 +29,7 @@ REMEDIES = {
     "gpu": "pip install -e '.[bench,gpu]' in the repository, and see that nvidia-smi lists a GPU",
     "tpu": "run on a TPU VM, after pip install -e '.[bench,tpu]' in the repository",
 }
+EXAMPLES = {"gpu": "h200:1", "tpu": "v6e:1x1"}  # what an absent device might be, for an estimate
 
 
 def select_device(platform_name: str) -> Sequence[jax.Device]:
@@ -50,9 +51,10 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
     try:
         devices = jax.local_devices(backend=platform_name)
     except (RuntimeError, AssertionError) as error:
-        found = _found_devices()
         raise DeviceError(
-            f"no {platform_name} device: JAX {jax.__version__} found {found}; {REMEDIES[platform_name]}"
+            f"no {platform_name} device: JAX {jax.__version__} found {_found_devices()}; {REMEDIES[platform_name]}; "
+            f"for an estimate without one: recjax plan CONFIG --devices {EXAMPLES[platform_name]}, or python -m "
+            f"benchmarks.run --device={platform_name} --estimate"
         ) from error
     jax.config.update("jax_default_device", devices[0])
     return devices

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from recjax.data.batches import PADDING_ID
 from recjax.nn import integer_rows
@@ -59,6 +59,13 @@ class Embedding(nn.Module):
         else:
             for position in range(ids_BL.shape[1]):  # 3x faster on a CPU than gathering [B, L, D]
                 bag_BD += self.rows(ids_BL[:, position]) * used_BL[:, position, None].astype(self.dtype)
+        return self._averaged(bag_BD, used_BL)
+
+    def pool(self, rows_BLD: Float[Array, "B L D"], used_BL: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+        """Returns each bag's combined row, given all of its rows; those that are not used count for nothing."""
+        return self._averaged(jnp.sum(rows_BLD * used_BL[..., None].astype(self.dtype), axis=1), used_BL)
+
+    def _averaged(self, sum_BD: Array, used_BL: Array) -> Array:
         if self.combiner == "mean":
-            bag_BD /= jnp.maximum(used_BL.sum(1, keepdims=True), 1).astype(self.dtype)
-        return bag_BD
+            sum_BD /= jnp.maximum(used_BL.sum(1, keepdims=True), 1).astype(self.dtype)
+        return sum_BD

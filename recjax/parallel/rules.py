@@ -102,5 +102,5 @@ def _split_along_data(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -
     candidates = [i for i, share in enumerate(shares) if share > 0 and share % mesh.shape["data"] == 0]
     if candidates:
         best = max(candidates, key=lambda i: (shares[i] == shape[i], shape[i]))
-        axes[best] = "data" if shares[best] == shape[best] else (axes[best], "data")  # type: ignore[assignment]
+        axes[best] = "data" if shares[best] == shape[best] else (axes[best], "data")
     return PartitionSpec(*axes)

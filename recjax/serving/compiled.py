@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recjax.errors import UserError
 from recjax.nn.dots import SPARSE_ROUTINE
 from recjax.serving import program_text
+from recjax.serving.bucket_memory import check_bucket
 
 Columns = Mapping[str, NDArray]  # request columns: one row a sample
 Answer = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # (variables, batch) -> outputs
@@ -34,6 +35,7 @@ class Program:
         where there is no count.
       bytes_accessed: XLA's count of bytes read and written by the optimised program, None where it has none.
       memory_bytes: arguments + outputs + temporaries, by the compiler.
+      allocated_bytes: of them, what a run allocates: outputs + temporaries.
       products_asked_for: how many products of each kind the program has before XLA's optimisations.
       products: and after them, None where the compiled program's text does not say.
       arguments: types and shapes of what it reads, with their number; None likewise.
@@ -46,6 +48,7 @@ class Program:
     flops: float | None
     bytes_accessed: float | None
     memory_bytes: int | None
+    allocated_bytes: int | None
     products_asked_for: Mapping[str, int]
     products: Mapping[str, int] | None
     arguments: Mapping[str, int] | None
@@ -69,11 +72,19 @@ class CompiledModel:
           columns: requests; their dtypes and trailing shapes are compiled in.
           buckets: ascending batch sizes; on a mesh a batch that its "data" devices can share evenly is shared.
           mesh: of the devices that answer together; None answers on the default device.
+
+        Raises:
+          UserError: the variables, or a bucket's program, do not fit into memory.
         """
+        check_bucket(variables, columns, buckets[-1], {}, mesh=mesh)
         self.mesh = mesh
         self.variables = jax.device_put(variables) if mesh is None else _on_mesh(variables, mesh)
         self.buckets = tuple(buckets)
-        self.programs = {size: self._compile(answer, columns, size) for size in buckets}
+        self.programs: dict[int, Program] = {}
+        for size in self.buckets:
+            self.programs[size] = self._compile(answer, columns, size)
+            allocated = {n: program.allocated_bytes or 0 for n, program in self.programs.items()}
+            check_bucket(self.variables, columns, size, allocated, mesh=mesh)
 
     def bucket_of(self, n: int) -> int:
         """Returns the smallest bucket that holds n requests."""
@@ -114,7 +125,7 @@ class CompiledModel:
         memory, text = executable.memory_analysis(), executable.as_text()
         asked_for = lowered.as_text()
         counted = SPARSE_ROUTINE not in asked_for  # XLA counts -1 for what a routine of its own does
-        in_use = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+        allocated = None if memory is None else memory.output_size_in_bytes + memory.temp_size_in_bytes
         return Program(
             batch_size=size,
             shares=shares,
@@ -122,7 +133,8 @@ class CompiledModel:
             compile_s=compile_s,
             flops=(lowered.cost_analysis() or {}).get("flops") if counted else None,
             bytes_accessed=(executable.cost_analysis() or {}).get("bytes accessed") if counted else None,
-            memory_bytes=None if memory is None else sum(getattr(memory, name) for name in in_use),
+            memory_bytes=None if memory is None else allocated + memory.argument_size_in_bytes,
+            allocated_bytes=allocated,
             products_asked_for=program_text.products_asked_for(asked_for),
             products=program_text.products(text),
             arguments=program_text.arguments(text),

@@ -21,10 +21,12 @@ from recjax.parallel.table_plan import TablePlan, TableUse, plan_tables
 from recjax.training.devices import OneDevice, Replicas, TrainingDevices
 from recjax.training.distillation import Teacher
 from recjax.training.lookups import find_lookups, split_tables
+from recjax.training.memory import ToDraw, validation_bytes
+from recjax.training.memory_check import check_training
 from recjax.training.mesh_devices import MeshDevices, whole_state_specs
 from recjax.training.optimizer import TableOptimizer, make_optimizer, make_table_optimizer
 from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
-from recjax.training.step import TrainState, TrainStep, init_state, is_solved, make_train_step
+from recjax.training.step import TrainState, TrainStep, init_params, init_state, is_solved, make_train_step
 from recjax.transforms.paths import unflatten_like
 from recjax.transforms.protocol import Mode, Params, Transform
 
@@ -78,29 +80,70 @@ def first_step(
     teacher: Teacher | None = None,
     parallel: Parallel = SINGLE,
     counts: RowCounts | None = None,
+    saves: bool = False,
 ) -> FirstStep:
-    """Returns what `fit` begins with; its arguments are those of `fit`.
+    """Returns what `fit` begins with; its arguments are those of `fit`, and whether checkpoints are written.
 
     Raises:
-      UserError: as `plan_step`.
+      UserError: as `plan_step`, or the training does not fit into memory.
+    """
+    planned, beside = plan_that_fits(
+        model_config, params, data, training, transform, teacher, parallel, counts, saves=saves
+    )
+    state = planned.devices.first_state(planned.init, params)
+    return FirstStep(planned=planned, state=state, beside=planned.devices.put_whole(beside))
+
+
+def plan_that_fits(
+    model_config: Any,
+    params: Params,
+    data: Data,
+    training: Training,
+    transform: Transform,
+    teacher: Teacher | None = None,
+    parallel: Parallel = SINGLE,
+    counts: RowCounts | None = None,
+    *,
+    saves: bool = False,
+    to_draw: ToDraw = "nothing",
+) -> tuple[PlannedStep, dict[str, Any]]:
+    """Returns the step of a training and what every batch holds beside its own, if the training fits into memory.
+
+    Its arguments are those of `first_step`; `params` may be shapes. `to_draw` is as in recjax.training.memory.
+
+    Raises:
+      UserError: as `first_step`.
     """
     context = {"context": dict(data.context)} if data.context else {}
     beside = context | ({"teacher": teacher.params} if teacher else {})
     batch = next(iter(data.train_batches(training.batch_size, training.seed, 1)))
-    planned = plan_step(
-        model_config,
-        params,
-        data.schema,
-        {**batch, **beside},
-        training,
-        transform,
+    plan = functools.partial(
+        plan_step,
+        model_config=model_config,
+        params=params,
+        schema=data.schema,
+        batch={**batch, **beside},
+        training=training,
+        transform=transform,
         total_steps=total_steps(data, training),
         teacher=teacher,
         parallel=parallel,
         counts=counts,
     )
-    state = planned.devices.first_state(planned.init, params)
-    return FirstStep(planned=planned, state=state, beside=planned.devices.put_whole(beside))
+
+    def shapes_of(model_config: Any) -> Params:
+        return jax.eval_shape(lambda: init_params(model_config.build(data.schema), {**batch, **context}, seed=0))
+
+    planned = plan()
+    check_training(
+        plan,
+        planned,
+        shapes_of,
+        to_draw=to_draw,
+        scores_bytes=validation_bytes(data),
+        saves=saves,
+    )
+    return planned, beside
 
 
 def total_steps(data: Data, training: Training) -> int:
@@ -220,7 +263,7 @@ def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts |
             known = {**batch, "step": jax.numpy.zeros([], "int32")}
             return module.apply(variables, known, train=True, method="loss", rngs={"dropout": jax.random.key(0)})
 
-        return find_lookups(loss, tables, type(module).__name__)
+        return find_lookups(loss, tables, type(module).__name__, bags=True)
 
     lookups = jax.eval_shape(ids_of, like.params, batch)
     counted = counts() if counts else {}

@@ -80,7 +80,7 @@ def fit(
       CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
     """
     settled = transform.settled_step(total_steps(data, training))
-    begun = first_step(model_config, params, data, training, transform, teacher, parallel, counts)
+    begun = first_step(model_config, params, data, training, transform, teacher, parallel, counts, bool(checkpoints))
     devices, state, context = begun.devices, begun.state, begun.beside.get("context", {})
     complete, score = devices.score(transform.intercept(model_config.build(data.schema), Mode.EVALUATE))
     evaluate = make_evaluator(score, data, "valid", devices.evaluation)

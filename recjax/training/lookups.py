@@ -14,6 +14,7 @@ import jax.extend
 import jax.numpy as jnp
 from flax.core.tracers import current_trace
 
+from recjax.data.batches import PADDING_ID
 from recjax.errors import UserError
 from recjax.nn.embedding import Embedding
 from recjax.transforms.paths import FlatParams, flatten
@@ -32,7 +33,9 @@ def split_tables(params: Params) -> tuple[FlatParams, FlatParams]:
     return tables, flat
 
 
-def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str, *, rows_only: bool = True) -> Lookups:
+def find_lookups(
+    loss: Callable[[Tables], jax.Array], tables: Tables, model: str, *, rows_only: bool = True, bags: bool = False
+) -> Lookups:
     """Returns the ids of every `Embedding.rows` that the loss calls, bags included; call it under jit.
 
     The loss is traced once, on shapes. What it computes beside ids is dead code, which XLA removes.
@@ -42,12 +45,13 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
       tables: by path.
       model: its name, for errors.
       rows_only: whether the loss must use tables by their rows alone.
+      bags: whether a bag of ids [B, L] is one lookup, in the place of one for each of its positions.
 
     Raises:
       UserError: the loss also uses a table in another way (as in a softmax over all of its rows), so that its
         gradient is dense, and must not; or it looks rows up inside a scan, map, jit or checkpoint of its own.
     """
-    paths, traced, whole = _trace_lookups(loss, tables, model)
+    paths, traced, whole = _trace_lookups(loss, tables, model, bags)
     if whole and rows_only:
         raise UserError(
             f"{model} uses the whole of {', '.join(whole)} in its loss, so the gradient is dense and row updates "
@@ -62,10 +66,12 @@ def find_lookups(loss: Callable[[Tables], jax.Array], tables: Tables, model: str
 
 def tables_used_whole(answer: Callable[[Tables], Any], tables: Tables, model: str) -> list[str]:
     """Returns the paths of the tables that `answer` uses otherwise than by their rows, as in scores of a catalogue."""
-    return _trace_lookups(answer, tables, model)[2]
+    return _trace_lookups(answer, tables, model, bags=True)[2]
 
 
-def _trace_lookups(loss: Callable[[Tables], Any], tables: Tables, model: str) -> tuple[list[str], Any, list[str]]:
+def _trace_lookups(
+    loss: Callable[[Tables], Any], tables: Tables, model: str, bags: bool
+) -> tuple[list[str], Any, list[str]]:
     """Returns the table of each lookup, the program that gives their ids, and the tables that are used whole."""
     paths: list[str] = []
 
@@ -84,7 +90,7 @@ def _trace_lookups(loss: Callable[[Tables], Any], tables: Tables, model: str) ->
             found.append(ids)
             return jnp.zeros((*ids.shape, module.embedding_dim), module.dtype)
 
-        with _rows_answered_by(note, tables):
+        with _rows_answered_by(note, tables, bags):
             loss(tables)
         return found
 
@@ -95,33 +101,44 @@ def _trace_lookups(loss: Callable[[Tables], Any], tables: Tables, model: str) ->
 
 
 @contextlib.contextmanager
-def given_rows(rows: Mapping[str, Sequence[jax.Array]]) -> Iterator[None]:
-    """Within the block every `Embedding.rows` gives the next of its table's `rows` in the module's type."""
+def given_rows(rows: Mapping[str, Sequence[jax.Array]], *, bags: bool = False) -> Iterator[None]:
+    """Within the block every lookup gives the next of its table's `rows` in the module's type, `bags` as when found."""
     remaining = {path: iter(of_table) for path, of_table in rows.items()}
 
     def give(path: str, module: Embedding, ids: jax.Array) -> jax.Array:
         del ids
         return next(remaining[path]).astype(module.dtype)
 
-    with _rows_answered_by(give, rows):
+    with _rows_answered_by(give, rows, bags):
         yield
 
 
 @contextlib.contextmanager
 def _rows_answered_by(
-    answer: Callable[[str, Embedding, jax.Array], jax.Array], paths: Container[str]
+    answer: Callable[[str, Embedding, jax.Array], jax.Array], paths: Container[str], bags: bool
 ) -> Iterator[None]:
     """Within the block `answer(path of the table, module, ids)` stands for every `Embedding.rows` of `paths`.
 
-    Tables that are stored in another form than an array are not among them: they are trained as dense parameters.
+    With `bags`, for the rows of every bag as well, all at once. Tables that are stored in another form than an array
+    are not among them: they are trained as dense parameters.
     """
 
     def intercept(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         path = "/".join((*module.path, "table"))
-        if not isinstance(module, Embedding) or context.method_name != "rows" or path not in paths:
+        if not isinstance(module, Embedding) or path not in paths:
             return call(*args, **kwargs)
-        return answer(path, module, inspect.signature(Embedding.rows).bind(module, *args, **kwargs).arguments["ids"])
+        if context.method_name == "rows":
+            return answer(path, module, _argument(Embedding.rows, "ids", module, args, kwargs))
+        if bags and context.method_name == "__call__":
+            ids_BL = _argument(Embedding.__call__, "ids_BL", module, args, kwargs)
+            used_BL = ids_BL != PADDING_ID
+            return module.pool(answer(path, module, jnp.where(used_BL, ids_BL, 0)), used_BL)
+        return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
         yield
+
+
+def _argument(method: Callable, name: str, module: Embedding, args: Any, kwargs: Any) -> jax.Array:
+    return inspect.signature(method).bind(module, *args, **kwargs).arguments[name]

@@ -7,7 +7,7 @@ still not fit. tests/training/test_memory.py holds the counts to the memory that
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from recjax.transforms.protocol import Params
 
 BATCHES_IN_FLIGHT = 4  # of recjax.data.batches: the step's own, two that wait, and one in the hands of the thread
 BESIDE = ("context", "teacher")  # what batches carry beside the data's own columns
+
+ToDraw = Literal["nothing", "by_one", "by_all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ def training_needs(
     planned: Any,
     batch: Batch,
     *,
-    drawn: Params | None = None,
+    to_draw: ToDraw = "nothing",
     scores_bytes: int = 0,
     saves: bool = False,
     sharing: int | None = None,
@@ -106,7 +108,8 @@ def training_needs(
     Args:
       planned: a recjax.training.first_step.PlannedStep.
       batch: of all devices, or its shapes, with what stands beside it.
-      drawn: shapes of the parameters if they are still to be drawn: one device draws them, and keeps them to the end.
+      to_draw: whether parameters are still to be drawn, which are kept to the end: by one device, or by all devices of
+        a mesh, each its part.
       scores_bytes: of a batch of the validation.
       saves: whether checkpoints are written.
       sharing: how many of the devices allocate from that memory; None looks: on a CPU all that this process has.
@@ -131,11 +134,12 @@ def training_needs(
     beside = jax.tree.leaves([batch.get(name, ()) for name in BESIDE])
     if isinstance(devices, OneDevice):
         beside = [leaf for leaf in beside if not isinstance(leaf, jax.Array)]  # others are there already
+    drawn_bytes = best_bytes if to_draw == "by_all" else tree_bytes(planned.whole_like.params)
     held = {
         "parameters": params_bytes,
         "optimizer state": state_bytes - params_bytes,
         "best parameters": best_bytes,
-        "parameters as drawn": tree_bytes(drawn or {}),
+        "parameters as drawn": 0 if to_draw == "nothing" else drawn_bytes,
         "batches": BATCHES_IN_FLIGHT * sharing * tree_bytes(columns) // parts,
         "beside the batches": sharing * tree_bytes(beside),
     }

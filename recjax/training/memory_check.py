@@ -18,6 +18,7 @@ from recjax.free_memory import FreeMemory, free_memory
 from recjax.training.memory import (
     BESIDE,
     Needs,
+    ToDraw,
     check_fits,
     default_device,
     devices_of,
@@ -52,7 +53,7 @@ def check_training(
     planned: Any,
     shapes_of: ShapesOf,
     *,
-    drawn: Params | None = None,
+    to_draw: ToDraw = "nothing",
     scores_bytes: int = 0,
     saves: bool = False,
     free: FreeMemory | None = None,
@@ -63,7 +64,7 @@ def check_training(
       plan: recjax.training.first_step.plan_step with all its arguments, by name.
       planned: what it returned.
       shapes_of: of models that the advice makes narrower.
-      drawn: as in `training_needs`.
+      to_draw: as in `training_needs`.
       scores_bytes: likewise.
       saves: likewise.
       free: where the training allocates; None asks its first device.
@@ -74,21 +75,17 @@ def check_training(
     device = devices_of(planned.devices)[0]
     arguments = {"parallel": Parallel(), **plan.keywords}
 
-    def needs_of(arguments: Arguments, planned: Any, sharing: int | None = None) -> Needs:
-        to_draw = None if drawn is None else arguments["params"]
-        return training_needs(
-            planned, arguments["batch"], drawn=to_draw, scores_bytes=scores_bytes, saves=saves, sharing=sharing
-        )
+    count = functools.partial(training_needs, to_draw=to_draw, scores_bytes=scores_bytes, saves=saves)
+    needs = count(planned, arguments["batch"])
 
     def other_needs(arguments: Arguments, sharing: int | None = None) -> Needs | None:
         """Returns what another training needs; None if there is no such training."""
         try:
-            return needs_of(arguments, plan.func(**arguments), sharing)
+            return count(plan.func(**arguments), arguments["batch"], sharing=sharing)
         except UserError:
             return None
 
     def advise(free_bytes: int) -> str:
-        needs = needs_of(arguments, planned)
         changes = (
             _other_splits(arguments, device),
             _smaller_state(arguments, plan.func),
@@ -96,7 +93,7 @@ def check_training(
             [_narrower_model(narrower, shapes_of) for narrower in _narrower(arguments["model_config"])],
         )
         found, least = _first_fit(arguments, changes, other_needs, free_bytes)
-        if drawn is not None and tree_bytes(drawn) > free_bytes:
+        if to_draw == "by_one" and needs.held["parameters as drawn"] > free_bytes:
             elsewhere, least = "", f"{least}; more devices do not help, as one of them draws all parameters"
         else:
             elsewhere = _more_devices(arguments, device, other_needs, free_bytes)
@@ -105,7 +102,7 @@ def check_training(
         return f"{least}; take a data set with fewer ids, or a machine with more memory"
 
     free = free_memory(device) if free is None else free
-    check_fits(f"training {_name(arguments['model_config'])}", needs_of(arguments, planned), free, advise)
+    check_fits(f"training {_name(arguments['model_config'])}", needs, free, advise)
 
 
 def check_draw(model_config: Any, drawn: Params, shapes_of: ShapesOf, free: FreeMemory | None = None) -> None:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recjax.config import Parallel
 from recjax.evaluation import EvaluationDevices
 from recjax.models.contract import Batch
+from recjax.parallel.mesh import make_mesh
 from recjax.parallel.rules import Rules, like_parameters, parameter_specs, shardings
 from recjax.parallel.table_exchange import TableExchange
 from recjax.parallel.table_layout import TableLayout, pack, unpack, whole_spec
@@ -24,7 +25,7 @@ from recjax.parallel.table_plan import TablePlan
 from recjax.training.devices import score_whole
 from recjax.training.lookups import find_lookups, given_rows, split_tables, tables_used_whole
 from recjax.training.sparse_step import SparseOptState
-from recjax.training.step import StepDevices, TrainState, TrainStep, many_devices_key
+from recjax.training.step import StepDevices, TrainState, TrainStep, init_params, many_devices_key
 from recjax.training.table_store import WHOLE_TABLES, ShardedParams, ShardedTables, TableStore
 from recjax.transforms.paths import flatten, unflatten_like
 from recjax.transforms.protocol import Params
@@ -146,8 +147,8 @@ class MeshDevices:
             if whole := tables_used_whole(answer, zeros, name):
                 tables = unpack(self.layout, stored)
                 zeros = {path: tables[path] if path in whole else zero for path, zero in zeros.items()}
-            ids = find_lookups(answer, zeros, name, rows_only=False)
-            with given_rows(store.read(stored, ids).rows):
+            ids = find_lookups(answer, zeros, name, rows_only=False, bags=store.bags)
+            with given_rows(store.read(stored, ids).rows, bags=store.bags):
                 return answer(zeros)
 
         return lambda state, context: {"params": state.params}, score_rows
@@ -199,6 +200,44 @@ class MeshDevices:
         return _from_host(np.asarray(leaf), sharding)
 
 
+def whole_param_specs(
+    params: Params, rules: Rules, parallel: Parallel, mesh: Mesh, model: str, *, row_updates: bool
+) -> Any:
+    """Returns how whole parameters are split; the arguments are those of `whole_state_specs`."""
+    tables, others = split_tables(params) if row_updates else ({}, flatten(params))
+    specs = parameter_specs(others, rules, mesh, model, fully_sharded=parallel.fully_sharded)
+    return unflatten_like(params, specs | {path: whole_spec(mesh, table.shape) for path, table in tables.items()})
+
+
+def drawn_on_mesh(
+    module: Any,
+    batch: Batch,
+    seed: int,
+    parallel: Parallel,
+    *,
+    row_updates: bool,
+    check: Callable[[Params], None] = lambda shapes: None,
+) -> Params:
+    """Returns freshly drawn parameters of which each device of a mesh has drawn its part; no device ever has them all.
+
+    Args:
+      module: whose parameters they are.
+      batch: gives the input shapes.
+      seed: of the draw, whose values are those of recjax.training.step.init_params, to rounding.
+      parallel: the mesh.
+      row_updates: whether tables have an optimizer of their own.
+      check: as in recjax.training.step.init_params.
+
+    Raises:
+      UserError: the mesh cannot be, or a parameter not be split on it.
+    """
+    mesh = make_mesh({"data": parallel.data, "model": parallel.model})
+    shapes = jax.eval_shape(lambda: init_params(module, batch, seed))
+    rules, name = module.config.sharding_rules(), type(module).__name__
+    specs = whole_param_specs(shapes, rules, parallel, mesh, name, row_updates=row_updates)
+    return init_params(module, batch, seed, shardings(specs, mesh), check)
+
+
 def whole_state_specs(
     state: TrainState, rules: Rules, parallel: Parallel, mesh: Mesh, model: str, *, row_updates: bool
 ) -> TrainState:
@@ -215,11 +254,10 @@ def whole_state_specs(
     Raises:
       UserError: as recjax.parallel.rules.parameter_specs.
     """
-    tables, others = split_tables(state.params) if row_updates else ({}, flatten(state.params))
-    specs = parameter_specs(others, rules, mesh, model, fully_sharded=parallel.fully_sharded)
-    by_path = specs | {path: whole_spec(mesh, table.shape) for path, table in tables.items()}
-    params = unflatten_like(state.params, by_path)
-    shapes = {path: leaf.shape for path, leaf in others.items()}
+    params = whole_param_specs(state.params, rules, parallel, mesh, model, row_updates=row_updates)
+    others = split_tables(state.params)[1] if row_updates else flatten(state.params)
+    by_path = flatten(params, is_leaf=lambda node: isinstance(node, PartitionSpec))
+    specs, shapes = {path: by_path[path] for path in others}, {path: leaf.shape for path, leaf in others.items()}
     if not row_updates:
         opt_state = like_parameters(state.opt_state, specs, shapes)
     else:

@@ -22,17 +22,20 @@ from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
-from recjax.training.first_step import RowCounts
+from recjax.training.first_step import RowCounts, plan_that_fits
 from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.fixed import join_fixed, split_fixed
+from recjax.training.memory_check import check_draw, surely_fits
+from recjax.training.mesh_devices import drawn_on_mesh
 from recjax.training.row_counts import count_rows
-from recjax.training.step import init_params
+from recjax.training.step import init_params, is_solved
 from recjax.transforms.protocol import (
     Chain,
     Finalization,
     Params,
     Stage,
     TeacherModel,
+    Transform,
     TransformReport,
     Validation,
     Variables,
@@ -91,14 +94,32 @@ def train(
       UserError: the model cannot have a transform or the table optimizer, or validation is NaN.
       CheckpointError: the folder cannot be written or read, or holds another experiment's run.
     """
-    setup = set_up(experiment, data, start=start, taught_by=taught_by, on_epoch=on_epoch)
+    transform = chain(*experiment.transforms)
+
+    def check(model_config: Any, drawn: Params) -> None:
+        if surely_fits(drawn):
+            return
+        if any(type(member).start is not Transform.start for member in transform.members):
+            return check_parameters_fit(model_config, drawn, data)  # training may start from other shapes
+        plan_that_fits(
+            model_config,
+            drawn,
+            data,
+            experiment.training,
+            transform,
+            parallel=experiment.parallel,
+            saves=folder is not None,
+            to_draw="by_one" if transform.members else "by_all",
+        )
+
+    setup = set_up(experiment, data, start=start, taught_by=taught_by, check=check, on_epoch=on_epoch)
     checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None
     return fit(
         setup.model_config,
         setup.params,
         data,
         setup.settings,
-        chain(*experiment.transforms),
+        transform,
         teacher=setup.teacher,
         parallel=experiment.parallel,
         counts=setup.counts if experiment.parallel.hot_rows else None,
@@ -125,14 +146,20 @@ def set_up(
     *,
     start: Params | None = None,
     taught_by: Params | None = None,
+    check: Callable[[Any, Params], None] | None = None,
     on_epoch: OnEpoch = lambda record, epochs: None,
 ) -> Setup:
-    """Returns what `train` begins with; its arguments and errors are those of `train`."""
+    """Returns what `train` begins with; its arguments and errors are those of `train`.
+
+    `check` is called with the model's config and the shapes of its parameters before any are drawn, and may raise; None
+    sees whether they fit into memory.
+    """
     transform = chain(*experiment.transforms)
     model_config = transform.rewrite(experiment.model)
     settings = experiment.training if start is None else experiment.finetuning
     if start is None:
-        start = init_params(model_config.build(data.schema), one_batch(data, 1), settings.seed)
+        look = functools.partial(check_parameters_fit, data=data) if check is None else check
+        start = _draw(experiment, model_config.build(data.schema), data, functools.partial(look, model_config))
     module, drawn = model_config.build(data.schema), start
     counts = functools.cache(lambda: count_rows(module, drawn, data, settings))  # an epoch of batches
     start = transform.start(model_config, drawn, settings.seed, counts)
@@ -142,6 +169,15 @@ def set_up(
             taught_by = train(dataclasses.replace(experiment, transforms=()), data, on_epoch=on_epoch).params
         teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
     return Setup(model_config=model_config, params=start, settings=settings, teacher=teacher, counts=counts)
+
+
+def _draw(experiment: Experiment, module: Any, data: Data, check: Callable[[Params], None]) -> Params:
+    """Returns the parameters before any training; on a mesh, of which no device need have room for all."""
+    training, parallel = experiment.training, experiment.parallel
+    if parallel.strategy == "pjit" and not experiment.transforms and not is_solved(module):
+        rows = training.table_optimizer != "dense"
+        return drawn_on_mesh(module, one_batch(data, 1), training.seed, parallel, row_updates=rows, check=check)
+    return init_params(module, one_batch(data, 1), training.seed, check=check)
 
 
 def finalize(
@@ -232,6 +268,15 @@ def dry_run(experiment: Experiment, data: Data, params: Params | None = None) ->
     updates, _ = masking.update(jax.tree.map(jnp.zeros_like, learned), masking.init(learned), learned)
     masked = join_fixed(optax.apply_updates(learned, updates), fixed)
     return finalize(experiment, data, masked, fine_tunes=False)
+
+
+def check_parameters_fit(model_config: Any, drawn: Params, data: Data) -> None:
+    """Raises UserError if parameters of those shapes do not fit into memory."""
+
+    def shapes_of(model_config: Any) -> Params:
+        return jax.eval_shape(lambda: init_params(model_config.build(data.schema), one_batch(data, 1), seed=0))
+
+    check_draw(model_config, drawn, shapes_of)
 
 
 def one_batch(data: Data, batch_size: int) -> dict[str, Any]:

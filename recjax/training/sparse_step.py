@@ -84,10 +84,10 @@ def make_sparse_train_step(
             return whole_loss(params, batch, state.step, key)
 
         def loss_given_rows(dense: FlatParams, rows: Lookups) -> jax.Array:
-            with given_rows(rows):
+            with given_rows(rows, bags=store.bags):
                 return loss_of(dense, by_path)
 
-        ids = find_lookups(lambda tables: loss_of(dense, tables), by_path, type(module).__name__)
+        ids = find_lookups(lambda tables: loss_of(dense, tables), by_path, type(module).__name__, bags=store.bags)
         rows, kept = store.read(stored, ids)
         loss, (dense_grads, row_grads) = jax.value_and_grad(loss_given_rows, argnums=(0, 1))(dense, rows)
         dense_grads = batch_mean(dense_grads)

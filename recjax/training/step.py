@@ -29,12 +29,23 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
 
 
-def init_params(module: Any, batch: Batch, seed: int) -> Params:
-    """Returns freshly drawn float32 parameters for the module; the batch gives the input shapes."""
-    key = jax.random.key(seed)
-    if is_solved(module):
-        return jax.jit(functools.partial(module.init, method="update"))(key, batch)["params"]
-    return jax.jit(functools.partial(module.init, train=False, method="loss"))(key, batch)["params"]
+def init_params(
+    module: Any,
+    batch: Batch,
+    seed: int,
+    shardings: Any = None,
+    check: Callable[[Params], None] = lambda shapes: None,
+) -> Params:
+    """Returns freshly drawn float32 parameters for the module; the batch gives the input shapes.
+
+    With `shardings`, one for each parameter, every device draws its part alone. The values are the same, to rounding.
+    `check` is called with the shapes of the parameters before anything is drawn, and may raise.
+    """
+    out = {"params": shardings} if shardings else None
+    fixed = {"method": "update"} if is_solved(module) else {"train": False, "method": "loss"}
+    draw, key = jax.jit(functools.partial(module.init, **fixed), out_shardings=out), jax.random.key(seed)
+    check(draw.eval_shape(key, batch)["params"])  # traced once: the draw takes the same program
+    return draw(key, batch)["params"]
 
 
 def is_solved(module: Any) -> bool:

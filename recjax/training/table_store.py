@@ -49,7 +49,13 @@ class Rows(NamedTuple):
 
 @runtime_checkable
 class TableStore(Protocol):
-    """What a training step does with tables."""
+    """What a training step does with tables.
+
+    Attributes:
+      bags: whether it takes a bag of ids for one lookup.
+    """
+
+    bags: bool
 
     def split(self, params: Any) -> tuple[Any, FlatParams, Tables]:
         """Returns the tables as stored, all other parameters by path, and tables [V, D] to trace a loss with."""
@@ -87,6 +93,8 @@ class WholeTables:
     """
 
     in_replicas: bool = False
+
+    bags = False  # position after position, which is faster on a CPU (recjax.nn.embedding)
 
     def split(self, params: Params) -> tuple[Tables, FlatParams, Tables]:
         """Returns the tables, all other parameters, and the tables again."""
@@ -154,6 +162,8 @@ class ShardedTables:
 
     exchange: TableExchange
     like: Params
+
+    bags = True  # a program of hundreds of lookups would be minutes in the compiler
 
     def split(self, params: ShardedParams) -> tuple[Packed, FlatParams, Tables]:
         """Returns packed tables, all other parameters, and zeros in the place of tables, which no program keeps."""

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from recjax.errors import DeviceError, UserError
-from recjax.hardware.device import describe_device, peak_memory_bytes, select_device
+from recjax.hardware.device import EXAMPLES, describe_device, peak_memory_bytes, select_device
 from recjax.processor import cpu_model
 
 
@@ -25,6 +25,8 @@ def test_an_absent_device_is_an_error_that_names_what_was_found(name: str, remed
     message = str(caught.value)
     assert message.startswith(f"no {name} device: JAX {jax.__version__} found cpu:0")
     assert remedy in message
+    assert f"recjax plan CONFIG --devices {EXAMPLES[name]}" in message
+    assert f"benchmarks.run --device={name} --estimate" in message
     assert "\n" not in message
 
 

@@ -79,7 +79,7 @@ BY_ROWS = Parallel(strategy="pjit", tables="row_wise")
 def test_dense_adam_on_one_device(data: Data):
     assert (data.schema.n_users, data.schema.n_items) == (USERS, ITEMS)
     planned, batch = plan(data)
-    needs = training_needs(planned, batch, drawn=planned.whole_like.params)
+    needs = training_needs(planned, batch, to_draw="by_all")
     assert needs.held == {
         "parameters": PARAMS,
         "optimizer state": 2 * PARAMS + COUNTS,
@@ -120,6 +120,16 @@ def test_devices_with_memories_of_their_own_hold_their_part(data: Data):
     assert needs.held["batches"] == BATCHES_IN_FLIGHT * COLUMNS // 4
     together = training_needs(planned, batch)
     assert together.held == {name: 4 * size for name, size in needs.held.items()}
+
+
+def test_a_mesh_draws_parts_or_one_device_draws_all(data: Data):
+    planned, batch = plan(data, parallel=SHARDED, n_devices=4)
+    count = functools.partial(training_needs, planned, batch, sharing=1)
+    assert count().held["parameters as drawn"] == 0
+    assert count(to_draw="by_one").held["parameters as drawn"] == PARAMS
+    assert count(to_draw="by_all").held["parameters as drawn"] == count().held["parameters"] < PARAMS
+    planned, batch = plan(data, parallel=PMAP, n_devices=4)
+    assert training_needs(planned, batch, to_draw="by_all").held["parameters as drawn"] == PARAMS
 
 
 def test_row_wise_tables_are_halved_by_two_devices(data: Data):
@@ -284,7 +294,7 @@ print(re.search("VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[
         data = load_data(Experiment(name="w", dataset=dataset, model=model, training=training, finetuning=training))
         batch, params = next(iter(data.train_batches(1024, 0, 1))), drawn(data, model)
         planned = plan_step(model, params, data.schema, batch, training, chain(), total_steps=10)
-        return training_needs(planned, batch, drawn=params, saves=True).n_bytes
+        return training_needs(planned, batch, to_draw="by_all", saves=True).n_bytes
 
     taken = peak_bytes(1024) - peak_bytes(16)
     print(f"{optimizer}: counted over taken {(counted(1024) - counted(16)) / taken:.2f}")

@@ -24,7 +24,7 @@ from recjax.models.matrix_factorization import MatrixFactorizationConfig
 from recjax.models.sasrec import SASRecConfig
 from recjax.serving.bucket_memory import check_bucket
 from recjax.training.first_step import plan_step
-from recjax.training.memory import training_needs, validation_bytes
+from recjax.training.memory import ToDraw, training_needs, validation_bytes
 from recjax.training.memory_check import MOST_COPIES, check_draw, check_training, surely_fits
 from recjax.training.pipeline import load_data, one_batch
 from recjax.training.step import init_params
@@ -68,21 +68,22 @@ def ratings(ratings_file: Path) -> Data:
 class Case:
     """A training of a matrix factorisation with a table optimizer, over devices."""
 
-    def __init__(self, data: Data, parallel: Parallel | None = None, **training: Any) -> None:
+    def __init__(
+        self, data: Data, parallel: Parallel | None = None, to_draw: ToDraw = "by_one", **training: Any
+    ) -> None:
         settings = Training(**{"batch_size": BATCH, **training})
-        self.data = data
+        self.data, self.to_draw = data, to_draw
         self.plan = plan_of(MatrixFactorizationConfig(embedding_dim=DIM), data, settings, parallel or Parallel())
         self.planned = self.plan()
 
     @property
     def n_bytes(self) -> int:
         """Returns what it needs, parameters not drawn yet."""
-        batch = self.plan.keywords["batch"]
-        return training_needs(self.planned, batch, drawn=self.plan.keywords["params"]).n_bytes
+        return training_needs(self.planned, self.plan.keywords["batch"], to_draw=self.to_draw).n_bytes
 
     def check(self, free: int | None) -> None:
-        shapes_of, params = functools.partial(drawn, self.data), self.plan.keywords["params"]
-        check_training(self.plan, self.planned, shapes_of, drawn=params, free=FreeMemory(free, "this host"))
+        shapes_of, memory = functools.partial(drawn, self.data), FreeMemory(free, "this host")
+        check_training(self.plan, self.planned, shapes_of, to_draw=self.to_draw, free=memory)
 
     def advice(self, free: int) -> str:
         """Returns what the refusal says, all in one line, after what is needed and free."""
@@ -152,16 +153,17 @@ def test_a_combination_is_named_where_nothing_alone_fits(ratings: Data):
     assert "set training.table_optimizer=rowwise_adagrad and model.embedding_dim=4 (" in advice
 
 
-def test_more_hosts_are_named_where_the_drawn_parameters_leave_room_for_a_part(ratings: Data):
-    case = Case(ratings, table_optimizer="sgd", batch_size=64)
-    params = 4 * ROWS * (DIM + 1)
-    advice = case.advice(2 * params + 6_000)
+@pytest.mark.parametrize(("to_draw", "room"), [("by_one", 2), ("by_all", 1)])
+def test_more_hosts_are_named_where_their_parts_fit(ratings: Data, to_draw: ToDraw, room: int):
+    case = Case(ratings, to_draw=to_draw, table_optimizer="sgd", batch_size=64)
+    free = room * 4 * ROWS * (DIM + 1) + 6_000
+    advice = case.advice(free)
     (n,) = re.findall(r"take (\d+) such hosts with one device each and set parallel.strategy=pjit", advice)
     split = Parallel(strategy="pjit", fully_sharded=True)
     for size, fits in ((int(n), True), (int(n) // 2, False)):
         planned = case.plan(parallel=split, jax_devices=jax.devices()[:size])
-        needs = training_needs(planned, case.plan.keywords["batch"], drawn=case.plan.keywords["params"], sharing=1)
-        assert (needs.n_bytes <= 2 * params + 6_000) == fits
+        needs = training_needs(planned, case.plan.keywords["batch"], to_draw=to_draw, sharing=1)
+        assert (needs.n_bytes <= free) == fits
 
 
 def test_a_split_of_copies_is_named(ratings: Data):
@@ -198,7 +200,7 @@ def test_parameters_are_refused_before_they_are_drawn(ratings: Data):
 def test_what_surely_fits_needs_no_plan(ratings: Data, optimizer: str):
     case = Case(ratings, table_optimizer=optimizer)
     params = case.plan.keywords["params"]
-    needs = training_needs(case.planned, {}, drawn=params, saves=True)
+    needs = training_needs(case.planned, {}, to_draw="by_all", saves=True)
     assert needs.n_bytes < MOST_COPIES * 4 * ROWS * (DIM + 1)
     assert surely_fits(params, FreeMemory(MOST_COPIES * 4 * ROWS * (DIM + 1), "this host"))
     assert not surely_fits(params, FreeMemory(MOST_COPIES * 4 * ROWS * (DIM + 1) - 1, "this host"))
@@ -249,7 +251,7 @@ def test_every_config_fits_24_gb_or_says_why_not(path: Path, tmp_path: Path, mon
         plan,
         plan(),
         functools.partial(drawn, data),
-        drawn=plan.keywords["params"],
+        to_draw="by_all",
         scores_bytes=validation_bytes(data),
         saves=True,
         free=LAPTOP,

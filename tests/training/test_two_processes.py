@@ -82,7 +82,7 @@ def test_two_processes_have_the_losses_of_one_device(tmp_path: Path, port: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["pjit", "pmap"])
 def test_the_same_command_in_two_processes_writes_once(tmp_path: Path, port: int, strategy: str):
-    command = (sys.executable, "-m", "recjax.cli", *TRAIN, f"--parallel={strategy}")
+    command = (sys.executable, "-c", "from recjax.cli import main; exit(main())", *TRAIN, f"--parallel={strategy}")
     of_first, of_second = run_two(port, *command, "--out", str(tmp_path / "two"))
     assert "final model in" in of_first
     assert of_second == ""
