@@ -8,7 +8,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
-.PHONY: bench data test test-slow lint constraints screenshots clean
+.PHONY: bench data test test-slow test-tpu-compiler lint constraints screenshots clean
 
 # The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
 comma := ,
@@ -27,7 +27,13 @@ test: $(VENV)/dev.installed
 	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/dev.installed
-	$(RUN) -m pytest -m "slow and not gpu and not tpu" $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile -m "slow and not gpu and not tpu" $(ARGS)
+
+# What compiles for TPUs without one; installs the extra `tpu`, 1.2 GB.
+test-tpu-compiler: $(VENV)/tpu.installed
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile -m "not gpu and not tpu" \
+	  tests/parallel/test_sparsecore.py tests/parallel/test_sparsecore_memory.py tests/test_portability.py \
+	  tests/hardware/test_compile_absent.py tests/hardware/test_topology.py $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(RUN) -m ruff format --check .
@@ -45,6 +51,10 @@ $(VENV)/$(EXTRAS).installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable ".[bench,dev]"
 	touch $@ $(VENV)/bench.installed
+
+$(VENV)/tpu.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[bench,dev,tpu]"
+	touch $@
 
 # Newest versions that fit together, for every supported Python in one file; needs uv.
 constraints:

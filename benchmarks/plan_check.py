@@ -9,10 +9,11 @@ from pathlib import Path
 
 from recjax.command_line import OneLineParser, run_command
 
-# A next-item, a click and a top-n model on the set that recjax has with it, and 26 tables of 2 million rows in all.
+# A linear, a click, a next-item and a top-n model on the set that recjax has with it, and 26 tables of 2 million rows.
 CASES = (
-    ("configs/sasrec_movielens_small.py", ()),
+    ("configs/logistic_regression_movielens_small.py", ()),
     ("configs/dlrm_dcnv2_movielens_small.py", ()),
+    ("configs/sasrec_movielens_small.py", ()),
     ("configs/ml_100k/mult_vae.py", ("dataset.source=movielens-latest-small",)),
     (
         "configs/dlrm_mlperf.py",
@@ -25,7 +26,7 @@ CASES = (
     ),
 )
 EXAMPLES = """examples:
-  python -m benchmarks.plan_check                                        four configs (about 5 minutes on 2 cores)
+  python -m benchmarks.plan_check                                        five configs (about 3 minutes on 2 cores)
   python -m benchmarks.plan_check --config configs/sasrec_movielens_small.py --set training.batch_size=256
   python -m benchmarks.plan_check --out=benchmarks/results/plan-check-amd-epyc --page=docs/planning.md
   python -m benchmarks.plan_check --device=gpu --out=runs/plan-check-gpu
@@ -41,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--device", default="cpu", metavar="cpu|gpu|tpu", help="where to run (default: cpu); there is no fallback"
     )
-    parser.add_argument("--config", metavar="FILE", help="one experiment (default: four of configs/)")
+    parser.add_argument("--config", metavar="FILE", help="one experiment (default: five of configs/)")
     parser.add_argument(
         "--set",
         action="append",

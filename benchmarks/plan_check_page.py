@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- plan_check: begin -->", "<!-- plan_check: end -->"
 HEADER = (
-    *("experiment", "program", "samples", "bound by", "predicted ms", "measured ms", "range"),
-    *("measured / predicted", "predicted MB", "measured MB"),
+    *("experiment", "program", "samples", "bound by", "predicted ms", "measured ms", "range, ms"),
+    *("ratio", "predicted MB", "measured MB"),
 )
 NOTHING = "–"
 WIDTH = 120
@@ -86,6 +86,7 @@ def _notes(rows: Sequence["PlanCheckRow"]) -> list[str]:
     notes = [
         f"Ceilings measured in this run: {rates}; memory {ceilings['bytes_per_s'] / 1e9:.1f} GB/s",
         f"Measured: median of {len(rows[0].latency_ms)} runs, all programs in turn, another random order every round",
+        "Ratio: measured / predicted; 1.00 would be a program at the roofline",
         f"Load of the machine before the run: {load['load_1_min']} on {load['processors']} processors",
     ]
     reasons = [(name, why) for row in rows for name, why in row.reasons.items()]

@@ -15,6 +15,7 @@ from recjax.errors import DeviceError, UserError
 from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
 from recjax.hardware.facts import PRICES, load_prices
 from recjax.parallel.start import is_writer
+from recjax.parallel.table_plan import describe_plan
 from recjax.plan_table import WIDTH, plan_table
 from recjax.planning import PROGRAMS, parse_mesh, parse_targets, plan
 from recjax.progress import console, stage
@@ -49,7 +50,13 @@ def train_command(experiment: Experiment, folder: Path) -> None:
             advance(note, remaining=epochs - record.epoch)  # if a checkpoint is lost, more than was thought
 
         try:
-            result = train(experiment, data, folder=folder / "checkpoints", on_epoch=on_epoch)
+            result = train(
+                experiment,
+                data,
+                folder=folder / "checkpoints",
+                on_epoch=on_epoch,
+                on_plan=lambda plan: console.print(describe_plan(plan)),
+            )
         except KeyboardInterrupt:
             if complete_epochs(folder / "checkpoints"):
                 console.print("the same command goes on from the last validated epoch", markup=False)

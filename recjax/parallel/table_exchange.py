@@ -255,7 +255,8 @@ class TableExchange:
         if not any(_is_owned(self.layout.groups[name].places[path]) for path in paths):
             return None
         spec: Any = self._split
-        return Route(spec, spec, spec, spec, spec, rounds=PartitionSpec())  # type: ignore[arg-type]
+        whole: Any = PartitionSpec()
+        return Route(spec, spec, spec, spec, spec, spec, spec, whole)
 
     def _on_shards(self, local: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         return jax.shard_map(local, mesh=self.layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

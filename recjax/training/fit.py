@@ -13,6 +13,7 @@ from recjax.config import Parallel, Training
 from recjax.data.batches import prefetch_to_device
 from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, is_better, make_evaluator
+from recjax.parallel.table_plan import TablePlan
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.distillation import Teacher
 from recjax.training.first_step import SINGLE, RowCounts, first_step, total_steps
@@ -56,6 +57,7 @@ def fit(
     validate_start: bool = False,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[EpochRecord, int], None] = lambda record, epochs: None,
+    on_plan: Callable[[TablePlan], None] = lambda plan: None,
 ) -> FitResult:
     """Returns the parameters with the best validation metric among epochs that satisfy the transform.
 
@@ -74,6 +76,7 @@ def fit(
       validate_start: whether the start itself, as epoch 0, may be the best (if it satisfies the transform).
       checkpoints: where to save and resume; None keeps nothing.
       on_epoch: called with each epoch's record and the planned number of epochs.
+      on_plan: called with the plan of embedding tables that are split over devices, before anything is trained.
 
     Raises:
       TrainingDivergedError: the loss is NaN or infinite.
@@ -81,6 +84,8 @@ def fit(
     """
     settled = transform.settled_step(total_steps(data, training))
     begun = first_step(model_config, params, data, training, transform, teacher, parallel, counts, bool(checkpoints))
+    if begun.planned.plan:
+        on_plan(begun.planned.plan)
     devices, state, context = begun.devices, begun.state, begun.beside.get("context", {})
     complete, score = devices.score(transform.intercept(model_config.build(data.schema), Mode.EVALUATE))
     evaluate = make_evaluator(score, data, "valid", devices.evaluation)

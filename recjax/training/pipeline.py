@@ -19,6 +19,7 @@ from recjax.data.sources import load_interactions, load_labelled_stream
 from recjax.data.top_n import top_n_data
 from recjax.errors import UserError
 from recjax.evaluation import Data, is_better, make_evaluator
+from recjax.parallel.table_plan import TablePlan
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
@@ -43,6 +44,7 @@ from recjax.transforms.protocol import (
 )
 
 OnEpoch = Callable[[EpochRecord, int], None]
+OnPlan = Callable[[TablePlan], None]
 CALIBRATION_BATCH = 64
 
 
@@ -76,6 +78,7 @@ def train(
     taught_by: Params | None = None,
     folder: Path | None = None,
     on_epoch: OnEpoch = lambda record, epochs: None,
+    on_plan: OnPlan = lambda plan: None,
 ) -> FitResult:
     """Returns the best parameters of the experiment's model with its transforms in force.
 
@@ -88,6 +91,7 @@ def train(
         trains it first.
       folder: where checkpoints go, and where a broken run is found again; None keeps none.
       on_epoch: called after every epoch.
+      on_plan: called with the plan of embedding tables that are split over devices.
 
     Raises:
       TrainingDivergedError: the loss is no finite number.
@@ -126,6 +130,7 @@ def train(
         validate_start=start is not None,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
+        on_plan=on_plan,
     )
 
 

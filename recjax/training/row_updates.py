@@ -7,11 +7,11 @@ Shapes: N ids looked up, U slots for distinct rows, D embedding dim, V vocabular
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from recjax.nn.running import running_sum
 from recjax.parallel.table_exchange import OverColumns, all_columns_here
@@ -33,15 +33,17 @@ class RowUpdate(NamedTuple):
 
 
 class RowGradient(NamedTuple):
-    """A table's gradient where it is not zero.
+    """A table's gradient by distinct rows.
 
     Attributes:
-      ids: distinct ids; a slot without a touched row holds one outside [0, V), which gathers clip and scatters drop.
+      ids: distinct and ascending; slots without a row hold ids of V and more, which gathers clip and scatters drop.
       rows: the gradient of each of those rows.
+      is_touched: whether it is not all zeros.
     """
 
     ids: Int32[Array, "U"]
     rows: Float[Array, "U D"]
+    is_touched: Bool[Array, "U"]
 
 
 def sgd() -> RowUpdate:
@@ -103,6 +105,8 @@ def combine_duplicates(
     grads: Sequence[Float[Array, "..."]],
     vocab_size: int,
     over_columns: OverColumns = all_columns_here,
+    *,
+    in_order: bool = False,
 ) -> RowGradient:
     """Returns the gradient of each distinct row: the sum over all places where it was looked up, in float32.
 
@@ -113,6 +117,9 @@ def combine_duplicates(
       grads: of each lookup's rows, [..., D].
       vocab_size: V; it and the number of ids together must stay below 2^31.
       over_columns: where a device has some columns of each row: whether a row is touched is for all of them to say.
+      in_order: whether gradients are brought into the order of ids before they are added up. XLA for TPUs sorts for
+        every scatter that is not known to be in order, and is most of a minute compiling that; a CPU only has to
+        move more.
     """
     ids_N = jnp.concatenate([i.reshape(-1) for i in ids]).astype(jnp.int32)
     grads_ND = jnp.concatenate([g.reshape(-1, g.shape[-1]) for g in grads]).astype(jnp.float32)
@@ -121,12 +128,16 @@ def combine_duplicates(
     outside_U = vocab_size + jnp.arange(n_slots, dtype=jnp.int32)
     sorted_N, order_N = jax.lax.sort((ids_N, jnp.arange(len(ids_N), dtype=jnp.int32)), num_keys=1)
     is_first_N = jnp.concatenate([jnp.ones(1, bool), sorted_N[1:] != sorted_N[:-1]])
-    sorted_slot_N = running_sum(is_first_N.astype(jnp.int32)) - 1
-    slot_N = jnp.zeros_like(ids_N).at[order_N].set(sorted_slot_N, mode="promise_in_bounds", unique_indices=True)
-    ids_U = outside_U.at[sorted_slot_N].set(sorted_N, mode="promise_in_bounds")
-    rows_UD = jnp.zeros((n_slots, grads_ND.shape[1])).at[slot_N].add(grads_ND, mode="promise_in_bounds")
+    slot_N = running_sum(is_first_N.astype(jnp.int32)) - 1
+    ids_U = outside_U.at[slot_N].set(sorted_N, mode="promise_in_bounds", indices_are_sorted=True)
+    if in_order:
+        grads_ND = grads_ND.at[order_N].get(mode="promise_in_bounds", unique_indices=True)
+    else:
+        slot_N = jnp.zeros_like(ids_N).at[order_N].set(slot_N, mode="promise_in_bounds", unique_indices=True)
+    zeros_UD = jnp.zeros((n_slots, grads_ND.shape[1]))
+    rows_UD = zeros_UD.at[slot_N].add(grads_ND, mode="promise_in_bounds", indices_are_sorted=in_order)
     is_touched_U = over_columns(jnp.any(rows_UD != 0, axis=1).astype(jnp.float32)) > 0
-    return RowGradient(jnp.where(is_touched_U, ids_U, outside_U), rows_UD)
+    return RowGradient(ids_U, rows_UD, is_touched_U & (ids_U < vocab_size))
 
 
 def update_rows(
@@ -138,13 +149,19 @@ def update_rows(
     learning_rate: Float32[Array, ""] | float,
     over_columns: OverColumns = all_columns_here,
 ) -> tuple[Float[Array, "V D"], Slots]:
-    """Returns the table and its slots with the gradient's rows updated; in place where both are donated.
+    """Returns the table and its slots with the gradient's touched rows updated; in place where both are donated.
 
     A table may hold some columns of each row, and other devices the rest: `over_columns` then averages over them.
     """
-    ids_U = gradient.ids
+    ids_U, is_touched_U = gradient.ids, gradient.is_touched
+
+    def of_touched(new: Array, other: Array | float) -> Array:
+        return jnp.where(is_touched_U.reshape((-1,) + (1,) * (new.ndim - 1)), new, other)
+
     old = {name: slot.at[ids_U].get(mode="clip") for name, slot in slots.items()}
     added_UD, new = rule.update(gradient.rows, old, step, jnp.asarray(learning_rate), over_columns)
-    table_VD = table_VD.at[ids_U].add(added_UD.astype(table_VD.dtype), mode="drop", unique_indices=True)
-    slots = {name: slots[name].at[ids_U].set(new[name], mode="drop", unique_indices=True) for name in slots}
+    added_UD = of_touched(added_UD, -0.0).astype(table_VD.dtype)  # which leaves every number as it is, 0 and -0 too
+    ordered: dict[str, Any] = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+    table_VD = table_VD.at[ids_U].add(added_UD, **ordered)
+    slots = {name: slots[name].at[ids_U].set(of_touched(new[name], old[name]), **ordered) for name in slots}
     return table_VD, slots

@@ -138,7 +138,7 @@ class WholeTables:
         if self.in_replicas:  # whose losses are the same: the gradient of one is that of their sum over their number
             of_ids = [jax.lax.all_gather(one, AXIS, tiled=True) for one in of_ids]
             of_grads = [jax.lax.all_gather(one, AXIS, tiled=True) / jax.lax.axis_size(AXIS) for one in of_grads]
-        return combine_duplicates(of_ids, of_grads, len(tables[path]))
+        return combine_duplicates(of_ids, of_grads, len(tables[path]), in_order=jax.default_backend() != "cpu")
 
 
 WHOLE_TABLES = WholeTables()
@@ -190,7 +190,7 @@ class ShardedTables:
         """Returns the sum of squares of the tables' gradients, those of equal ids added up."""
 
         def combine(ids_T: Array, grads_TD: Array, vocab_size: int) -> Array:
-            gradient = combine_duplicates([ids_T], [grads_TD], vocab_size + 1)  # V itself is nobody's id
+            gradient = combine_duplicates([ids_T], [grads_TD], vocab_size + 1, in_order=True)  # V is nobody's id
             return jnp.where((gradient.ids < vocab_size)[:, None], gradient.rows, 0.0)
 
         return self.exchange.squared_norm(tables, ids, kept, grads, combine)
@@ -210,7 +210,7 @@ class ShardedTables:
             table_VD: Array, slots: Slots, ids_T: Array, grads_TD: Array, over_columns: OverColumns
         ) -> tuple[Array, Slots]:
             vocab_size = len(table_VD) + 1  # V itself is nobody's id
-            gradient = combine_duplicates([ids_T], [grads_TD], vocab_size, over_columns)
+            gradient = combine_duplicates([ids_T], [grads_TD], vocab_size, over_columns, in_order=True)
             gradient = gradient._replace(rows=gradient.rows * step.scale)
             return update_rows(step.rule, table_VD, slots, gradient, step.number, step.rate, over_columns)
 

@@ -5,12 +5,11 @@ import math
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from recjax.config import Dataset, Experiment, Training
+from recjax.config import Dataset, Experiment, Parallel, Training
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
 from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
@@ -20,10 +19,8 @@ from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.models.ease import EASEConfig
 from recjax.parallel.mesh import make_mesh
 from recjax.training.final_model import FinalModel
-from recjax.training.optimizer import make_optimizer, make_table_optimizer
+from recjax.training.first_step import first_step, plan_step
 from recjax.training.pipeline import load_data, set_up
-from recjax.training.sparse_step import init_sparse_state, make_sparse_train_step
-from recjax.training.step import init_state, make_train_step
 from recjax.transforms import distill, quantize
 from recjax.transforms.protocol import chain
 
@@ -42,28 +39,35 @@ def test_the_training_program_takes_what_training_takes(
     dlrm_experiment: Experiment, labelled: LabelledData, mesh: Mesh, table_optimizer: str
 ) -> None:
     training = dataclasses.replace(dlrm_experiment.training, table_optimizer=table_optimizer)
-    experiment = dataclasses.replace(dlrm_experiment, training=training)
+    # Without dropout, whose draws are others on a mesh.
+    model = dataclasses.replace(dlrm_experiment.model, dropout_rate=0.0)
+    experiment = dataclasses.replace(dlrm_experiment, training=training, model=model)
     planned = training_program(experiment, labelled, mesh)
-    setup = set_up(experiment, labelled)
-    module = setup.model_config.build(labelled.schema)
-    total_steps = math.ceil(labelled.n_train / 32) * training.epochs
-    optimizer = make_optimizer(training, chain(), setup.model_config, total_steps)
-    tables = make_table_optimizer(training, total_steps)
-    if tables is None:
-        state, step = init_state(setup.params, optimizer), make_train_step(module, optimizer, training.seed)
-    else:
-        state = init_sparse_state(setup.params, optimizer, tables)
-        step = make_sparse_train_step(module, optimizer, tables, training.seed)
-    batch = next(labelled.train_batches(32, 0, 1))
     assert planned.samples == 32
+    setup, batch = set_up(experiment, labelled), next(labelled.train_batches(32, 0, 1))
+    parallel = Parallel(strategy="pjit", **mesh.shape)
+    begun = plan_step(
+        setup.model_config,
+        setup.params,
+        labelled.schema,
+        batch,
+        training,
+        chain(),
+        total_steps=math.ceil(labelled.n_train / 32) * training.epochs,
+        parallel=parallel,
+        jax_devices=list(mesh.devices.flat),
+    )
+    state = begun.devices.first_state(begun.init, setup.params)
     assert shapes(planned.arguments[0]) == shapes(state)
     assert shapes(planned.arguments[1]) == shapes(batch)
-    # And computes what a step computes.
+    # And computes what a step on one device computes.
     compiled = planned.function.trace(*planned.arguments).lower().compile()
-    new, loss = compiled(jax.tree.map(jnp.copy, state), batch)
-    expected, expected_loss = step(state, batch)
+    new, loss = compiled(state, begun.devices.put_batch(batch))
+    alone = first_step(setup.model_config, setup.params, labelled, training, chain())
+    expected, expected_loss = alone.take(alone.state, batch)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new, expected)
+    whole = begun.devices.whole(new)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, expected)
 
 
 def test_the_serving_program_answers_as_the_final_model_does(
@@ -91,7 +95,7 @@ def test_a_batch_is_split_and_parameters_are_whole(
         "labels": PartitionSpec("data"),
         "weight": PartitionSpec("data"),
     }
-    assert all(leaf.sharding.spec == PartitionSpec() for leaf in jax.tree.leaves(state))
+    assert all(leaf.sharding.shard_shape(leaf.shape) == leaf.shape for leaf in jax.tree.leaves(state))
 
 
 def test_tables_of_a_hundred_gigabytes_are_planned_without_being_there(mesh: Mesh) -> None:

@@ -22,9 +22,9 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from recjax.parallel.start import finish, is_writer, start
 start()
-from test_parallel_losses import INT8, NAMES, PJIT, PMAP, losses
+from test_parallel_losses import CLIPPED, INT8, NAMES, PJIT, PMAP, losses
 found = {}
-for name in NAMES:
+for name in set(NAMES) - {CLIPPED}:
     for precision, transforms in (("fp32", ()), ("int8", INT8)):
         for parallel in (PJIT, PMAP):
             found[f"{name} {precision} {parallel.strategy}"] = losses(name, transforms, parallel, 8)
@@ -72,7 +72,7 @@ def run_two(port: int, *command: str) -> list[str]:
 def test_two_processes_have_the_losses_of_one_device(tmp_path: Path, port: int):
     run_two(port, sys.executable, "-c", LOSSES, str(tmp_path / "losses.json"), str(TESTS), str(TESTS.parent))
     found = json.loads((tmp_path / "losses.json").read_text())
-    assert len(found) == 4 * len(NAMES)
+    assert len(found) == 4 * (len(NAMES) - 1)
     for key, losses in found.items():
         name, precision, _ = key.split()
         expected = on_one_device(name, INT8 if precision == "int8" else ())
