@@ -283,7 +283,9 @@ def test_a_lookup_sends_at_most_15_percent_more_than_ids_and_rows():
     assert least <= bytes_sent(found) <= 1.15 * least
     travelling = [one for one in found if one.kind == "all-to-all"]
     assert {one.dtype for one in travelling} == {"s32", "f32"}
-    assert bytes_sent(travelling) == SLOTS * (S - 1) * (4 + 4 * DIM)
+    assert bytes_sent(travelling) == pytest.approx(
+        SLOTS * (S - 1) * (4 + 4 * DIM), abs=S
+    )  # of each piece a part of a byte
     # All else is one number, by which the devices agree on how many rounds there are.
     others = [one for one in found if one.kind != "all-to-all"]
     assert {(one.kind, one.shape) for one in others} == {("all-reduce", ())}
@@ -292,7 +294,9 @@ def test_a_lookup_sends_at_most_15_percent_more_than_ids_and_rows():
 def test_an_update_sends_as_much_again():
     # Of the lookup before it the route alone is used here, and XLA leaves the rows out.
     travelling = [one for one in row_wise("update", "8x1").found if one.kind == "all-to-all"]
-    assert bytes_sent(travelling) == SLOTS * (S - 1) * (4 + 4 * DIM)
+    assert bytes_sent(travelling) == pytest.approx(
+        SLOTS * (S - 1) * (4 + 4 * DIM), abs=S
+    )  # of each piece a part of a byte
 
 
 def test_devices_that_share_samples_ask_for_a_part_of_their_rows_each():
