@@ -66,26 +66,35 @@ def capacity(n_ids: int, shards: int, distinct_share: float = 1.0) -> int:
     return min(n_ids, max(FEWEST_SLOTS, math.ceil(mean + deviations * math.sqrt(mean))))
 
 
-def make_route(owner_N: Int32[Array, "N"], row_N: Int32[Array, "N"], shards: int, slots: int, axes: Axes) -> Route:
+def make_route(
+    owner_N: Int32[Array, "N"], row_N: Int32[Array, "N"], rows: int, shards: int, slots: int, axes: Axes
+) -> Route:
     """Returns the route of every id.
+
+    Ids are sorted once, by one number: their owner, then their row, mixed. A second key would double the time that XLA
+    for TPUs takes to compile the sort.
 
     Args:
       owner_N: shard that holds the id's row; S for an id that nobody is asked for.
       row_N: number of the row on that shard.
+      rows: Q, of each shard; S x Q must stay below 2^31.
       shards: S, the number of devices along `axes`.
-      slots: C, at least 2, or N.
+      slots: C.
       axes: mesh axes of the surrounding `shard_map`.
     """
     n = len(owner_N)
     position_N = jnp.arange(n, dtype=jnp.int32)
-    sorted_owner, sorted_mix, order = jax.lax.sort((owner_N, _mix(row_N), position_N), num_keys=2)
+    width = max(1, (rows - 1).bit_length())
+    assert (shards + 1) << width <= 1 << 32, (shards, rows)
+    key_N = (owner_N.astype(jnp.uint32) << width) | _mix(row_N, width)
+    sorted_key, order = jax.lax.sort((key_N, position_N), num_keys=1)
+    sorted_owner, sorted_mix = (sorted_key >> width).astype(jnp.int32), sorted_key & jnp.uint32((1 << width) - 1)
     is_owned = sorted_owner < shards
-    changes = (sorted_owner[1:] != sorted_owner[:-1]) | (sorted_mix[1:] != sorted_mix[:-1])
-    is_first = jnp.concatenate([jnp.ones(1, bool), changes]) & is_owned
+    is_first = jnp.concatenate([jnp.ones(1, bool), sorted_key[1:] != sorted_key[:-1]]) & is_owned
     distinct_N = running_sum(is_first.astype(jnp.int32)) - 1  # number of each id among the distinct ones
 
-    bits = _round_bits(sorted_owner, sorted_mix, is_first, distinct_N, slots, axes)
-    rank, round_ = _rank_in_bucket(sorted_owner, sorted_mix, is_first, distinct_N, bits)
+    bits = _round_bits(sorted_key, width, is_first, distinct_N, slots, axes)
+    rank, round_ = _rank_in_bucket(sorted_key, width, is_first, distinct_N, bits)
     sorted_slot = jnp.where(is_owned, sorted_owner * slots + rank, shards * slots)
 
     def unsorted(values: Array) -> Array:
@@ -97,7 +106,7 @@ def make_route(owner_N: Int32[Array, "N"], row_N: Int32[Array, "N"], shards: int
         round=unsorted(round_),
         order=order,
         distinct=jnp.where(is_owned, distinct_N, n),
-        rows=_unmix(sorted_mix),
+        rows=_unmix(sorted_mix, width),
         first_slot=jnp.where(is_first, sorted_slot, shards * slots),
         first_round=round_,
         rounds=jnp.uint32(1) << bits,
@@ -170,12 +179,12 @@ def _send_ids(route: Route, number: Array, shards: int, slots: int, axes: Axes) 
 
 
 def _round_bits(
-    owner: Array, mix: Array, is_first: Bool[Array, "N"], distinct: Array, slots: int, axes: Axes
+    key: Array, width: int, is_first: Bool[Array, "N"], distinct: Array, slots: int, axes: Axes
 ) -> UInt32[Array, ""]:
     """Returns the least b for which no device sends more than C ids to an owner in one of 2^b rounds."""
 
     def overflows(bits: Array) -> Array:
-        rank, _ = _rank_in_bucket(owner, mix, is_first, distinct, bits)
+        rank, _ = _rank_in_bucket(key, width, is_first, distinct, bits)
         return jax.lax.pmax(jnp.max(jnp.where(is_first, rank, 0)), axes) >= slots
 
     def one_more(state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -187,33 +196,37 @@ def _round_bits(
 
 
 def _rank_in_bucket(
-    owner: Array, mix: Array, is_first: Bool[Array, "N"], distinct: Array, bits: Array
+    key: Array, width: int, is_first: Bool[Array, "N"], distinct: Array, bits: Array
 ) -> tuple[Int32[Array, "N"], UInt32[Array, "N"]]:
     """Returns each sorted id's number among the distinct ones of its owner and round, and its round.
 
-    The round is the first `bits` of its mixed row, by which ids are sorted: those of one round stand together.
+    The round is the first `bits` of its mixed row of `width` bits, by which ids are sorted: those of one round stand
+    together.
     """
-    round_ = (mix >> 1) >> (31 - bits)  # a shift by all 32 bits at once is undefined
-    changes = (owner[1:] != owner[:-1]) | (round_[1:] != round_[:-1])
-    starts = jnp.concatenate([jnp.ones(1, bool), changes]) & is_first
-    before = running_max(jnp.where(starts, distinct, 0))
-    return distinct - before, round_
+    bucket = key >> (width - bits)  # the owner, then the round
+    changes = jnp.concatenate([jnp.ones(1, bool), bucket[1:] != bucket[:-1]])
+    before = running_max(jnp.where(changes & is_first, distinct, 0))
+    return distinct - before, bucket & ((jnp.uint32(1) << bits) - 1)
 
 
-def _mix(row: Int32[Array, "N"]) -> UInt32[Array, "N"]:
-    """Returns the rows as numbers in which neighbours are far apart, one for each row.
-
-    Source: the 32-bit finaliser of MurmurHash3 (Appleby, public domain), which is a bijection.
-    """
-    x = row.astype(jnp.uint32)
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+_ODD = 0x85EBCA6B, 0xC2B2AE35  # of MurmurHash3's 32-bit finaliser (Appleby, public domain), whose form `_mix` has
 
 
-def _unmix(mixed: UInt32[Array, "N"]) -> Int32[Array, "N"]:
-    """Returns the rows that `_mix` was given; the factors are the inverses of its own, modulo 2^32."""
-    x = mixed ^ (mixed >> 16)
-    x = x * jnp.uint32(0x7ED1B41D)
-    x = (x ^ (x >> 13) ^ (x >> 26)) * jnp.uint32(0xA5CB9243)
-    return (x ^ (x >> 16)).astype(jnp.int32)
+def _mix(row: Int32[Array, "N"], width: int) -> UInt32[Array, "N"]:
+    """Returns the rows as numbers of so many bits in which neighbours are far apart, another one for each row."""
+    mask, shift = jnp.uint32((1 << width) - 1), (width + 1) // 2
+    x = row.astype(jnp.uint32) & mask
+    for factor in _ODD:
+        x = (x * jnp.uint32(factor)) & mask
+        x = x ^ (x >> shift)
+    return x
+
+
+def _unmix(mixed: UInt32[Array, "N"], width: int) -> Int32[Array, "N"]:
+    """Returns the rows that `_mix` was given: its steps backwards, each with its inverse."""
+    mask, shift = jnp.uint32((1 << width) - 1), (width + 1) // 2
+    x = mixed
+    for factor in reversed(_ODD):
+        x = x ^ (x >> shift)  # which undoes itself, as it is by half the width or more
+        x = (x * jnp.uint32(pow(factor, -1, 1 << 32))) & mask
+    return x.astype(jnp.int32)

@@ -157,7 +157,7 @@ class TableExchange:
         if owned := [_owner_and_row(p, i, layout.shards) for p, i in zip(places, flat, strict=True) if _is_owned(p)]:
             owner_N, row_N = (jnp.concatenate(column) for column in zip(*owned, strict=True))
             slots = self._slots(name, len(owner_N))
-            route = make_route(owner_N, row_N, layout.shards, slots, axes)
+            route = make_route(owner_N, row_N, group.owned_rows, layout.shards, slots, axes)
             fetched = fetch_rows(parts["owned"], route, layout.shards, slots, axes)
         found, start = [], 0
         for place, ids_M in zip(places, flat, strict=True):

@@ -38,7 +38,7 @@ def compiled(slots: int, axes: tuple[str, ...]) -> Callable:
     mesh = make_mesh({"data": 8} if axes == ("data",) else {"data": 4, "model": 2})
 
     def local(table: jax.Array, owner: jax.Array, row: jax.Array, grads: jax.Array) -> tuple[jax.Array, ...]:
-        route = make_route(owner, row, S, slots, axes)
+        route = make_route(owner, row, len(table), S, slots, axes)
         rows = fetch_rows(table, route, S, slots, axes)
 
         def visit(carry: tuple[jax.Array, ...], rows_T: jax.Array, grads_TD: jax.Array) -> tuple[jax.Array, ...]:
@@ -176,12 +176,12 @@ def test_every_row_is_visited_once_whatever_the_ids(seed: int, owners: int, rows
 
 
 def test_large_row_numbers_are_told_apart():
-    # Rows whose numbers differ in their highest bits alone, as of a table of billions of rows.
+    # Rows whose numbers differ in their highest bits alone, as of a table of two billion rows.
     mesh = make_mesh({"data": -1})
-    row = np.tile(np.arange(N, dtype=np.int32) * 2**25, S)
+    row = np.tile(np.arange(N, dtype=np.int32) * (2**28 // N), S)
 
     def local(owner: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-        route = make_route(owner, row, S, N, ("data",))
+        route = make_route(owner, row, 2**28, S, N, ("data",))
         return route.slot, route.rounds
 
     both = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=(P("data"), P()), check_vma=False)
