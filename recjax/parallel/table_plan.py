@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from recjax.config import Parallel
 from recjax.errors import UserError
-from recjax.parallel.table_layout import Kind, Place, TableLayout, lay_out
+from recjax.parallel.table_layout import KINDS, Kind, Place, TableLayout, lay_out
 
 WORD = 4  # bytes of a float32, and of an id
 
@@ -120,29 +121,39 @@ def plan_tables(uses: Sequence[TableUse], mesh: Mesh, parallel: Parallel, free_b
 
 def describe_plan(plan: TablePlan) -> Table:
     """Returns the plan as a table: a row for each embedding table, the largest first."""
-    shards = plan.layout.shards
-    columns = ("embedding table", "rows", "dim", "ids a step", "split", "MB a device", "kB sent", "instead (kB sent)")
-    shown = Table(title=f"tables on {shards} device{'s' * (shards > 1)}: bytes of a step, counted")
-    for name in columns:
-        shown.add_column(name, justify="left" if name in ("embedding table", "split", "instead (kB sent)") else "right")
+    chosen, shards = plan.chosen_costs.values(), plan.layout.shards
+    held, sent = sum(cost.held_bytes for cost in chosen), sum(cost.sent_bytes for cost in chosen)
+    shown = Table(
+        title=f"tables on {shards} device{'s' * (shards > 1)}; last, kB that each sends in a step if split so",
+        caption=f"as planned, a device holds {held / 1e6:,.2f} MB and sends {sent / 1e3:,.0f} kB in a step",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column("table", no_wrap=True)
+    for name in ("rows", "dim", "ids"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("split", no_wrap=True)
+    for name in ("MB", "copied", "rows", "columns", "owner"):
+        shown.add_column(name, justify="right", no_wrap=True)
+
+    def kilobytes(path: str, kind: Kind) -> str:
+        return f"{plan.costs[path][kind].sent_bytes / 1e3:,.0f}" if kind in plan.costs[path] else "–"
+
     for use in sorted(plan.uses, key=lambda use: -use.vocab_size * use.dim):
-        kind, of_table = plan.kinds[use.path], plan.costs[use.path]
-        others = ", ".join(f"{other} {cost.sent_bytes / 1e3:,.0f}" for other, cost in of_table.items() if other != kind)
-        hot = len(plan.layout.places[use.path].hot_ids)
+        path, kind = use.path, plan.kinds[use.path]
+        hot = len(plan.layout.places[path].hot_ids)
         shown.add_row(
-            use.path.removesuffix("/table"),
+            path.removesuffix("/table").removeprefix("table_"),
             f"{use.vocab_size:,}",
             str(use.dim),
             f"{use.ids:,}",
             kind + (f", {hot:,} hot" if hot else ""),
-            f"{of_table[kind].held_bytes / 1e6:,.1f}",
-            f"{of_table[kind].sent_bytes / 1e3:,.0f}",
-            others,
+            f"{plan.costs[path][kind].held_bytes / 1e6:,.2f}",
+            *(kilobytes(path, one) for one in KINDS),
         )
-    chosen = plan.chosen_costs.values()
-    held, sent = sum(cost.held_bytes for cost in chosen), sum(cost.sent_bytes for cost in chosen)
-    shown.add_section()
-    shown.add_row("all", "", "", "", "", f"{held / 1e6:,.1f}", f"{sent / 1e3:,.0f}", "")
     return shown
 
 
