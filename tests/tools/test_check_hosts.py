@@ -14,7 +14,7 @@ def test_one_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     first, second, last = capsys.readouterr().out.splitlines()
     assert first == "1 process, found by: alone"
     assert second.startswith("process 0: ")
-    assert last == "1 to 1 over all devices add up to 1, as they should"
+    assert last == "1 to 8 over all devices add up to 36, as they should"  # tests have eight CPU devices
 
 
 def test_a_host_that_does_not_come_is_one_line() -> None:
