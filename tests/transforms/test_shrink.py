@@ -298,7 +298,7 @@ def test_units_whose_table_has_another_form_are_refused_before_training(
         train(experiment, load_data(experiment), on_epoch=forbidden)
     by_rows = dataclasses.replace(experiment.training, table_optimizer="lazy_adam")
     experiment = dataclasses.replace(experiment, transforms=(prune(0.5),), training=by_rows)
-    with pytest.raises(UserError, match=rr"(?m)part of users/table, which .*; set training.table_optimizer='dense'$"):
+    with pytest.raises(UserError, match=r"(?m)part of users/table, which .*; set training.table_optimizer='dense'$"):
         train(experiment, load_data(experiment), on_epoch=forbidden)
 
 
