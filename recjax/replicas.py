@@ -77,10 +77,9 @@ def _with_index(keys: jax.Array, data: Array) -> Array:
 
 def _random_bits(data: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     """Returns rows of what `jax.random.bits` gives for the whole batch, whose elements it numbers one by one."""
-    if bit_width != 32:
-        raise NotImplementedError(f"a draw of numbers of {bit_width} bits; replicas draw such of 32 bits")
+    assert bit_width <= 32, bit_width  # JAX draws wider ones for 64-bit types alone, which recjax does not turn on
     size = math.prod(shape)
     low = data[2] * jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)
     counts = jnp.concatenate([jnp.zeros_like(low), low])
     high_bits, low_bits = jnp.split(jax.extend.random.threefry_2x32(data[:2], counts), 2)
-    return (high_bits ^ low_bits).reshape(shape)
+    return (high_bits ^ low_bits).reshape(shape).astype(f"uint{bit_width}")

@@ -35,6 +35,8 @@ DRAWS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
     "randint": lambda key, b: jax.random.randint(key, (b, 6), 0, 1000),
     "gumbel": lambda key, b: jax.random.gumbel(key, (b, 3)),
     "bits": lambda key, b: jax.random.bits(key, (b, 2)),
+    "bytes": lambda key, b: jax.random.bits(key, (b, 3), jnp.uint8),
+    "bfloat16": lambda key, b: jax.random.uniform(key, (b, 5), jnp.bfloat16),
     "split": lambda key, b: jax.random.uniform(jax.random.split(key, 3)[1], (b, 5)),
     "fold_in": lambda key, b: jax.random.normal(jax.random.fold_in(key, 7), (b, 5)),
     "nested": lambda key, b: jax.random.bernoulli(
@@ -70,11 +72,6 @@ def test_draws_are_the_rows_of_the_whole_batchs(n: int, of_one_device: dict[str,
 def test_replicas_draw_different_numbers():
     drawn = of_replicas(lambda _: jax.random.uniform(replica_key(KEY), (2,)), 8)(np.zeros(8))
     assert len(np.unique(drawn)) == 16
-
-
-def test_numbers_of_another_width_are_refused():
-    with pytest.raises(NotImplementedError, match="numbers of 8 bits"):
-        of_replicas(lambda _: jax.random.uniform(replica_key(KEY), (2,), jnp.bfloat16), 2)(np.zeros(2))
 
 
 def test_outside_replicas_sums_and_means_are_the_devices_own():
