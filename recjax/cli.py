@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   recjax evaluate configs/sasrec_movielens_small.py --out runs/sasrec
   recjax explain configs/dlrm_dcnv2_movielens_small.py --set model.top_mlp=256,128
   recjax plan configs/dlrm_dcnv2_movielens_small.py --devices v5e:2x2,v6e:2x2,h200:8
+  recjax plan configs/dlrm_mlperf.py --devices v6e:4x4 --program sparsecore
 
 `train` writes checkpoints/, final/ and tensorboard/ into --out, and goes on where a broken run stopped.
 `explain` trains nothing: it prints, per layer, the bytes and flops before and after the config's transforms.
@@ -67,7 +68,12 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-size", type=int, metavar="N", help="samples of all devices (default: the experiment's)"
     )
-    command.add_argument("--program", default="both", choices=("train", "serve", "both"), help="which programs")
+    command.add_argument(
+        "--program",
+        default="both",
+        choices=("train", "serve", "both", "sparsecore"),
+        help="which programs; sparsecore: a training step with its tables on a TPU's SparseCores",
+    )
     command.add_argument(
         "--prices", type=Path, metavar="FILE", help="price file (default: recjax/hardware/prices.toml)"
     )

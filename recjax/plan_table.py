@@ -18,6 +18,10 @@ HOW_TO_READ = (
     "Estimates, not measurements: a step at the roofline, which no run beats. Flops, memory traffic and bytes sent are "
     "of one device and one step; capacity is what the compiler (TPU) or JAX's default share (GPU) leaves a program."
 )
+ON_SPARSECORES = (
+    "sparsecore: a training step with its tables on SparseCores, where rowwise_adagrad is adagrad, with an accumulator "
+    "for each column of a row; buffers of ids are as large as some batches need."
+)
 ONE_TRIP = "* some loop's length is not in the compiled program: bytes sent and memory traffic have it once."
 
 
@@ -51,20 +55,21 @@ def _cells(row: PlanRow) -> list[str]:
     mark = "*" if costs.loops_counted_once else ""
     work = [
         f"flops {quantity(sum(costs.flops.values()))}",
-        f"memory {quantity(costs.traffic_bytes, 'B')}{mark}",
-        *(f"{kind} {quantity(n_bytes, 'B')}{mark}" for kind, n_bytes in costs.collective_bytes.items()),
+        f"memory {NOTHING if costs.traffic_bytes is None else quantity(costs.traffic_bytes, 'B')}{mark}",
+        *(f"{kind} {quantity(n_bytes, 'B')}{mark}" for kind, n_bytes in (costs.collective_bytes or {}).items()),
     ]
     step = NOTHING if best.step_s is None else f"{quantity(best.step_s, units=TIME)}\nby {best.bound_by}"
-    rate = NOTHING if best.samples_per_s is None else f"{quantity(best.samples_per_s)}/s"
-    usd = best.usd_per_million_samples
-    price = "no price" if usd is None else f"${usd:.3g}/M"
+    rate = NOTHING
+    if best.samples_per_s is not None:
+        usd = best.usd_per_million_samples
+        rate = f"{quantity(best.samples_per_s)}/s\n{'no price' if usd is None else f'${usd:.3g}/M'}"
     return [
         hardware,
         f"{row.program}\n{row.samples:,}",
         f"{_of_capacity(row)}\n{'fits' if best.fits else 'DOES NOT FIT'}",
         "\n".join(work),
         step,
-        f"{rate}\n{price}",
+        rate,
     ]
 
 
@@ -75,6 +80,8 @@ def _of_capacity(row: PlanRow) -> str:
 def _notes(rows: Sequence[PlanRow]) -> list[str]:
     """Returns how to read the table, why figures are missing, and where prices are from."""
     notes = [HOW_TO_READ]
+    if any(row.program == "sparsecore" for row in rows):
+        notes.append(ON_SPARSECORES)
     if any(row.costs and row.costs.loops_counted_once for row in rows):
         notes.append(ONE_TRIP)
     reasons = [reason for row in rows if row.estimate for reason in row.estimate.reasons.values()]

@@ -17,7 +17,12 @@ from recjax.hardware.facts import Price
 from recjax.hardware.program_costs import ProgramCosts
 from recjax.hardware.topology import Target, parse_target
 
-PROGRAMS: Mapping[str, tuple[Program, ...]] = {"train": ("train",), "serve": ("serve",), "both": ("train", "serve")}
+PROGRAMS: Mapping[str, tuple[Program, ...]] = {
+    "train": ("train",),
+    "serve": ("serve",),
+    "both": ("train", "serve"),
+    "sparsecore": ("sparsecore",),
+}
 AT_ONCE = 2  # compilers running side by side, each of which takes a core most of the time
 
 
@@ -27,7 +32,7 @@ class PlanRow:
 
     Attributes:
       target: chip, number and shape.
-      program: "train" or "serve".
+      program: "train", "serve", or "sparsecore", a training step with its tables on SparseCores.
       reason: in one line; None if it compiles.
       needed_bytes: memory of a device that it would need, known where there is too little, or where it compiles.
       samples: of one run of the program.
@@ -120,7 +125,7 @@ def plan(
     Args:
       config: path of the experiment's file.
       targets: hardware.
-      programs: "train", "serve".
+      programs: "train", "serve", "sparsecore".
       overrides: of the experiment's values, as "a.b=c".
       mesh: devices along each axis; -1 takes all that are left.
       batch_size: samples of all devices together; None takes the experiment's.

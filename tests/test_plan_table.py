@@ -78,6 +78,13 @@ def test_missing_figures_have_their_reasons() -> None:
     assert "no price" in text
 
 
+def test_tables_on_sparsecores_have_memory_and_no_time() -> None:
+    text = words(printed(row("v6e:4x4", "sparsecore", PRICE, traffic_bytes=None, collective_bytes=None)))
+    assert "2.50 of 31.24 GiB flops 1.97 T – –" in text
+    assert "memory –" in text
+    assert "what SparseCores read, write and send" in text
+
+
 def test_loops_that_count_once_are_marked() -> None:
     text = printed(row("v5e:4x4", "train", loops_counted_once=True))
     assert "memory 4 GB*" in text

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from recjax.errors import DeviceError, UserError
 from recjax.hardware.topology import Target, environment, missing_compiler, parse_target
 
-Program = Literal["train", "serve"]
+Program = Literal["train", "serve", "sparsecore"]
 COMPILE_TIMEOUT_S = 600
 
 
@@ -35,7 +35,7 @@ class Request:
       overrides: of its values, as "a.b=c".
       target: as "v5e:4x4".
       mesh: devices along each axis; -1 takes all that are left.
-      program: a training step, or the answer to a batch of requests.
+      program: a training step, the answer to a batch of requests, or a training step with its tables on SparseCores.
       batch_size: samples of all devices together; None takes the experiment's.
     """
 
@@ -121,6 +121,7 @@ def compile_here(request: Request) -> Answer:
     from recjax.config import load_config
     from recjax.hardware.program_costs import program_costs
     from recjax.hardware.programs import serving_program, training_program
+    from recjax.hardware.sparsecore_program import sparsecore_program
     from recjax.hardware.topology import absent_devices
     from recjax.parallel.mesh import make_mesh
     from recjax.training.pipeline import load_data
@@ -130,8 +131,8 @@ def compile_here(request: Request) -> Answer:
         devices = absent_devices(target)
         mesh = make_mesh(request.mesh, devices)
         experiment = load_config(request.config, request.overrides)
-        make = training_program if request.program == "train" else serving_program
-        planned = make(experiment, load_data(experiment), mesh, request.batch_size)
+        make = {"train": training_program, "serve": serving_program, "sparsecore": sparsecore_program}
+        planned = make[request.program](experiment, load_data(experiment), mesh, request.batch_size)
         started = time.perf_counter()
         traced = planned.function.trace(*planned.arguments)
         compiled = traced.lower().compile()

@@ -12,6 +12,8 @@ import math
 from recjax.hardware.facts import Chip, Price
 from recjax.hardware.program_costs import ProgramCosts
 
+SPARSECORES_UNKNOWN = "what SparseCores read, write and send in a step is not in the program's text: no time of theirs"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -31,7 +33,7 @@ class Estimate:
 
     fits: bool
     compute_s: float | None
-    memory_s: float
+    memory_s: float | None
     links_s: float | None
     step_s: float | None
     bound_by: str | None
@@ -59,14 +61,20 @@ def estimate(
         reasons["compute_s"] = f"no published peak of {chip.name} for products of {', '.join(unknown)}"
     else:
         compute_s = math.fsum(n / (chip.device_flops_per_s(dtype) or math.inf) for dtype, n in costs.flops.items())
-    sent, links_s = sum(costs.collective_bytes.values()), None
-    if sent and not chip.device_link_bytes_per_s(shape):
+    memory_s = None
+    if costs.traffic_bytes is None:
+        reasons["memory_s"] = SPARSECORES_UNKNOWN
+    else:
+        memory_s = costs.traffic_bytes / chip.device_hbm_bytes_per_s
+    sent, links_s = sum((costs.collective_bytes or {}).values()), None
+    if costs.collective_bytes is None:
+        reasons["links_s"] = SPARSECORES_UNKNOWN
+    elif sent and not chip.device_link_bytes_per_s(shape):
         reasons["links_s"] = f"no published bandwidth between the devices of one {chip.name}"
     else:
         links_s = sent / chip.device_link_bytes_per_s(shape) if sent else 0.0
-    memory_s = costs.traffic_bytes / chip.device_hbm_bytes_per_s
     step_s = bound_by = rate = usd = None
-    if compute_s is not None and links_s is not None:
+    if compute_s is not None and memory_s is not None and links_s is not None:
         times = {"compute": compute_s, "memory": memory_s, "links": links_s}
         bound_by = max(times, key=lambda name: times[name])
         step_s = times[bound_by]

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 
 def product_flops(traced: Any, n_devices: int) -> dict[str, float]:
@@ -19,7 +19,8 @@ def product_flops(traced: Any, n_devices: int) -> dict[str, float]:
 
     A multiply-add counts two. A product of arrays that the compiler splits is taken to be split evenly; one inside a
     `shard_map` counts with the shapes that a device has there. A loop of unknown length counts once, and of a choice
-    the costliest branch.
+    the costliest branch. What nothing needs, as all of a loss but the ids that it looks up, is not counted: compilers
+    leave it out.
 
     Args:
       traced: `jitted.trace(...)`.
@@ -32,7 +33,7 @@ def product_flops(traced: Any, n_devices: int) -> dict[str, float]:
 
 def _add(flops: dict[str, float], program: Jaxpr, share: float) -> None:
     """Adds the products of a program of which each device computes `share`."""
-    for equation in program.eqns:
+    for equation in _needed(program):
         name = equation.primitive.name
         avals: list[Any] = [variable.aval for variable in equation.invars]
         if name == "dot_general":
@@ -56,6 +57,17 @@ def _add(flops: dict[str, float], program: Jaxpr, share: float) -> None:
                 inner_share = share * math.prod(mesh.shape[axis] for axis in axes)
             for inner in _programs_in(equation.params):
                 _add(flops, inner, inner_share)
+
+
+def _needed(program: Jaxpr) -> list[JaxprEqn]:
+    """Returns the equations that the program's results or effects depend on."""
+    wanted = {variable for variable in program.outvars if isinstance(variable, Var)}
+    needed = []
+    for equation in reversed(program.eqns):
+        if equation.effects or not wanted.isdisjoint(equation.outvars):
+            wanted.update(variable for variable in equation.invars if isinstance(variable, Var))
+            needed.append(equation)
+    return needed
 
 
 def _programs_in(params: Mapping[str, Any]) -> Iterator[Jaxpr]:

@@ -8,17 +8,15 @@ Shapes: B batch.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recjax.config import Experiment, Parallel
-from recjax.data.batches import NumpyBatch
 from recjax.errors import UserError
 from recjax.evaluation import Data
+from recjax.hardware.program_shapes import batch_shapes, drawn_shapes, shapes_on, two_batches
 from recjax.models.contract import precomputed
 from recjax.parallel.mesh import check_batch
 from recjax.parallel.rules import parameter_specs
@@ -27,8 +25,8 @@ from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
 from recjax.training.first_step import plan_step, total_steps
 from recjax.training.mesh_devices import MeshDevices
-from recjax.training.pipeline import dry_run, one_batch, set_up
-from recjax.training.step import init_params, is_solved
+from recjax.training.pipeline import dry_run, set_up
+from recjax.training.step import is_solved
 from recjax.transforms.paths import flatten, unflatten_like
 from recjax.transforms.protocol import TransformReport, chain
 
@@ -71,12 +69,12 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
     check_batch("training.batch_size", settings.batch_size, mesh)
     teacher = None
     if transform.soft_targets:
-        taught_by = _drawn_shapes(experiment.model.build(data.schema), data)
+        taught_by = drawn_shapes(experiment.model.build(data.schema), data)
         teacher = Teacher(experiment.model.build(data.schema), taught_by, transform.soft_targets)
     whole = NamedSharding(mesh, PartitionSpec())
-    beside = {"context": _on(whole, dict(data.context))} if data.context else {}
-    beside |= {"teacher": _on(whole, teacher.params)} if teacher else {}
-    batch = _batch_shapes(_two_batches(data), settings.batch_size, mesh)
+    beside = {"context": shapes_on(whole, dict(data.context))} if data.context else {}
+    beside |= {"teacher": shapes_on(whole, teacher.params)} if teacher else {}
+    batch = batch_shapes(two_batches(data), settings.batch_size, mesh)
     planned = plan_step(
         model_config,
         _start_shapes(experiment, data),
@@ -106,7 +104,7 @@ def serving_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: 
     model = _final_model(experiment, data)
     whole = NamedSharding(mesh, PartitionSpec())
     columns = data.serving_samples()
-    requests = _batch_shapes(
+    requests = batch_shapes(
         ({n: c[:2] for n, c in columns.items()}, {n: c[:3] for n, c in columns.items()}), batch_size, mesh
     )
     function = jax.jit(functools.partial(model.serve, top_k=experiment.serving.top_k), out_shardings=whole)
@@ -133,12 +131,12 @@ def _served_shapes(experiment: Experiment, model: FinalModel, mesh: Mesh) -> Any
     others = {path: leaf for path, leaf in flat.items() if path not in tables}
     rules, name = model.config.sharding_rules(), type(model.module).__name__
     if not rules:
-        return _on(NamedSharding(mesh, PartitionSpec()), model.variables)
+        return shapes_on(NamedSharding(mesh, PartitionSpec()), model.variables)
     specs = parameter_specs(others, rules, mesh, name, fully_sharded=experiment.parallel.fully_sharded)
     specs |= {path: whole_spec(mesh, leaf.shape) for path, leaf in tables.items()}
-    split = {path: _on(NamedSharding(mesh, specs[path]), leaf) for path, leaf in flat.items()}
+    split = {path: shapes_on(NamedSharding(mesh, specs[path]), leaf) for path, leaf in flat.items()}
     shared = {name: value for name, value in model.variables.items() if name != "params"}
-    return _on(NamedSharding(mesh, PartitionSpec()), shared) | {"params": unflatten_like(params, split)}
+    return shapes_on(NamedSharding(mesh, PartitionSpec()), shared) | {"params": unflatten_like(params, split)}
 
 
 def _final_model(experiment: Experiment, data: Data) -> FinalModel:
@@ -147,7 +145,7 @@ def _final_model(experiment: Experiment, data: Data) -> FinalModel:
         _check_drawable(experiment, data)
         return dry_run(experiment, data)
     module = experiment.model.build(data.schema)
-    variables: dict[str, Any] = {"params": _drawn_shapes(module, data)}
+    variables: dict[str, Any] = {"params": drawn_shapes(module, data)}
     variables |= jax.eval_shape(functools.partial(precomputed, module), variables, dict(data.context))
     return FinalModel(
         config=experiment.model,
@@ -161,55 +159,17 @@ def _final_model(experiment: Experiment, data: Data) -> FinalModel:
 def _start_shapes(experiment: Experiment, data: Data) -> Any:
     """Returns the parameters that training starts from, as shapes."""
     if not experiment.transforms:
-        return _drawn_shapes(experiment.model.build(data.schema), data)
+        return drawn_shapes(experiment.model.build(data.schema), data)
     _check_drawable(experiment, data)
     return set_up(experiment, data, taught_by={}).params
 
 
 def _check_drawable(experiment: Experiment, data: Data) -> None:
     """Raises UserError if the experiment's parameters are too large to be drawn here."""
-    shapes = _drawn_shapes(experiment.model.build(data.schema), data)
+    shapes = drawn_shapes(experiment.model.build(data.schema), data)
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     if n_bytes > LARGEST_DRAWN:
         raise UserError(
             f"{chain(*experiment.transforms).label} looks at parameters, and the {n_bytes / 1e9:.1f} GB of "
             f"{experiment.name} are not drawn for a plan; allowed: {LARGEST_DRAWN / 1e9:g} GB; make tables shorter"
         )
-
-
-def _drawn_shapes(module: Any, data: Data) -> Any:
-    """Returns the module's parameters before any training, as shapes."""
-    batch = one_batch(data, 1)
-    return jax.eval_shape(lambda: init_params(module, batch, seed=0))
-
-
-def _two_batches(data: Data) -> tuple[NumpyBatch, NumpyBatch]:
-    """Returns training batches of two and of three samples."""
-    return tuple(next(iter(data.train_batches(size, 0, 1))) for size in (2, 3))  # type: ignore[return-value]
-
-
-def _batch_shapes(
-    two_and_three: tuple[Mapping[str, Any], Mapping[str, Any]], batch_size: int, mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the columns of a batch of B samples as shapes, split along "data" on the axis that counts samples.
-
-    Args:
-      two_and_three: batches of two and of three samples, which differ in that axis.
-      batch_size: B.
-      mesh: that the batch is split over.
-    """
-    shapes = {}
-    for name, two in two_and_three[0].items():
-        three = two_and_three[1][name]
-        axes = [axis for axis, size in enumerate(two.shape) if (size, three.shape[axis]) == (2, 3)]
-        shape = tuple(batch_size if axis in axes[:1] else size for axis, size in enumerate(two.shape))
-        spec = PartitionSpec(*("data" if axis in axes[:1] else None for axis in range(len(shape))))
-        shapes[name] = jax.ShapeDtypeStruct(shape, canonicalize_dtype(two.dtype), sharding=NamedSharding(mesh, spec))
-    return shapes
-
-
-def _on(sharding: NamedSharding, tree: Any) -> Any:
-    """Returns a tree of arrays or shapes as shapes with that sharding."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, canonicalize_dtype(leaf.dtype), sharding=sharding), tree
-    )

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from recjax.data.features import LabelledSchema
 from recjax.errors import UserError
 from recjax.models.contract import Batch
 from recjax.nn.embedding import Embedding
 from recjax.parallel.sparsecore import Inputs, SparseCoreTables, Variables, lookup, stack_tables, update
+from recjax.transforms.paths import flatten, set_path
 
 Params = Any
 
@@ -29,7 +31,7 @@ class SparseCoreState(NamedTuple):
 
     Attributes:
       step: [] int32.
-      params: of everything but the tables.
+      params: of everything but the tables, in whose places are None.
       opt_state: of `params`.
       variables: tables and slots, as the SparseCores hold them.
     """
@@ -46,29 +48,54 @@ def init_sparsecore_state(
     """Returns the state before the first step.
 
     Args:
-      params: of the whole model, with one table a field at `table_{field}`.
+      params: of the whole model, with one table a field, whose layer is named `table_{field}`.
       tables: the layout.
       optimizer: of the parameters that are no tables.
 
     Raises:
       UserError: the model's tables are not those of the schema, one a field.
     """
-    names = {f"table_{field.name}": field.name for field in tables.schema.fields}
-    others = [
-        "/".join(str(key.key) for key in path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        if path[-1].key == "table" and (len(path) != 2 or path[0].key not in names)
-    ]
-    missing = [name for name in names if name not in params]
+    by_field = {field: leaf for field, (_, leaf) in tables_by_field(params, tables.schema).items()}
+    dense = without_tables(params, tables.schema)
+    return SparseCoreState(jnp.zeros([], jnp.int32), dense, optimizer.init(dense), stack_tables(tables, by_field))
+
+
+def tables_by_field(params: Params, schema: LabelledSchema) -> dict[str, tuple[str, Array]]:
+    """Returns path and table of each field, as "fields/table_C1/table".
+
+    Raises:
+      UserError: the model's tables are not those of the schema, one a field.
+    """
+    names = {f"table_{field.name}": field.name for field in schema.fields}
+    found, others = dict[str, tuple[str, Array]](), []
+    for path, leaf in flatten(params).items():
+        *_, layer, last = ("", *path.split("/"))
+        if last != "table":
+            continue
+        field = names.get(layer)
+        if field is None or field in found:
+            others.append(path)
+        else:
+            found[field] = path, leaf
+    missing = [name for name, field in names.items() if field not in found]
     if others or missing:
         raise UserError(
             f"SparseCores take models with one table a field and no other; this one has {', '.join(others) or 'none'} "
             f"beside them and lacks {', '.join(missing) or 'none'}; use dlrm or dlrm_dcnv2, or the sharded tables of "
             "recjax.parallel"
         )
-    dense = {name: value for name, value in params.items() if name not in names}
-    variables = stack_tables(tables, {field: params[name]["table"] for name, field in names.items()})
-    return SparseCoreState(jnp.zeros([], jnp.int32), dense, optimizer.init(dense), variables)
+    return found
+
+
+def without_tables(params: Params, schema: LabelledSchema) -> Params:
+    """Returns the parameters with None, which JAX takes for an empty tree, in the place of each table.
+
+    Raises:
+      UserError: the model's tables are not those of the schema, one a field.
+    """
+    for path, _ in tables_by_field(params, schema).values():
+        params = set_path(params, path, None)
+    return params
 
 
 def make_sparsecore_train_step(
@@ -113,23 +140,24 @@ def loss_given_bags(
     Args:
       module: the model.
       tables: whose fields `bags` has.
-      params: of everything but the tables.
+      params: of everything but the tables, in whose places are None.
       bags: by field.
       batch: with `step`.
       key: of the dropout.
     """
     # A module wants its parameters. Nothing reads these, so that no compiled program holds them.
-    unread = {
-        f"table_{field.name}": {"table": jnp.zeros((field.vocab_size, tables.embedding_dim))}
-        for field in tables.schema.fields
-    }
+    sizes = {f"table_{field.name}": field.vocab_size for field in tables.schema.fields}
+    for path, leaf in flatten(params, is_leaf=lambda leaf: leaf is None).items():
+        if leaf is None:
+            rows = sizes[path.split("/")[-2]]
+            params = set_path(params, path, jnp.zeros((rows, tables.embedding_dim)))
     with _given_bags(bags):
-        return module.apply({"params": {**params, **unread}}, batch, train=True, method="loss", rngs={"dropout": key})
+        return module.apply({"params": params}, batch, train=True, method="loss", rngs={"dropout": key})
 
 
 @contextlib.contextmanager
 def _given_bags(bags: Mapping[str, Array]) -> Iterator[None]:
-    """Within the block every `Embedding` at `table_{field}` gives the field's bags in the module's type."""
+    """Within the block every `Embedding` named `table_{field}` gives the field's bags in the module's type."""
 
     def intercept(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module

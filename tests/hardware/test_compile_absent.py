@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,8 +10,14 @@ from recjax.hardware import compile_absent
 from recjax.hardware.compile_absent import Answer, Request, compile_in_child, compiler_error
 from recjax.hardware.topology import missing_compiler
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "logistic_regression_movielens_small.py")
+CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIG = str(CONFIGS / "logistic_regression_movielens_small.py")
+DLRM = str(CONFIGS / "dlrm_dcnv2_movielens_small.py")
 needs_libtpu = pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
+needs_sparsecore_library = pytest.mark.skipif(
+    importlib.util.find_spec("jax_tpu_embedding") is None or missing_compiler("tpu") is not None,
+    reason="jax-tpu-embedding or libtpu is not installed (extra tpu, Python 3.12 or newer)",
+)
 needs_cuda = pytest.mark.skipif(missing_compiler("cuda") is not None, reason="no CUDA plugin of JAX (extra gpu)")
 
 
@@ -87,6 +94,28 @@ def test_another_error_is_told_in_one_short_line() -> None:
 @pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v7x:2x2x1"])
 def test_a_tpu_compiler_compiles(target: str, program: str) -> None:
     check(compile_in_child(request(target=target, program=program)))
+
+
+@needs_sparsecore_library
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5p:2x2x1", "v6e:2x2", "v7x:2x2x1"])
+def test_a_step_with_tables_on_sparsecores_compiles(target: str) -> None:
+    overrides = ("training.table_optimizer=rowwise_adagrad", "training.batch_size=64")
+    answer = compile_in_child(request(config=DLRM, target=target, program="sparsecore", overrides=overrides))
+    assert answer.reason is None
+    assert answer.costs is not None
+    assert (answer.costs["traffic_bytes"], answer.costs["collective_bytes"]) == (None, None)
+    assert answer.costs["flops"]["float32"] > 0
+    assert answer.costs["alias_bytes"] > 0  # tables are updated where they lie
+
+
+@needs_sparsecore_library
+@pytest.mark.slow
+def test_a_chip_without_sparsecores_has_no_step_with_tables_on_them() -> None:
+    overrides = ("training.table_optimizer=sgd",)
+    answer = compile_in_child(request(config=DLRM, target="v5e:2x2", program="sparsecore", overrides=overrides))
+    assert answer.reason is not None
+    assert answer.reason.startswith("TPU v5 lite has no SparseCore that jax-tpu-embedding knows")
 
 
 @needs_cuda

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from recjax.hardware.estimate import estimate, flops_utilization
+from recjax.hardware.estimate import SPARSECORES_UNKNOWN, estimate, flops_utilization
 from recjax.hardware.facts import Price, find_chip
 from recjax.hardware.program_costs import ProgramCosts
 
@@ -69,7 +69,7 @@ def test_no_peak_means_no_time_no_rate_and_no_price_and_says_so() -> None:
     best = estimate(COSTS, find_chip("v7x"), (2, 2, 1), samples=1000, price=PRICE)
     assert (best.compute_s, best.step_s, best.bound_by, best.samples_per_s) == (None, None, None, None)
     assert best.usd_per_million_samples is None
-    assert best.memory_s > 0
+    assert best.memory_s == pytest.approx(COSTS.traffic_bytes / find_chip("v7x").device_hbm_bytes_per_s)
     reason = "no published peak of v7x for products of int8"
     assert best.reasons == dict.fromkeys(("compute_s", "step_s", "samples_per_s", "usd_per_million_samples"), reason)
 
@@ -79,6 +79,15 @@ def test_two_devices_of_one_chip_have_no_published_link() -> None:
     best = estimate(costs, find_chip("v7x"), (1, 1, 1), samples=1)
     assert (best.links_s, best.step_s) == (None, None)
     assert best.reasons["step_s"] == "no published bandwidth between the devices of one v7x"
+
+
+def test_what_sparsecores_move_is_not_known() -> None:
+    costs = dataclasses.replace(COSTS, traffic_bytes=None, collective_bytes=None)
+    best = estimate(costs, find_chip("v6e"), (2, 2), samples=1000, price=PRICE)
+    assert best.compute_s is not None
+    assert (best.memory_s, best.links_s, best.step_s, best.samples_per_s) == (None, None, None, None)
+    unknown = ("memory_s", "links_s", "step_s", "samples_per_s", "usd_per_million_samples")
+    assert best.reasons == dict.fromkeys(unknown, SPARSECORES_UNKNOWN)
 
 
 def test_no_price_is_said() -> None:

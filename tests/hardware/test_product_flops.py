@@ -48,6 +48,14 @@ def test_a_gradient_has_three_products_where_the_loss_has_one() -> None:
     assert both == 3 * forward == 3 * 2 * 8 * 16 * 4
 
 
+def test_what_nothing_needs_is_not_counted() -> None:
+    def program(w: jax.Array, x: jax.Array) -> tuple[jax.Array, int]:
+        jnp.sum(jnp.tanh(x @ w) @ w)
+        return x @ w, 3
+
+    assert product_flops(jax.jit(program).trace(shape(16, 16), shape(8, 16)), 1) == {"float32": 2 * 8 * 16 * 16}
+
+
 def test_a_loop_counts_each_trip_and_a_choice_its_costliest_branch() -> None:
     w, x = shape(16, 16), shape(8, 16)
     one = 2 * 8 * 16 * 16

@@ -14,6 +14,7 @@ from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
 from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
 from recjax.errors import UserError
+from recjax.hardware.product_flops import product_flops
 from recjax.hardware.programs import serving_program, training_program
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.models.ease import EASEConfig
@@ -68,6 +69,17 @@ def test_the_training_program_takes_what_training_takes(
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     whole = begun.devices.whole(new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, expected)
+
+
+def test_updates_by_rows_take_the_products_that_dense_ones_take(
+    dlrm_experiment: Experiment, labelled: LabelledData, mesh: Mesh
+) -> None:
+    counts = []
+    for table_optimizer in ("dense", "rowwise_adagrad"):
+        training = dataclasses.replace(dlrm_experiment.training, table_optimizer=table_optimizer)
+        planned = training_program(dataclasses.replace(dlrm_experiment, training=training), labelled, mesh)
+        counts.append(product_flops(planned.function.trace(*planned.arguments), 1))
+    assert counts[0] == counts[1]
 
 
 def test_the_serving_program_answers_as_the_final_model_does(

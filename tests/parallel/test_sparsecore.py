@@ -20,14 +20,16 @@ from random_variables import random_variables
 from recjax.data.features import Field, LabelledSchema
 from recjax.errors import DeviceError, UserError
 from recjax.models.deepfm import DeepFMConfig
+from recjax.models.dlrm import DLRMConfig
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.nn.embedding import Embedding
 from recjax.parallel import sparsecore
 from recjax.parallel.sparsecore_inputs import measure_limits, preprocess
 from recjax.parallel.sparsecore_library import SLOTS, adagrad_update
 from recjax.parallel.sparsecore_limits import StackLimits
-from recjax.parallel.sparsecore_step import init_sparsecore_state, loss_given_bags
+from recjax.parallel.sparsecore_step import init_sparsecore_state, loss_given_bags, tables_by_field
 from recjax.training import row_updates
+from recjax.transforms.paths import flatten
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax_tpu_embedding") is None,
@@ -229,7 +231,15 @@ def test_a_batch_that_needs_more_is_refused_and_nothing_dropped(tables: Any, ids
     preprocess(tables, crowded)
 
 
-def test_a_dlrm_learns_as_it_does_with_its_own_tables(tables: Any, ids: np.ndarray):
+@pytest.mark.parametrize(
+    "config",
+    [
+        DLRMDCNv2Config(embedding_dim=D, bottom_mlp=(8,), cross_ranks=(4,), top_mlp=(8,)),
+        DLRMConfig(embedding_dim=D, bottom_mlp=(8,), top_mlp=(8,)),
+    ],
+    ids=["dlrm_dcnv2", "dlrm"],
+)
+def test_a_dlrm_learns_as_it_does_with_its_own_tables(config: Any, tables: Any, ids: np.ndarray):
     """The loss and every gradient, the rows' as SparseCores add them up, are those of the model's own tables."""
     rng = np.random.default_rng(2)
     batch = {
@@ -239,7 +249,7 @@ def test_a_dlrm_learns_as_it_does_with_its_own_tables(tables: Any, ids: np.ndarr
         "weight": (np.arange(B) < 28).astype(np.float32),
         "step": jnp.zeros([], jnp.int32),
     }
-    module = DLRMDCNv2Config(embedding_dim=D, bottom_mlp=(8,), cross_ranks=(4,), top_mlp=(8,)).build(SCHEMA)
+    module = config.build(SCHEMA)
     params = random_variables(module, batch)["params"]
     state = init_sparsecore_state(params, tables, optax.sgd(0.1))
     key = jax.random.key(0)
@@ -254,10 +264,14 @@ def test_a_dlrm_learns_as_it_does_with_its_own_tables(tables: Any, ids: np.ndarr
     bags = {name: jnp.asarray(bag, jnp.float32) for name, bag in looked_up(tables, state.variables, inputs).items()}
     loss, (of_dense, of_bags) = given(state.params, bags)
     assert float(loss) == pytest.approx(float(own), rel=1e-5)
+    expected = flatten(of_all)
+    paths = {name: path for name, (path, _) in tables_by_field(params, SCHEMA).items()}
     for name, gradient in row_gradients(tables, inputs, of_bags).items():
-        np.testing.assert_allclose(gradient, of_all[f"table_{name}"]["table"], rtol=1e-4, atol=1e-6)
-    for name, gradient in of_dense.items():
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, of_all[name])
+        np.testing.assert_allclose(gradient, expected.pop(paths[name]), rtol=1e-4, atol=1e-6)
+    gradients = flatten(of_dense)
+    assert gradients.keys() == expected.keys()
+    for path, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected[path], rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 def test_a_model_with_other_tables_is_refused(tables: Any, ids: np.ndarray):
@@ -281,7 +295,7 @@ def test_adagrad_is_rowwise_adagrad_without_the_mean():
     slots, every_row = rule.init(columns), jnp.arange(D, dtype=jnp.int32)
     for gradient in gradients:
         ours, sums = adagrad_update(jnp.asarray(gradient), ours, sums, jnp.float32(0.1))
-        column_gradient = row_updates.RowGradient(every_row, jnp.asarray(gradient.T))
+        column_gradient = row_updates.RowGradient(every_row, jnp.asarray(gradient.T), jnp.ones(D, bool))
         columns, slots = row_updates.update_rows(rule, columns, slots, column_gradient, jnp.int32(0), 0.1)
     np.testing.assert_allclose(ours, columns.T, rtol=1e-6)
     zeros = jnp.zeros((1, D))
@@ -302,7 +316,7 @@ def test_the_librarys_adam_is_lazy_adam():
         alpha, b1, b2, epsilon = map(float, spec.get_hyperparameters(step))
         mean, square = mean + (1 - b1) * (gradient - mean), square + (1 - b2) * (gradient**2 - square)
         theirs = theirs - alpha * mean / (np.sqrt(square) + epsilon)
-        row_gradient = row_updates.RowGradient(jnp.zeros(1, jnp.int32), jnp.asarray(gradient))
+        row_gradient = row_updates.RowGradient(jnp.zeros(1, jnp.int32), jnp.asarray(gradient), jnp.ones(1, bool))
         ours, slots = row_updates.update_rows(rule, ours, slots, row_gradient, jnp.int32(step), 0.1 / (step + 1))
     np.testing.assert_allclose(theirs, ours, rtol=1e-5)
 

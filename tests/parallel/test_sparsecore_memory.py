@@ -48,7 +48,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
-from recjax.parallel.sparsecore_step import SparseCoreState, make_sparsecore_train_step
+from recjax.parallel.sparsecore_step import SparseCoreState, make_sparsecore_train_step, without_tables
 
 tables = make("lazy_adam")
 module = DLRMDCNv2Config(embedding_dim=12, bottom_mlp=(16,), cross_ranks=(8,), top_mlp=(16, 8)).build(schema)
@@ -62,7 +62,7 @@ batch = {name: over(tables.rows, shape) for name, shape in columns.items()}
 batch["sparse_ids"] = over(tables.rows, (B, 6), jnp.int32)
 params = jax.eval_shape(lambda: module.init(jax.random.key(0), jax.tree.map(
     lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), batch), train=False, method="loss"))["params"]
-dense = {name: value for name, value in params.items() if not name.startswith("table_")}
+dense = without_tables(params, schema)
 replicated = lambda tree: jax.tree.map(lambda x: over(PartitionSpec(), x.shape, x.dtype), tree)
 state = SparseCoreState(over(PartitionSpec(), (), jnp.int32), replicated(dense),
                         replicated(jax.eval_shape(optimizer.init, dense)), variable_shapes(tables))
