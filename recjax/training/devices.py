@@ -199,7 +199,8 @@ class Replicas:
 
     def best_params(self, state: TrainState) -> Params:
         """Returns a copy of the parameters."""
-        return jax.tree.map(jnp.copy, self.whole(state).params)
+        first = _first(state.params)
+        return first if self._is_alone else jax.tree.map(self._of_all, first)
 
     def trained(self, params: Params) -> Params:
         """Returns the parameters on this process's first device."""

@@ -21,7 +21,7 @@ from recjax.parallel.table_plan import TablePlan, TableUse, plan_tables
 from recjax.training.devices import OneDevice, Replicas, TrainingDevices
 from recjax.training.distillation import Teacher
 from recjax.training.lookups import find_lookups, split_tables
-from recjax.training.memory import ToDraw, validation_bytes
+from recjax.training.memory import validation_bytes
 from recjax.training.memory_check import check_training
 from recjax.training.mesh_devices import MeshDevices, whole_state_specs
 from recjax.training.optimizer import TableOptimizer, make_optimizer, make_table_optimizer
@@ -81,6 +81,7 @@ def first_step(
     parallel: Parallel = SINGLE,
     counts: RowCounts | None = None,
     saves: bool = False,
+    donates_params: bool = False,
 ) -> FirstStep:
     """Returns what `fit` begins with; its arguments are those of `fit`, and whether checkpoints are written.
 
@@ -91,6 +92,9 @@ def first_step(
         model_config, params, data, training, transform, teacher, parallel, counts, saves=saves
     )
     state = planned.devices.first_state(planned.init, params)
+    if donates_params:
+        for leaf in jax.tree.leaves(params):
+            leaf.delete()
     return FirstStep(planned=planned, state=state, beside=planned.devices.put_whole(beside))
 
 
@@ -105,11 +109,11 @@ def plan_that_fits(
     counts: RowCounts | None = None,
     *,
     saves: bool = False,
-    to_draw: ToDraw = "nothing",
+    keeps_drawn: bool = False,
 ) -> tuple[PlannedStep, dict[str, Any]]:
     """Returns the step of a training and what every batch holds beside its own, if the training fits into memory.
 
-    Its arguments are those of `first_step`; `params` may be shapes. `to_draw` is as in recjax.training.memory.
+    Its arguments are those of `first_step`; `params` may be shapes. `keeps_drawn` is as in recjax.training.memory.
 
     Raises:
       UserError: as `first_step`.
@@ -139,7 +143,7 @@ def plan_that_fits(
         plan,
         planned,
         shapes_of,
-        to_draw=to_draw,
+        keeps_drawn=keeps_drawn,
         scores_bytes=validation_bytes(data),
         saves=saves,
     )

@@ -54,6 +54,7 @@ def fit(
     teacher: Teacher | None = None,
     parallel: Parallel = SINGLE,
     counts: RowCounts | None = None,
+    donates_params: bool = False,
     validate_start: bool = False,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[EpochRecord, int], None] = lambda record, epochs: None,
@@ -66,13 +67,14 @@ def fit(
 
     Args:
       model_config: the architecture that `params` belong to.
-      params: where to start; not modified.
+      params: where to start; not modified, but see `donates_params`.
       data: the task's data.
       training: epochs, batch size, optimizer, patience.
       transform: in force in every step and in validation.
       teacher: whose scores the loss takes as soft targets; None has labels alone.
       parallel: over which devices; losses are the same on any number of them, but for the order of sums.
       counts: gives how often each table row is looked up, for the tables' plan.
+      donates_params: whether `params` are deleted as soon as the state has its copies.
       validate_start: whether the start itself, as epoch 0, may be the best (if it satisfies the transform).
       checkpoints: where to save and resume; None keeps nothing.
       on_epoch: called with each epoch's record and the planned number of epochs.
@@ -83,7 +85,18 @@ def fit(
       CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
     """
     settled = transform.settled_step(total_steps(data, training))
-    begun = first_step(model_config, params, data, training, transform, teacher, parallel, counts, bool(checkpoints))
+    begun = first_step(
+        model_config,
+        params,
+        data,
+        training,
+        transform,
+        teacher,
+        parallel,
+        counts,
+        saves=bool(checkpoints),
+        donates_params=donates_params,
+    )
     if begun.planned.plan:
         on_plan(begun.planned.plan)
     devices, state, context = begun.devices, begun.state, begun.beside.get("context", {})
@@ -109,6 +122,7 @@ def fit(
         step = devices.step_number(state)
         is_best = validated and step >= settled and is_better(metric, values[metric], so_far)
         if is_best:
+            best_params = {}  # gone before there are others: memory never holds two
             best_params = devices.best_params(state)
         history.append(EpochRecord(epoch, step, train_loss, values, is_best))
         if save and validated:

@@ -7,7 +7,7 @@ still not fit. tests/training/test_memory.py holds the counts to the memory that
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,6 @@ from recjax.transforms.protocol import Params
 
 BATCHES_IN_FLIGHT = 4  # of recjax.data.batches: the step's own, two that wait, and one in the hands of the thread
 BESIDE = ("context", "teacher")  # what batches carry beside the data's own columns
-
-ToDraw = Literal["nothing", "by_one", "by_all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ def training_needs(
     planned: Any,
     batch: Batch,
     *,
-    to_draw: ToDraw = "nothing",
+    keeps_drawn: bool = False,
     scores_bytes: int = 0,
     saves: bool = False,
     sharing: int | None = None,
@@ -108,8 +106,8 @@ def training_needs(
     Args:
       planned: a recjax.training.first_step.PlannedStep.
       batch: of all devices, or its shapes, with what stands beside it.
-      to_draw: whether parameters are still to be drawn, which are kept to the end: by one device, or by all devices of
-        a mesh, each its part.
+      keeps_drawn: whether one device is still to draw parameters that stay beside the state, as those do that a
+        transform starts from. Others are gone before there are best parameters, and take no memory of their own.
       scores_bytes: of a batch of the validation.
       saves: whether checkpoints are written.
       sharing: how many of the devices allocate from that memory; None looks: on a CPU all that this process has.
@@ -134,12 +132,11 @@ def training_needs(
     beside = jax.tree.leaves([batch.get(name, ()) for name in BESIDE])
     if isinstance(devices, OneDevice):
         beside = [leaf for leaf in beside if not isinstance(leaf, jax.Array)]  # others are there already
-    drawn_bytes = best_bytes if to_draw == "by_all" else tree_bytes(planned.whole_like.params)
     held = {
         "parameters": params_bytes,
         "optimizer state": state_bytes - params_bytes,
         "best parameters": best_bytes,
-        "parameters as drawn": 0 if to_draw == "nothing" else drawn_bytes,
+        "parameters as drawn": tree_bytes(planned.whole_like.params) if keeps_drawn else 0,
         "batches": BATCHES_IN_FLIGHT * sharing * tree_bytes(columns) // parts,
         "beside the batches": sharing * tree_bytes(beside),
     }
@@ -150,7 +147,8 @@ def training_needs(
         held["checkpoint being written"] = (copy_bytes or state_bytes) + buffers
     passing = {
         "gradients": sharing * tree_bytes(_with_dense_gradients(state)),
-        "next best parameters": best_bytes + copy_bytes,
+        "state being saved": copy_bytes if saves and not on_cpu else 0,
+        "next best parameters": best_bytes if saves and on_cpu else 0,  # while the last ones are being written
         "validation": scores_bytes * owners // (parts if isinstance(devices, MeshDevices) else 1),
     }
     return Needs(held=held, passing=passing, tensors=largest_tensors(whole.params, plan))

@@ -18,7 +18,6 @@ from recjax.free_memory import FreeMemory, free_memory
 from recjax.training.memory import (
     BESIDE,
     Needs,
-    ToDraw,
     check_fits,
     default_device,
     devices_of,
@@ -31,9 +30,9 @@ from recjax.transforms.protocol import Params
 
 SMALLEST_DIM = 4  # that an advice may ask for
 MOST_DEVICES = 256  # that an advice may ask for
-# A training on one device holds its parameters as drawn, three times in the state and as the best ones; then a gradient
-# comes, and on a CPU the checkpoint being written, with the state twice and the best. What is far from that certainly
-# fits, as far as can be counted.
+# A training on one device holds its parameters three times in the state, as the best ones, and as drawn if a transform
+# starts from them; then a gradient comes, and on a CPU the checkpoint being written, with the state twice and the best.
+# What is far from that certainly fits, as far as can be counted.
 MOST_COPIES = 24
 
 Arguments = Mapping[str, Any]  # of recjax.training.first_step.plan_step
@@ -53,7 +52,7 @@ def check_training(
     planned: Any,
     shapes_of: ShapesOf,
     *,
-    to_draw: ToDraw = "nothing",
+    keeps_drawn: bool = False,
     scores_bytes: int = 0,
     saves: bool = False,
     free: FreeMemory | None = None,
@@ -64,7 +63,7 @@ def check_training(
       plan: recjax.training.first_step.plan_step with all its arguments, by name.
       planned: what it returned.
       shapes_of: of models that the advice makes narrower.
-      to_draw: as in `training_needs`.
+      keeps_drawn: as in `training_needs`.
       scores_bytes: likewise.
       saves: likewise.
       free: where the training allocates; None asks its first device.
@@ -75,7 +74,7 @@ def check_training(
     device = devices_of(planned.devices)[0]
     arguments = {"parallel": Parallel(), **plan.keywords}
 
-    count = functools.partial(training_needs, to_draw=to_draw, scores_bytes=scores_bytes, saves=saves)
+    count = functools.partial(training_needs, keeps_drawn=keeps_drawn, scores_bytes=scores_bytes, saves=saves)
     needs = count(planned, arguments["batch"])
 
     def other_needs(arguments: Arguments, sharing: int | None = None) -> Needs | None:
@@ -93,7 +92,7 @@ def check_training(
             [_narrower_model(narrower, shapes_of) for narrower in _narrower(arguments["model_config"])],
         )
         found, least = _first_fit(arguments, changes, other_needs, free_bytes)
-        if to_draw == "by_one" and needs.held["parameters as drawn"] > free_bytes:
+        if keeps_drawn and needs.held["parameters as drawn"] > free_bytes:
             elsewhere, least = "", f"{least}; more devices do not help, as one of them draws all parameters"
         else:
             elsewhere = _more_devices(arguments, device, other_needs, free_bytes)

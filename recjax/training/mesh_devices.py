@@ -117,7 +117,7 @@ class MeshDevices:
 
     def best_params(self, state: TrainState) -> Params:
         """Returns a copy of the parameters in whole shapes."""
-        return jax.tree.map(jnp.copy, self.whole(state).params)
+        return self._copy_params(state.params)
 
     def trained(self, params: Params) -> Params:
         """Returns the parameters as they lie; where there are several processes, whole on each one's first device."""
@@ -134,7 +134,7 @@ class MeshDevices:
         """
         variables_of, score = score_whole(module)
         if self.plan is None or hasattr(module, "precompute"):
-            return lambda state, context: variables_of(self.whole(state).params, context), score
+            return lambda state, context: variables_of(self._copy_params(state.params), context), score
         store = self.store
 
         def score_rows(variables: Any, batch: Batch) -> jax.Array:
@@ -171,13 +171,26 @@ class MeshDevices:
     @functools.cached_property
     def _unpack(self) -> Callable[[TrainState], TrainState]:
         def whole(state: TrainState) -> TrainState:
-            tables = unpack(self.layout, state.params.tables)
             by_slot = {name: unpack(self.layout, slot) for name, slot in state.opt_state.slots.items()}
-            slots = {path: {name: by_slot[name][path] for name in by_slot} for path in tables}
-            params = unflatten_like(self.like.params, {**state.params.others, **tables})
-            return state._replace(params=params, opt_state=SparseOptState(state.opt_state.dense, slots))
+            paths = self.like.opt_state.slots
+            slots = {path: {name: by_slot[name][path] for name in by_slot} for path in paths}
+            opt_state = SparseOptState(state.opt_state.dense, slots)
+            return state._replace(params=self._whole_params(state.params), opt_state=opt_state)
 
         return jax.jit(whole, out_shardings=self.whole_shardings)
+
+    @functools.cached_property
+    def _copy_params(self) -> Callable[[Any], Params]:
+        # Without the copies JAX would hand on the state's own arrays, which the next step overwrites.
+        return jax.jit(
+            lambda params: jax.tree.map(jnp.copy, self._whole_params(params)),
+            out_shardings=self.whole_shardings.params,
+        )
+
+    def _whole_params(self, params: Any) -> Params:
+        if self.plan is None:
+            return params
+        return unflatten_like(self.like.params, {**params.others, **unpack(self.layout, params.tables)})
 
     @functools.cached_property
     def _state_shardings(self) -> TrainState:

@@ -113,7 +113,7 @@ def train(
             transform,
             parallel=experiment.parallel,
             saves=folder is not None,
-            to_draw="by_one" if transform.members else "by_all",
+            keeps_drawn=bool(transform.members),
         )
 
     setup = set_up(experiment, data, start=start, taught_by=taught_by, check=check, on_epoch=on_epoch)
@@ -127,6 +127,7 @@ def train(
         teacher=setup.teacher,
         parallel=experiment.parallel,
         counts=setup.counts if experiment.parallel.hot_rows else None,
+        donates_params=start is None and not transform.members,
         validate_start=start is not None,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
