@@ -11,12 +11,17 @@ from recjax.planning import PlanRow
 
 WIDTH = 100
 NOTHING = "–"
+TOO_MUCH = "DOES NOT FIT"
 COUNT = {1e3: "k", 1e6: "M", 1e9: "G", 1e12: "T", 1e15: "P"}
 TIME = {1.0: "s", 1e-3: "ms", 1e-6: "us", 1e-9: "ns"}
 GIB = 1 << 30
 HOW_TO_READ = (
     "Estimates, not measurements: a step at the roofline, which no run beats. Flops, memory traffic and bytes sent are "
     "of one device and one step; capacity is what the compiler (TPU) or JAX's default share (GPU) leaves a program."
+)
+WHOLE_TRAINING = (
+    "in all: what `recjax train` holds on a device at its fullest moment: beside the step, the best parameters, "
+    "batches in flight and, while it saves, a copy of a state whose tables are split."
 )
 ON_SPARSECORES = (
     "sparsecore: a training step with its tables on SparseCores, where rowwise_adagrad is adagrad, with an accumulator "
@@ -49,7 +54,7 @@ def _cells(row: PlanRow) -> list[str]:
     devices = f"{target.n_devices} device{'s' * (target.n_devices > 1)}"
     hardware = f"{target.name}\n{devices}"
     if row.costs is None or row.estimate is None or row.samples is None:
-        memory = NOTHING if row.needed_bytes is None else f"{_of_capacity(row)}\nDOES NOT FIT"
+        memory = NOTHING if row.needed_bytes is None else f"{_of_capacity(row)}\n{TOO_MUCH}"
         return [hardware, row.program, memory, f"does not compile: {row.reason}", NOTHING, NOTHING]
     costs, best = row.costs, row.estimate
     mark = "*" if costs.loops_counted_once else ""
@@ -59,6 +64,10 @@ def _cells(row: PlanRow) -> list[str]:
         *(f"{kind} {quantity(n_bytes, 'B')}{mark}" for kind, n_bytes in (costs.collective_bytes or {}).items()),
     ]
     step = NOTHING if best.step_s is None else f"{quantity(best.step_s, units=TIME)}\nby {best.bound_by}"
+    held = [_of_capacity(row), "fits" if best.fits else TOO_MUCH]
+    if row.training_bytes is not None:
+        held.append(f"in all {row.training_bytes / GIB:.2f} GiB")
+        held += [TOO_MUCH] * (row.training_bytes > target.chip.usable_hbm_bytes)
     rate = NOTHING
     if best.samples_per_s is not None:
         usd = best.usd_per_million_samples
@@ -66,7 +75,7 @@ def _cells(row: PlanRow) -> list[str]:
     return [
         hardware,
         f"{row.program}\n{row.samples:,}",
-        f"{_of_capacity(row)}\n{'fits' if best.fits else 'DOES NOT FIT'}",
+        "\n".join(held),
         "\n".join(work),
         step,
         rate,
@@ -80,6 +89,8 @@ def _of_capacity(row: PlanRow) -> str:
 def _notes(rows: Sequence[PlanRow]) -> list[str]:
     """Returns how to read the table, why figures are missing, and where prices are from."""
     notes = [HOW_TO_READ]
+    if any(row.training_bytes is not None for row in rows):
+        notes.append(WHOLE_TRAINING)
     if any(row.program == "sparsecore" for row in rows):
         notes.append(ON_SPARSECORES)
     if any(row.costs and row.costs.loops_counted_once for row in rows):

@@ -36,6 +36,7 @@ class PlanRow:
       reason: in one line; None if it compiles.
       needed_bytes: memory of a device that it would need, known where there is too little, or where it compiles.
       samples: of one run of the program.
+      training_bytes: memory of a device that a whole training takes at its fullest moment, in a "train" row.
       mesh: devices along each axis.
       costs: of one device.
       estimate: at the roofline.
@@ -49,6 +50,7 @@ class PlanRow:
     reason: str | None = None
     needed_bytes: int | None = None
     samples: int | None = None
+    training_bytes: int | None = None
     mesh: Mapping[str, int] | None = None
     costs: ProgramCosts | None = None
     estimate: Estimate | None = None
@@ -71,6 +73,7 @@ class PlanRow:
             "samples": self.samples,
             "mesh": None if self.mesh is None else dict(self.mesh),
             "memory_bytes": self.needed_bytes,
+            "training_bytes": self.training_bytes,
             "capacity_bytes": chip.usable_hbm_bytes,
             "costs": None if self.costs is None else dataclasses.asdict(self.costs),
             "estimate": None if self.estimate is None else dataclasses.asdict(self.estimate),
@@ -162,6 +165,7 @@ def plan_row(target: Target, program: Program, answer: Answer, price: Price | No
         program=program,
         needed_bytes=costs.memory_bytes,
         samples=answer.samples,
+        training_bytes=answer.training_bytes,
         mesh=answer.mesh,
         costs=costs,
         estimate=estimate(costs, target.chip, target.shape, answer.samples, price),

@@ -62,6 +62,21 @@ def test_what_does_not_fit_is_loud() -> None:
     assert "DOES NOT FIT" in printed(row("v5e:4x4", "train", argument_bytes=20 << 30))
 
 
+def test_a_training_that_does_not_fit_though_its_step_does() -> None:
+    answer = Answer(costs=dataclasses.asdict(COSTS), samples=64, mesh={"data": 16}, training_bytes=14 << 30)
+    text = printed(plan_row(parse_target("v5e:4x4"), "train", answer, None))
+    assert "2.50 of 15.75 GiB" in text
+    assert "in all 14.00 GiB" in text
+    assert "DOES NOT FIT" not in text
+    more = plan_row(parse_target("v5e:4x4"), "train", dataclasses.replace(answer, training_bytes=16 << 30), None)
+    assert more.to_json()["training_bytes"] == 16 << 30
+    text = printed(more)
+    assert "fits" in text
+    assert "in all 16.00 GiB" in text
+    assert "DOES NOT FIT" in text
+    assert "in all: what `recjax train` holds" in text
+
+
 def test_what_does_not_compile_says_why_and_markup_stays_text() -> None:
     reason = "libtpu is not installed: pip install 'recjax[tpu]'"
     text = printed(plan_row(parse_target("v6e:4x4"), "serve", Answer(reason=reason), None))

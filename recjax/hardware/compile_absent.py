@@ -17,10 +17,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from recjax.errors import DeviceError, UserError
 from recjax.hardware.topology import Target, environment, missing_compiler, parse_target
+
+if TYPE_CHECKING:
+    from recjax.hardware.program_costs import ProgramCosts
+    from recjax.training.memory import Needs
 
 Program = Literal["train", "serve", "sparsecore"]
 COMPILE_TIMEOUT_S = 600
@@ -56,6 +60,7 @@ class Answer:
       needed_bytes: memory of a device that it would need, if there is too little of it.
       costs: the fields of recjax.hardware.program_costs.ProgramCosts; None if it did not.
       samples: of one run.
+      training_bytes: memory of a device that a whole training takes at its fullest moment; None of other programs.
       mesh: with every size known.
       compile_s: seconds to trace, lower and compile.
       compiler: its versions.
@@ -65,6 +70,7 @@ class Answer:
     needed_bytes: int | None = None
     costs: dict[str, Any] | None = None
     samples: int | None = None
+    training_bytes: int | None = None
     mesh: dict[str, int] | None = None
     compile_s: float | None = None
     compiler: str | None = None
@@ -145,10 +151,17 @@ def compile_here(request: Request) -> Answer:
     return Answer(
         costs=dataclasses.asdict(costs),
         samples=planned.samples,
+        training_bytes=_training_bytes(planned.needs, costs) if planned.needs else None,
         mesh=dict(mesh.shape),
         compile_s=compile_s,
         compiler=f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {_plugin_version(target)}",
     )
+
+
+def _training_bytes(needs: "Needs", costs: "ProgramCosts") -> int:
+    """Returns the memory of a training's fullest moment: within a step, or at the end of an epoch."""
+    in_a_step = sum(needs.held.values()) + costs.temporary_bytes + costs.code_bytes
+    return max(in_a_step, needs.n_bytes)
 
 
 def compiler_error(message: str) -> Answer:

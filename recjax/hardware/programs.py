@@ -24,6 +24,7 @@ from recjax.parallel.table_layout import whole_spec
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
 from recjax.training.first_step import plan_step, total_steps
+from recjax.training.memory import Needs, training_needs, validation_bytes
 from recjax.training.mesh_devices import MeshDevices
 from recjax.training.pipeline import dry_run, set_up
 from recjax.training.step import is_solved
@@ -40,11 +41,13 @@ class PlannedProgram(NamedTuple):
       function: jitted.
       arguments: of it, as shapes with their shardings.
       samples: that one run learns from or answers, on all devices together.
+      needs: of a device's memory of a whole training that saves checkpoints; None of any other program.
     """
 
     function: Any
     arguments: tuple[Any, ...]
     samples: int
+    needs: Needs | None = None
 
 
 def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: int | None = None) -> PlannedProgram:
@@ -88,7 +91,16 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
         jax_devices=list(mesh.devices.flat),
     )
     assert isinstance(planned.devices, MeshDevices)
-    return PlannedProgram(planned.step, (planned.devices.state_like, {**batch, **beside}), settings.batch_size)
+    needs = training_needs(
+        planned,
+        {**batch, **beside},
+        keeps_drawn=bool(transform.members),
+        scores_bytes=validation_bytes(data),
+        saves=True,
+        sharing=1,
+    )
+    arguments = (planned.devices.state_like, {**batch, **beside})
+    return PlannedProgram(planned.step, arguments, settings.batch_size, needs)
 
 
 def serving_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: int | None = None) -> PlannedProgram:

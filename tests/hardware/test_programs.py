@@ -45,6 +45,11 @@ def test_the_training_program_takes_what_training_takes(
     experiment = dataclasses.replace(dlrm_experiment, training=training, model=model)
     planned = training_program(experiment, labelled, mesh)
     assert planned.samples == 32
+    assert planned.needs is not None
+    held = planned.needs.held
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(planned.arguments[0]))
+    assert held["parameters"] + held["optimizer state"] == state_bytes
+    assert held["checkpoint being written"] > 0
     setup, batch = set_up(experiment, labelled), next(labelled.train_batches(32, 0, 1))
     parallel = Parallel(strategy="pjit", **mesh.shape)
     begun = plan_step(
