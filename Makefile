@@ -31,10 +31,7 @@ test-slow: $(VENV)/dev.installed
 
 # What compiles for TPUs without one; installs the extra `tpu`, 1.2 GB.
 test-tpu-compiler: $(VENV)/tpu.installed
-	$(RUN) -m pytest --numprocesses=auto --dist=load -m "not gpu and not tpu" \
-	  -k "sparsecore or main_models_compile or tpu_compiler or slice_has" \
-	  tests/parallel/test_sparsecore.py tests/parallel/test_sparsecore_memory.py tests/test_portability.py \
-	  tests/hardware/test_compile_absent.py tests/hardware/test_topology.py $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=load -m "tpu_compiler or sparsecore_library" $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(RUN) -m ruff format --check .

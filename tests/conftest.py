@@ -4,6 +4,7 @@ Everything trained or compiled that two tests need is a session fixture here.
 """
 
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ settings.register_profile("recjax", deadline=None)  # an example that compiles t
 settings.load_profile("recjax")
 
 N_USERS, N_ITEMS = 30, 24
+
+
+# Compilers and libraries that marked tests need; without them the tests are skipped.
+NEEDED_MODULES = {
+    "tpu_compiler": "libtpu",
+    "sparsecore_library": "jax_tpu_embedding",
+    "gpu_compiler": "jax_cuda13_plugin",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test whose compiler is not installed."""
+    for marker, module in NEEDED_MODULES.items():
+        if item.get_closest_marker(marker) and importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed; see the marker {marker} in pyproject.toml")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from recjax.config import Experiment
 from recjax.data.next_item import NextItemData
 from recjax.evaluation import make_evaluator
 from recjax.hardware import compile_absent
-from recjax.hardware.topology import missing_compiler
 from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.pipeline import OnEpoch, finalize
 
@@ -329,7 +328,7 @@ def test_a_plan_prints_a_table_and_writes_rows(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
+@pytest.mark.tpu_compiler
 def test_a_plan_for_a_tpu_slice_that_is_not_here(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,6 @@ call that is not stable. Nothing is left out silently: `INSTEAD` lists every mod
 transform, what it has instead, and the test asserts that the transform is refused, and why.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -114,7 +113,7 @@ def test_other_programs_lower_for_every_platform(name: str, variant: str):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
+@pytest.mark.tpu_compiler
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 @pytest.mark.parametrize("name", COMPILED)
 def test_main_models_compile_for_a_tpu_that_is_not_there(name: str, topology: str):

@@ -19,7 +19,6 @@ from recjax.config import load_config
 from recjax.errors import UserError
 from recjax.hardware.compile_absent import Answer, Request
 from recjax.hardware.facts import find_chip
-from recjax.hardware.topology import missing_compiler
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "quick-amd-epyc" / "results.jsonl"
 COMPILED = Answer(
@@ -166,7 +165,7 @@ def test_unusable_arguments_are_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
+@pytest.mark.tpu_compiler
 def test_a_real_compiler_fills_the_rows(ratings_file: Path, tmp_path: Path) -> None:
     config, out = write_config(tmp_path, ratings_file), tmp_path / "out"
     assert main(["--estimate", "--device=v6e:1x1,v5e:2x2", f"--config={config}", f"--out={out}"]) == 0

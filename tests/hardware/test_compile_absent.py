@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,17 +7,10 @@ import pytest
 
 from recjax.hardware import compile_absent
 from recjax.hardware.compile_absent import Answer, Request, compile_in_child, compiler_error
-from recjax.hardware.topology import missing_compiler
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = str(CONFIGS / "logistic_regression_movielens_small.py")
 DLRM = str(CONFIGS / "dlrm_dcnv2_movielens_small.py")
-needs_libtpu = pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
-needs_sparsecore_library = pytest.mark.skipif(
-    importlib.util.find_spec("jax_tpu_embedding") is None or missing_compiler("tpu") is not None,
-    reason="jax-tpu-embedding or libtpu is not installed (extra tpu, Python 3.12 or newer)",
-)
-needs_cuda = pytest.mark.skipif(missing_compiler("cuda") is not None, reason="no CUDA plugin of JAX (extra gpu)")
 
 
 def request(**changes: object) -> Request:
@@ -88,7 +80,7 @@ def test_another_error_is_told_in_one_short_line() -> None:
     assert answer.needed_bytes is None
 
 
-@needs_libtpu
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "serve"])
 @pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v7x:2x2x1"])
@@ -96,7 +88,8 @@ def test_a_tpu_compiler_compiles(target: str, program: str) -> None:
     check(compile_in_child(request(target=target, program=program)))
 
 
-@needs_sparsecore_library
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["v5p:2x2x1", "v6e:2x2", "v7x:2x2x1"])
 def test_a_step_with_tables_on_sparsecores_compiles(target: str) -> None:
@@ -109,7 +102,8 @@ def test_a_step_with_tables_on_sparsecores_compiles(target: str) -> None:
     assert answer.costs["alias_bytes"] > 0  # tables are updated where they lie
 
 
-@needs_sparsecore_library
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 def test_a_chip_without_sparsecores_has_no_step_with_tables_on_them() -> None:
     overrides = ("training.table_optimizer=sgd",)
@@ -118,7 +112,7 @@ def test_a_chip_without_sparsecores_has_no_step_with_tables_on_them() -> None:
     assert answer.reason.startswith("TPU v5 lite has no SparseCore that jax-tpu-embedding knows")
 
 
-@needs_cuda
+@pytest.mark.gpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "serve"])
 @pytest.mark.parametrize("target", ["a100-40gb:4", "a100-80gb:4", "h100:4", "h200:4", "b200:4"])
@@ -135,7 +129,7 @@ def check(answer: Answer) -> None:
     json.dumps(answer.costs)
 
 
-@needs_libtpu
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),

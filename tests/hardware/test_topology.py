@@ -8,8 +8,6 @@ from recjax.errors import DeviceError, UserError
 from recjax.hardware.facts import chips, find_chip
 from recjax.hardware.topology import absent_devices, environment, gpu_target_config, missing_compiler, parse_target
 
-needs_libtpu = pytest.mark.skipif(missing_compiler("tpu") is not None, reason="libtpu is not installed (extra tpu)")
-needs_cuda = pytest.mark.skipif(missing_compiler("cuda") is not None, reason="no CUDA plugin of JAX (extra gpu)")
 EACH = ["v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:1x1", "v7x:2x2x1", "tpu7x:2x2x1"]
 GPUS = ["a100-40gb:8", "a100-80gb:1", "h100:8", "h200:8", "b200:4"]
 
@@ -91,7 +89,7 @@ def listed(target_name: str) -> str:
     return done.stdout.strip()
 
 
-@needs_libtpu
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_a_slice_has_the_devices_that_facts_say(name: str) -> None:
@@ -101,7 +99,7 @@ def test_a_slice_has_the_devices_that_facts_say(name: str) -> None:
     assert kind in target.chip.device_kinds
 
 
-@needs_cuda
+@pytest.mark.gpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GPUS)
 def test_a_server_has_the_devices_that_facts_say(name: str) -> None:

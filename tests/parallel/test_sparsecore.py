@@ -6,7 +6,6 @@ Embedding. That the programs compile is in test_sparsecore_memory.py.
 """
 
 import dataclasses
-import importlib.util
 from typing import Any
 
 import jax
@@ -31,10 +30,7 @@ from recjax.parallel.sparsecore_step import init_sparsecore_state, loss_given_ba
 from recjax.training import row_updates
 from recjax.transforms.paths import flatten
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax_tpu_embedding") is None,
-    reason="jax-tpu-embedding is not installed (extra `tpu`, Python 3.12 or newer)",
-)
+pytestmark = pytest.mark.sparsecore_library
 
 SCHEMA = LabelledSchema(
     2, (Field("a", 30, 3, "mean"), Field("b", 50, 2, "mean"), Field("c", 7, 1, "sum"), Field("d", 100, 4, "sum"))

@@ -3,7 +3,6 @@
 libtpu must be told that there is no TPU before JAX starts.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,10 +18,6 @@ from recjax.parallel.sparsecore_memory import ProgramMemory, SparseCoreMemory, m
 
 REPOSITORY = Path(__file__).parents[2]
 CHIPS = {"v5p:2x2x1": ("TPU v5", 4, 4), "v6e:2x2": ("TPU v6 lite", 4, 2), "tpu7x:2x2x1": ("TPU7x", 8, 2)}
-needs_libraries = pytest.mark.skipif(
-    importlib.util.find_spec("jax_tpu_embedding") is None or importlib.util.find_spec("libtpu") is None,
-    reason="jax-tpu-embedding or libtpu is not installed (extra `tpu`, Python 3.12 or newer)",
-)
 
 # Two fields of one stack and one of another, 8 samples a SparseCore.
 TABLES = """
@@ -112,7 +107,8 @@ def check_memory(said: dict[str, Any], topology: str, slots: int) -> None:
     assert lookup["compile_s"] > 0
 
 
-@needs_libraries
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.parametrize(
     "topology", ["v6e:2x2", *(pytest.param(t, marks=pytest.mark.slow) for t in CHIPS if t != "v6e:2x2")]
 )
@@ -121,7 +117,8 @@ def test_lookups_and_updates_compile(topology: str):
     check_memory(said, topology, slots=1)
 
 
-@needs_libraries
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", list(CHIPS))
 def test_other_optimizers_compile(topology: str):
@@ -129,7 +126,8 @@ def test_other_optimizers_compile(topology: str):
         check_memory(said, topology, slots)
 
 
-@needs_libraries
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", list(CHIPS))
 def test_a_whole_training_step_compiles(topology: str):
@@ -150,7 +148,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@needs_libraries
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -169,7 +168,8 @@ def test_what_cannot_be_compiled_is_one_line(arguments: list[str], parts: tuple[
     assert_one_line("".join(error), *parts)
 
 
-@needs_libraries
+@pytest.mark.sparsecore_library
+@pytest.mark.tpu_compiler
 @pytest.mark.slow
 def test_the_command_prints_a_row_a_topology():
     done = command(
