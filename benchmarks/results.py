@@ -20,7 +20,8 @@ from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ_VERSIONS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class Row:
     bytes_per_sample: float | None
     achieved_fraction_of_roofline: float | None  # against ceilings measured in this run
     bound_by: str | None  # compute or memory, by those ceilings
+    mfu: float | None  # model flops utilization: share of the devices' published peak
     estimated: bool = False  # always: what no device ran is a benchmarks.estimates.EstimatedRow
     environment: dict[str, Any]
     reasons: dict[str, str]
@@ -99,6 +101,7 @@ SINCE_VERSION_2 = (
     "train_samples_per_s",
     "train_speedup",
 )
+SINCE_VERSION_3 = ("mfu",)
 FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons")
 
 
@@ -179,8 +182,8 @@ def read_rows(path: Path) -> list[Row]:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}); expected one result row a line") from error
-        if not isinstance(values, dict) or values.get("schema_version") not in (1, SCHEMA_VERSION):
-            raise UserError(f"{path}:{number}: not a result row of schema version 1 or {SCHEMA_VERSION}")
+        if not isinstance(values, dict) or values.get("schema_version") not in READ_VERSIONS:
+            raise UserError(f"{path}:{number}: not a result row of schema version 1 to {SCHEMA_VERSION}")
         if values.get("estimated"):
             raise UserError(
                 f"{path}:{number}: an estimated row, and these are measured ones; python -m benchmarks.show prints "
@@ -195,10 +198,11 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _brought_up_to_date(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a row; those that version 1 had not are None, and the reason says so."""
-    if values["schema_version"] != 1 or not isinstance(values.get("reasons"), dict):
+    """Returns the fields of a row; those that its version had not are None, and the reason says so."""
+    if values["schema_version"] == SCHEMA_VERSION or not isinstance(values.get("reasons"), dict):
         return values
-    missing = [name for name in SINCE_VERSION_2 if name not in values]
+    newer = SINCE_VERSION_3 if values["schema_version"] == 2 else SINCE_VERSION_2 + SINCE_VERSION_3
+    missing = [name for name in newer if name not in values]
     reasons = values["reasons"] | dict.fromkeys(missing, "measured before rows had it")
     return values | dict.fromkeys(missing) | {"schema_version": SCHEMA_VERSION, "reasons": reasons}
 

@@ -11,6 +11,8 @@ from benchmarks.statistics import ratio_summary, summarize_latency
 from recjax.config import to_dict
 from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.device import describe_device, describe_training, peak_memory_bytes, support_platform
+from recjax.hardware.estimate import flops_utilization
+from recjax.hardware.facts import chip_of
 from recjax.serving.compiled import Program
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ def _roofline_fields(
     The ceiling of operations is that of the type most dots run in: int8, bfloat16 or float32. A share above 1
     says nothing of a limit, so it is None, with the reason.
     """
-    names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by")
+    names = ("flops_per_sample", "bytes_per_sample", "achieved_fraction_of_roofline", "bound_by", "mfu")
     if contestant.trained is None:
         reasons |= dict.fromkeys(names, NULL_REASON)
         return dict.fromkeys(names)
@@ -178,11 +180,18 @@ def _roofline_fields(
         return fields
     fields["flops_per_sample"] = flops = program.flops / program.batch_size
     fields["bytes_per_sample"] = bytes_accessed = program.bytes_accessed / program.batch_size
-    dot_dtype = contestant.trained.model.transform.dot_dtype
+    dot_dtype, mesh = contestant.trained.model.transform.dot_dtype, contestant.compiled.mesh
+    n_devices = 1 if mesh is None else mesh.size
+    kind = facts.device.device_kind
+    fields["mfu"], why_not = model_flops_utilization(flops, dot_dtype, measured.throughput, kind, n_devices)
+    reasons |= {"mfu": why_not} if why_not else {}
+    of_ceilings = ("achieved_fraction_of_roofline", "bound_by")
     if dot_dtype not in facts.ceilings.flops_per_s:
-        reasons |= dict.fromkeys(names[2:], f"no ceiling is measured for products in {dot_dtype}")
+        reasons |= dict.fromkeys(of_ceilings, f"no ceiling is measured for products in {dot_dtype}")
         return fields
-    compute_s = flops / facts.ceilings.flops_per_s[dot_dtype]
+    # The ceilings are of one device, but CPU devices are all of the same processor.
+    sharing = 1 if facts.device.platform == "cpu" else n_devices
+    compute_s = flops / sharing / facts.ceilings.flops_per_s[dot_dtype]
     memory_s = bytes_accessed / facts.ceilings.bytes_per_s
     share = max(compute_s, memory_s) * measured.throughput
     bound_by = "compute" if compute_s >= memory_s else "memory"
@@ -191,9 +200,28 @@ def _roofline_fields(
             "compute": "of the product rate measured at the start of the run, when the machine must have been slower",
             "memory": "by XLA's count of bytes: they come from caches, whose bandwidth was not measured",
         }
-        reasons |= dict.fromkeys(names[2:], f"{share:.1f} {why[bound_by]}")
+        reasons |= dict.fromkeys(of_ceilings, f"{share:.1f} {why[bound_by]}")
         return fields
     return fields | {"achieved_fraction_of_roofline": share, "bound_by": bound_by}
+
+
+def model_flops_utilization(
+    flops_per_sample: float, dtype: str, samples_per_s: float, device_kind: str, n_devices: int
+) -> tuple[float | None, str | None]:
+    """Returns the share of the devices' published peak that the rate means (MFU), or None and why there is none.
+
+    Args:
+      flops_per_sample: operations of all devices together.
+      dtype: that most products run in.
+      samples_per_s: of all devices together.
+      device_kind: as JAX names it.
+      n_devices: that answer together.
+    """
+    chip = chip_of(device_kind)
+    if chip is None:
+        return None, f"{device_kind} is unknown: recjax/hardware/facts.toml has no published peak of it"
+    share = flops_utilization({dtype: flops_per_sample}, chip, n_devices / samples_per_s)
+    return share, None if share is not None else f"no published peak of {chip.name} for products of {dtype}"
 
 
 def _sparse_speed_fields(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.results import SCHEMA_VERSION, SINCE_VERSION_2, ResultWriter, Row, check_row, read_rows
+from benchmarks.results import SCHEMA_VERSION, SINCE_VERSION_2, SINCE_VERSION_3, ResultWriter, Row, check_row, read_rows
 from benchmarks.statistics import summarize_latency
 from recjax.errors import UserError
 
@@ -68,6 +68,7 @@ def make_row(**changes: Any) -> Row:
         "bytes_per_sample": 1e5,
         "achieved_fraction_of_roofline": 0.5,
         "bound_by": "memory",
+        "mfu": 0.25,
         "environment": {"seed": 0},
         "reasons": {"device.mesh": "one device, no mesh"},
     }
@@ -77,17 +78,23 @@ def make_row(**changes: Any) -> Row:
 CAN_BE_NONE = [field.name for field in dataclasses.fields(Row) if str(field.type).endswith("| None")]
 
 
-def test_rows_of_version_1_have_reasons_for_what_they_lack(tmp_path: Path) -> None:
-    values = dataclasses.asdict(make_row()) | {"schema_version": 1}
-    for name in SINCE_VERSION_2:
+@pytest.mark.parametrize(
+    ("version", "lacks"), [(1, SINCE_VERSION_2 + SINCE_VERSION_3), (2, SINCE_VERSION_3)], ids=["1", "2"]
+)
+def test_rows_of_earlier_versions_have_reasons_for_what_they_lack(
+    tmp_path: Path, version: int, lacks: tuple[str, ...]
+) -> None:
+    values = dataclasses.asdict(make_row()) | {"schema_version": version}
+    for name in lacks:
         del values[name]
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(values) + "\n")
     (row,) = read_rows(path)
     check_row(row)
-    assert row.products is None
-    assert row.reasons["products"] == "measured before rows had it"
-    assert dataclasses.replace(row, reasons={}, **{name: getattr(make_row(), name) for name in SINCE_VERSION_2}) == (
+    for name in lacks:
+        assert getattr(row, name) is None
+        assert row.reasons[name] == "measured before rows had it"
+    assert dataclasses.replace(row, reasons={}, **{name: getattr(make_row(), name) for name in lacks}) == (
         dataclasses.replace(make_row(), reasons={})
     )
 
@@ -213,7 +220,7 @@ def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
         ("{", r":2: not JSON \(.*\); expected one result row a line"),
         ("", r":2: not JSON"),
         ("[1]", ":2: not a result row of schema version 1"),
-        ('{"schema_version": 3}', ":2: not a result row of schema version 1 or 2"),
+        ('{"schema_version": 4}', ":2: not a result row of schema version 1 to 3"),
         ('{"run_id": "r"}', ":2: not a result row of schema version 1"),
     ],
 )

@@ -224,6 +224,8 @@ def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
             assert row.bound_by is None
             assert "bound_by" in row.reasons
             continue
+        assert row.mfu is None
+        assert row.reasons["mfu"] == "cpu is unknown: recjax/hardware/facts.toml has no published peak of it"
         limits = row.environment["ceilings"]
         dtype = "int8" if row.variant == FULL_CHAIN.label else "float32"
         assert row.flops_per_sample is not None
