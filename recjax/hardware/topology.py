@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 PLUGINS = {"tpu": "libtpu", "cuda": "jax_cuda13_plugin"}
 EXTRAS = {"tpu": "tpu", "cuda": "gpu"}
-# What CUDA allows a kernel on every compute capability from 8.0 on.
-# Source: NVIDIA, CUDA C++ Programming Guide, technical specifications per compute capability.
+# What CUDA allows a kernel on compute capabilities 8.0, 9.0 and 10.0; 8.6, 8.9 and 12.x hold fewer threads in a core.
+# Source: NVIDIA, CUDA Programming Guide, Compute Capabilities, tables 30 and 31:
+# https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-capabilities.html
+# Shared memory of a block that asks for no more: openxla/xla, xla/backends/gpu/target_config/specs/*.txtpb.
 CUDA_LIMITS = {
     "threads_per_block_limit": 1024,
     "threads_per_warp": 32,
