@@ -49,7 +49,9 @@ def measure_train_speed(
         steps[label] = _stepper(experiment, data, start)
         jax.block_until_ready(steps[label]())  # compiled
         advance(f"{label}: compiled")
-    taken = in_turn(steps, seconds_each * len(steps), _FEWEST, _MOST)
+    # Processes that share a step must take as many, and each has its own clock.
+    most = _MOST if jax.process_count() == 1 else _FEWEST
+    taken = in_turn(steps, seconds_each * len(steps), _FEWEST, most)
     latency_ms = {label: np.array(times) for label, times in taken.items()}
     of_fp32, batch_size = latency_ms["fp32"], experiments["fp32"].finetuning.batch_size
     speeds = {
@@ -67,8 +69,9 @@ def _stepper(experiment: Experiment, data: Data, start: Params) -> Callable[[], 
     from_scratch = transform.from_scratch
     setup = set_up(experiment, data, start=None if from_scratch else start, taught_by=start)
     settings = dataclasses.replace(setup.settings, batch_size=experiment.finetuning.batch_size)
-    begun = first_step(setup.model_config, setup.params, data, settings, transform, setup.teacher, experiment.parallel)
-    state = begun.state
+    begun, state = first_step(
+        setup.model_config, setup.params, data, settings, transform, setup.teacher, experiment.parallel
+    )
     batches = list(itertools.islice(data.train_batches(settings.batch_size, settings.seed, 1), _BATCHES))
     turns = itertools.cycle([begun.devices.put_batch(batch) for batch in batches])
 

@@ -9,7 +9,7 @@ Expected: no reference on these samples; MLPerf trains to AUC 0.80275 on Criteo 
 Measured: nothing; the file is for `recjax plan`.
 """
 
-from recjax.config import Dataset, Experiment, Serving, Training
+from recjax.config import Dataset, Experiment, Parallel, Serving, Training
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 
 
@@ -33,5 +33,6 @@ def get_config() -> Experiment:
         ),
         training=training,
         finetuning=training,
+        parallel=Parallel(strategy="pjit"),
         serving=Serving(buckets=(64, 512, 4096, 8192), slo_ms=60.0),
     )

@@ -63,7 +63,7 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
         help="hardware, as v4:2x2x1,v5e:4x4,v5p:2x2x2,v6e:4x4,v7x:2x2x1,h200:8",
     )
     command.add_argument(
-        "--mesh", default="data=-1,model=1", metavar="a=n,b=m", help="devices along each axis; -1: the rest"
+        "--mesh", metavar="data=n,model=m", help="devices along each axis, -1 for the rest (default: the experiment's)"
     )
     command.add_argument(
         "--batch-size", type=int, metavar="N", help="samples of all devices (default: the experiment's)"

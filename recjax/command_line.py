@@ -45,12 +45,26 @@ def parallel_overrides(options: argparse.Namespace) -> list[str]:
       UserError: an option of another form.
     """
     overrides = [f"parallel.strategy={options.parallel}"] if options.parallel else []
-    for text in options.mesh.split(",") if options.mesh else ():
-        name, separator, size = text.partition("=")
-        if name not in ("data", "model") or not separator:
-            raise UserError(f"--mesh {options.mesh}: {text!r} is not of the form data=n or model=n")
-        overrides.append(f"parallel.{name}={size}")
-    return overrides
+    sizes = parse_mesh(options.mesh) if options.mesh else {}
+    return overrides + [f"parallel.{name}={size}" for name, size in sizes.items()]
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Returns the sizes that a text such as "data=-1,model=2" names.
+
+    Raises:
+      UserError: another form.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, separator, size = part.strip().partition("=")
+        is_number = size.removeprefix("-").isdecimal()
+        if name not in ("data", "model") or not separator or not is_number or name in sizes:
+            raise UserError(
+                f"--mesh is {text!r}; allowed: data=n, model=n or both, once each, as data=-1,model=2; -1 is the rest"
+            )
+        sizes[name] = int(size)
+    return sizes
 
 
 def make_output_folder(folder: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recjax.command_line import make_output_folder
+from recjax.command_line import make_output_folder, parse_mesh
 from recjax.config import Experiment
 from recjax.data.sources import check_source
 from recjax.errors import DeviceError, UserError
-from recjax.evaluation import Data, Quality, make_evaluator, sanity_rows
+from recjax.evaluation import ONE_DEVICE_EVALUATION, Data, Quality, make_evaluator, sanity_rows
 from recjax.hardware.facts import PRICES, load_prices
-from recjax.parallel.start import is_writer
+from recjax.parallel.start import is_alone, is_writer
 from recjax.parallel.table_plan import describe_plan
 from recjax.plan_table import WIDTH, plan_table
-from recjax.planning import PROGRAMS, parse_mesh, parse_targets, plan
+from recjax.planning import PROGRAMS, parse_targets, plan
 from recjax.progress import console, stage
 from recjax.training.checkpoint import complete_epochs
 from recjax.training.final_model import FinalModel, load_final_model
@@ -61,9 +61,12 @@ def train_command(experiment: Experiment, folder: Path) -> None:
             if complete_epochs(folder / "checkpoints"):
                 console.print("the same command goes on from the last validated epoch", markup=False)
             raise
-    model = finalize(experiment, data, result.params)
-    quality = make_evaluator(model.score, data, "test")(model.variables)
-    if is_writer():
+    # On a mesh of several processes no device need have room for the whole model, but transforms look at all of it.
+    in_parts = not is_alone() and experiment.parallel.strategy == "pjit" and not experiment.transforms
+    model = finalize(experiment, data, result.spread if in_parts else result.params)
+    devices = result.devices.evaluation if in_parts else ONE_DEVICE_EVALUATION
+    quality = make_evaluator(model.score, data, "test", devices)(model.variables)
+    if in_parts or is_writer():
         model.save(folder / "final", experiment, quality)
     console.print(f"best epoch {result.best.epoch}, valid {metric} {result.best.validation[metric]:.4f}")
     print_quality(experiment, model, data, quality)
@@ -95,7 +98,9 @@ def plan_command(experiment: Experiment, options: argparse.Namespace) -> None:
       UserError: options that cannot be, or a data set that is not there.
       DeviceError: no program compiled for any of the hardware; the table says why for each.
     """
-    targets, mesh = parse_targets(options.devices), parse_mesh(options.mesh)
+    parallel = experiment.parallel
+    mesh = {"data": parallel.data, "model": parallel.model} | (parse_mesh(options.mesh) if options.mesh else {})
+    targets = parse_targets(options.devices)
     programs, prices = PROGRAMS[options.program], load_prices(options.prices or PRICES)
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; allowed: >= 1")

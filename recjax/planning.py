@@ -97,21 +97,6 @@ def parse_targets(text: str) -> list[Target]:
     return [parse_target(name) for name in names]
 
 
-def parse_mesh(text: str) -> dict[str, int]:
-    """Returns the sizes that a text such as "data=-1,model=2" names.
-
-    Raises:
-      UserError: another form.
-    """
-    sizes: dict[str, int] = {}
-    for part in text.split(","):
-        name, separator, size = part.strip().partition("=")
-        if not separator or not size.removeprefix("-").isdecimal() or name in sizes:
-            raise UserError(f"--mesh is {text!r}; allowed: an axis and its size, once each, as data=-1,model=2")
-        sizes[name] = int(size)
-    return sizes
-
-
 def plan(
     config: str,
     targets: Sequence[Target],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from assertions import assert_one_line
 
-from recjax.command_line import NOBODY_READS, UNUSABLE, run_command
+from recjax.command_line import NOBODY_READS, UNUSABLE, parse_mesh, run_command
+from recjax.errors import UserError
 
 
 def test_exhausted_device_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +46,15 @@ def test_output_that_nobody_reads_any_more_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == NOBODY_READS
+
+
+def test_a_mesh_is_axes_and_sizes() -> None:
+    assert parse_mesh("data=-1, model=2") == {"data": -1, "model": 2}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "data", "data=", "data=x", "data=2,data=4", "data=2;model=4", "data=--2", "rows=2"]
+)
+def test_unusable_meshes(text: str) -> None:
+    with pytest.raises(UserError, match=r"--mesh is .*; allowed: data=n, model=n or both"):
+        parse_mesh(text)

@@ -9,7 +9,7 @@ from recjax.hardware.compile_absent import Answer, Request
 from recjax.hardware.facts import Price
 from recjax.hardware.program_costs import ProgramCosts
 from recjax.hardware.topology import parse_target
-from recjax.planning import parse_mesh, parse_targets, plan, plan_row
+from recjax.planning import parse_targets, plan, plan_row
 
 COSTS = ProgramCosts(
     argument_bytes=1_000,
@@ -44,16 +44,6 @@ def test_hardware_is_listed_with_commas() -> None:
 def test_unusable_lists(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_targets(text)
-
-
-def test_a_mesh_is_axes_and_sizes() -> None:
-    assert parse_mesh("data=-1, model=2") == {"data": -1, "model": 2}
-
-
-@pytest.mark.parametrize("text", ["", "data", "data=", "data=x", "data=2,data=4", "data=2;model=4", "data=--2"])
-def test_unusable_meshes(text: str) -> None:
-    with pytest.raises(UserError, match=r"--mesh is .*; allowed: an axis and its size"):
-        parse_mesh(text)
 
 
 def test_a_row_of_a_program_that_compiles() -> None:

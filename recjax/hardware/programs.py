@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recjax.config import Experiment, Parallel
 from recjax.errors import UserError
 from recjax.evaluation import Data
+from recjax.hardware.facts import chip_of
 from recjax.hardware.program_shapes import batch_shapes, drawn_shapes, shapes_on, two_batches
 from recjax.models.contract import precomputed
 from recjax.parallel.mesh import check_batch
@@ -23,7 +24,7 @@ from recjax.parallel.rules import parameter_specs
 from recjax.parallel.table_layout import whole_spec
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
-from recjax.training.first_step import plan_step, total_steps
+from recjax.training.first_step import plan_step, sampled_batches, total_steps
 from recjax.training.memory import Needs, training_needs, validation_bytes
 from recjax.training.mesh_devices import MeshDevices
 from recjax.training.pipeline import dry_run, set_up
@@ -69,7 +70,7 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
     if is_solved(module):
         raise UserError(f"{type(module).__name__} is solved on one device, from all the data at once; plan its serving")
     settings = dataclasses.replace(settings, batch_size=batch_size or settings.batch_size)
-    check_batch("training.batch_size", settings.batch_size, mesh)
+    check_batch("--batch-size" if batch_size else "training.batch_size", settings.batch_size, mesh)
     teacher = None
     if transform.soft_targets:
         taught_by = drawn_shapes(experiment.model.build(data.schema), data)
@@ -78,6 +79,7 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
     beside = {"context": shapes_on(whole, dict(data.context))} if data.context else {}
     beside |= {"teacher": shapes_on(whole, teacher.params)} if teacher else {}
     batch = batch_shapes(two_batches(data), settings.batch_size, mesh)
+    chip = chip_of(mesh.devices.flat[0].device_kind)
     planned = plan_step(
         model_config,
         _start_shapes(experiment, data),
@@ -89,6 +91,8 @@ def training_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size:
         teacher=teacher,
         parallel=_on_mesh(experiment, mesh),
         jax_devices=list(mesh.devices.flat),
+        free_bytes=None if chip is None else chip.usable_hbm_bytes,
+        sample=lambda: sampled_batches(data, settings, {"context": dict(data.context)} if data.context else {}),
     )
     assert isinstance(planned.devices, MeshDevices)
     needs = training_needs(
@@ -111,8 +115,9 @@ def serving_program(experiment: Experiment, data: Data, mesh: Mesh, batch_size: 
     Raises:
       UserError: the batch cannot be shared evenly, or a transform looks at parameters that are too large to draw here.
     """
-    batch_size = experiment.serving.buckets[-1] if batch_size is None else batch_size
-    check_batch("the largest of serving.buckets", batch_size, mesh)
+    name = "--batch-size" if batch_size else "the largest of serving.buckets"
+    batch_size = batch_size or experiment.serving.buckets[-1]
+    check_batch(name, batch_size, mesh)
     model = _final_model(experiment, data)
     whole = NamedSharding(mesh, PartitionSpec())
     columns = data.serving_samples()

@@ -39,7 +39,7 @@ class Place:
 def find_place(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None, timeout_s: float = 300.0
 ) -> Place | None:
-    """Returns this process's place, None where nothing speaks of more than one process.
+    """Returns this process's place, None where nothing says what it is.
 
     Args:
       coordinator: host:port of process 0; None asks the environment, as for the next two.
@@ -121,8 +121,8 @@ def _found_by_jax(timeout_s: float) -> Place | None:
         if cluster is None or not cluster.is_env_present():
             continue
         processes = cluster.get_process_count()
-        if processes == 1:  # a slice of one host, or one task
-            return None
+        if processes == 1:  # a slice of one host, or one task, whatever a JobSet around it says
+            return Place(coordinator=f"localhost:{JOBSET_PORT}", processes=1, process=0, found_by=words)
         try:
             coordinator = cluster.get_coordinator_address(
                 timeout_secs=int(timeout_s), override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")

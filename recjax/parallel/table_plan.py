@@ -34,6 +34,7 @@ class TableUse:
       ids: looked up in a step, of the whole batch.
       slot_words: numbers that the optimizer keeps for each row.
       counts: [V] how often an epoch looks each row up; None where nobody counted.
+      sample: of some batches the ids of each of their lookups, [...] with samples along the first axis; may be empty.
     """
 
     path: str
@@ -42,12 +43,22 @@ class TableUse:
     ids: int
     slot_words: int
     counts: NDArray[np.int32] | None = None
+    sample: tuple[tuple[NDArray[np.int32], ...], ...] = ()
 
-    def distinct_ids(self, ids: float, hot_ids: Sequence[int] | NDArray[np.int32] = ()) -> float:
-        """Returns how many distinct rows so many lookups are expected to ask for, `hot_ids` left out.
+    def distinct_ids(self, shards: int, hot_ids: Sequence[int] | NDArray[np.int32] = ()) -> float:
+        """Returns how many distinct rows one of `shards` devices asks for in a step, `hot_ids` left out.
 
-        Without counts each is taken to be distinct, up to V.
+        That is what devices would have asked for in the sampled batches, on average, or what the counts let expect.
+        Without either every id is taken to be distinct, up to V.
         """
+        if self.sample:
+            parts = [
+                np.concatenate(of_device)
+                for lookups in self.sample
+                for of_device in zip(*(np.array_split(ids.ravel(), shards) for ids in lookups), strict=True)
+            ]
+            return float(np.mean([len(np.setdiff1d(ids, hot_ids)) for ids in parts]))
+        ids = self.ids / shards
         if self.counts is None:
             return float(min(ids, self.vocab_size))
         share_V = self.counts / max(int(self.counts.sum()), 1)
@@ -166,7 +177,7 @@ def _costs(use: TableUse, shards: int, hot_ids: NDArray[np.int32]) -> dict[Kind,
     gathered = (shards - 1) * ids * (1 + use.dim) * WORD
     costs: dict[Kind, TableCost] = {"replicated": TableCost(min(summed, gathered), table_bytes)}
     if use.vocab_size >= shards:
-        travelling = use.distinct_ids(ids, hot_ids) * away * 2 * (1 + use.dim) * WORD
+        travelling = use.distinct_ids(shards, hot_ids) * away * 2 * (1 + use.dim) * WORD
         copied = 2 * away * len(hot_ids) * use.dim * WORD
         held = -(-use.vocab_size // shards) * row_bytes + len(hot_ids) * row_bytes
         costs["row_wise"] = TableCost(travelling + copied, held)
@@ -174,7 +185,7 @@ def _costs(use: TableUse, shards: int, hot_ids: NDArray[np.int32]) -> dict[Kind,
         of_ids, of_rows = 2 * (shards - 1) * ids * WORD, 2 * away * ids * use.dim * WORD
         costs["column_wise"] = TableCost(of_ids + of_rows, table_bytes // shards)
     # What travels has room for as many ids to every owner as go to the only one that is asked.
-    costs["table_wise"] = TableCost(shards * use.distinct_ids(ids) * away * 2 * (1 + use.dim) * WORD, table_bytes)
+    costs["table_wise"] = TableCost(shards * use.distinct_ids(shards) * away * 2 * (1 + use.dim) * WORD, table_bytes)
     return costs
 
 
@@ -208,5 +219,5 @@ def _distinct_share(
     """Returns the expected distinct ids over ids of a device, of a group's tables whose rows have owners."""
     travelling = [use for use in uses if use.path in places and places[use.path].kind in ("row_wise", "table_wise")]
     ids = sum(use.ids / shards for use in travelling)
-    distinct = sum(use.distinct_ids(use.ids / shards, hot.get(use.path, ())) for use in travelling)
+    distinct = sum(use.distinct_ids(shards, hot.get(use.path, ())) for use in travelling)
     return min(1.0, distinct / ids) if ids else 1.0

@@ -48,7 +48,7 @@ class TrainingDevices(Protocol):
         ...
 
     def put_state(self, whole: TrainState) -> TrainState:
-        """Returns a copy of a whole state on the devices; a step may donate it."""
+        """Returns a whole state on the devices; its arrays may be those of `whole`, and a step may donate them."""
         ...
 
     def whole_like(self, like: TrainState) -> TrainState:
@@ -75,8 +75,8 @@ class TrainingDevices(Protocol):
         """Returns a copy of the state's parameters in their whole shapes."""
         ...
 
-    def trained(self, params: Params) -> Params:
-        """Returns `best_params` as arrays of this process, for what follows training."""
+    def here(self, params: Params) -> Params:
+        """Returns `best_params` as arrays of this process."""
         ...
 
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
@@ -111,8 +111,8 @@ class OneDevice:
         return init(params)
 
     def put_state(self, whole: TrainState) -> TrainState:
-        """Returns a copy."""
-        return jax.tree.map(jnp.copy, whole)
+        """Returns the state on JAX's default device."""
+        return jax.device_put(whole)
 
     def whole_like(self, like: TrainState) -> TrainState:
         """Returns the shapes: JAX's default device has everything."""
@@ -138,7 +138,7 @@ class OneDevice:
         """Returns a copy of the parameters."""
         return jax.tree.map(jnp.copy, state.params)
 
-    def trained(self, params: Params) -> Params:
+    def here(self, params: Params) -> Params:
         """Returns the parameters."""
         return params
 
@@ -202,7 +202,7 @@ class Replicas:
         first = _first(state.params)
         return first if self._is_alone else jax.tree.map(self._of_all, first)
 
-    def trained(self, params: Params) -> Params:
+    def here(self, params: Params) -> Params:
         """Returns the parameters on this process's first device."""
         return params if self._is_alone else jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from recjax.transforms.protocol import Mode, Params, Transform
 
 RowCounts = Callable[[], Mapping[str, NDArray[np.int32]]]  # as recjax.training.row_counts gives them
 SINGLE = Parallel()
+SAMPLED_BATCHES = 2  # on each of many devices a part of them, so that few batches are many samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,9 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstStep:
-    """A training before its first step: the state, which a step donates, and what every batch holds beside its own."""
+    """A training before its first step, and what every batch holds beside its own."""
 
     planned: PlannedStep
-    state: TrainState
     beside: dict[str, Any]
 
     @property
@@ -80,10 +81,17 @@ def first_step(
     teacher: Teacher | None = None,
     parallel: Parallel = SINGLE,
     counts: RowCounts | None = None,
+    *,
     saves: bool = False,
     donates_params: bool = False,
-) -> FirstStep:
-    """Returns what `fit` begins with; its arguments are those of `fit`, and whether checkpoints are written.
+    resume: Callable[[TrainState], TrainState | None] = lambda like: None,
+) -> tuple[FirstStep, TrainState]:
+    """Returns what `fit` begins with, and the state, which the first step donates.
+
+    The arguments are those of `fit`, and `saves` and `resume`.
+
+    `saves` is whether checkpoints are written. `resume` is called with the shapes of the whole state and returns such a
+    state to go on from, which is used up, or None.
 
     Raises:
       UserError: as `plan_step`, or the training does not fit into memory.
@@ -91,11 +99,13 @@ def first_step(
     planned, beside = plan_that_fits(
         model_config, params, data, training, transform, teacher, parallel, counts, saves=saves
     )
-    state = planned.devices.first_state(planned.init, params)
+    devices = planned.devices
+    saved = resume(devices.whole_like(planned.whole_like))
+    state = devices.put_state(saved) if saved is not None else devices.first_state(planned.init, params)
     if donates_params:
         for leaf in jax.tree.leaves(params):
             leaf.delete()
-    return FirstStep(planned=planned, state=state, beside=planned.devices.put_whole(beside))
+    return FirstStep(planned=planned, beside=planned.devices.put_whole(beside)), state
 
 
 def plan_that_fits(
@@ -133,6 +143,7 @@ def plan_that_fits(
         teacher=teacher,
         parallel=parallel,
         counts=counts,
+        sample=functools.cache(lambda: sampled_batches(data, training, beside)),
     )
 
     def shapes_of(model_config: Any) -> Params:
@@ -148,6 +159,12 @@ def plan_that_fits(
         saves=saves,
     )
     return planned, beside
+
+
+def sampled_batches(data: Data, training: Training, beside: Mapping[str, Any]) -> list[Batch]:
+    """Returns the first batches of a training with what stands beside them, for the plan of its tables."""
+    batches = data.train_batches(training.batch_size, training.seed, 1)
+    return [{**batch, **beside} for batch in itertools.islice(batches, SAMPLED_BATCHES)]
 
 
 def total_steps(data: Data, training: Training) -> int:
@@ -168,6 +185,8 @@ def plan_step(
     parallel: Parallel = SINGLE,
     counts: RowCounts | None = None,
     jax_devices: Sequence[jax.Device] | None = None,
+    free_bytes: float | None = None,
+    sample: Callable[[], Sequence[Batch]] = tuple,
 ) -> PlannedStep:
     """Returns the step of a training; nothing of the parameters' size is allocated.
 
@@ -183,6 +202,8 @@ def plan_step(
       parallel: over which devices.
       counts: gives how often each row is looked up, for hot rows and sizes; None plans without.
       jax_devices: that a mesh is made of; None takes all that JAX has.
+      free_bytes: of a device, for the plan of the tables; None asks the devices.
+      sample: gives some batches, for the plan of the tables: how many of their ids are distinct.
 
     Raises:
       UserError: the table optimizer cannot be had with this transform or model, or the model not on these devices.
@@ -201,7 +222,18 @@ def plan_step(
         init = functools.partial(init_state, optimizer=optimizer, scaling=transform.loss_scaling)
     like = jax.eval_shape(init, params)
     devices, plan = _choose_devices(
-        model_config, module, like, batch, training, transform, tables, parallel, counts, jax_devices
+        model_config,
+        module,
+        like,
+        batch,
+        training,
+        transform,
+        tables,
+        parallel,
+        counts,
+        jax_devices,
+        free_bytes,
+        sample,
     )
     if tables:
         step = make_sparse_train_step(module, optimizer, tables, training.seed, teacher, devices.store, devices.step)
@@ -221,6 +253,8 @@ def _choose_devices(
     parallel: Parallel,
     counts: RowCounts | None,
     jax_devices: Sequence[jax.Device] | None,
+    free_bytes: float | None,
+    sample: Callable[[], Sequence[Batch]],
 ) -> tuple[TrainingDevices, TablePlan | None]:
     if parallel.strategy == "single":
         return OneDevice(), None
@@ -236,8 +270,8 @@ def _choose_devices(
         return Replicas(tuple(mesh.devices.flat)), None
     plan = None
     if tables:
-        uses = _table_uses(module, like, batch, counts)
-        plan = plan_tables(uses, mesh, parallel, _free_bytes(mesh))
+        uses = _table_uses(module, like, batch, counts, sample())
+        plan = plan_tables(uses, mesh, parallel, _free_bytes(mesh) if free_bytes is None else free_bytes)
     specs = whole_state_specs(like, model_config.sharding_rules(), parallel, mesh, name, row_updates=tables is not None)
     return MeshDevices(mesh, like, specs, plan), plan
 
@@ -256,8 +290,10 @@ def _check_replicable(model_config: Any, transform: Transform, name: str) -> Non
         )
 
 
-def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts | None) -> list[TableUse]:
-    """Returns what a step does with each table, by tracing its loss on shapes."""
+def _table_uses(
+    module: Any, like: TrainState, batch: Batch, counts: RowCounts | None, sample: Sequence[Batch]
+) -> list[TableUse]:
+    """Returns what a step does with each table, by tracing its loss on shapes, and on some batches for their ids."""
 
     def ids_of(params: Params, batch: Batch) -> Any:
         tables, others = split_tables(params)
@@ -269,7 +305,13 @@ def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts |
 
         return find_lookups(loss, tables, type(module).__name__, bags=True)
 
+    @jax.jit
+    def ids_in(batch: Batch) -> Any:
+        # No id depends on a parameter, so that no compiled program holds these.
+        return ids_of(jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), like.params), batch)
+
     lookups = jax.eval_shape(ids_of, like.params, batch)
+    sampled = [jax.device_get(ids_in(batch)) for batch in sample]
     counted = counts() if counts else {}
     return [
         TableUse(
@@ -279,6 +321,7 @@ def _table_uses(module: Any, like: TrainState, batch: Batch, counts: RowCounts |
             ids=sum(math.prod(ids.shape) for ids in lookups.get(path, ())),
             slot_words=sum(math.prod(slot.shape[1:]) for slot in like.opt_state.slots[path].values()),
             counts=counted.get(path.removesuffix("table").rstrip("/")),
+            sample=tuple(tuple(ids[path]) for ids in sampled if path in ids),
         )
         for path, table in split_tables(like.params)[0].items()
     ]

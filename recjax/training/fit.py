@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,10 @@ from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.parallel.table_plan import TablePlan
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.devices import TrainingDevices
 from recjax.training.distillation import Teacher
 from recjax.training.first_step import SINGLE, RowCounts, first_step, total_steps
+from recjax.training.step import TrainState
 from recjax.transforms.protocol import Mode, Params, Transform
 
 
@@ -33,10 +36,22 @@ class EpochRecord:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """The parameters of the best validated epoch, and what every epoch gave."""
+    """The parameters of the best validated epoch, and what every epoch gave.
 
-    params: Params
+    Attributes:
+      spread: the parameters as they lie on the training's devices; in a run of several processes a part on each.
+      history: the epochs.
+      devices: that trained.
+    """
+
+    spread: Params
     history: tuple[EpochRecord, ...]
+    devices: TrainingDevices
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """Returns the parameters as arrays of this process: of several, each brings all of them to its first device."""
+        return self.devices.here(self.spread)
 
     @property
     def best(self) -> EpochRecord:
@@ -85,7 +100,21 @@ def fit(
       CheckpointError: a checkpoint cannot be written or read, or is of another experiment.
     """
     settled = transform.settled_step(total_steps(data, training))
-    begun = first_step(
+    history: list[EpochRecord] = []
+    best_params: Params = {}
+
+    def resume(like: TrainState) -> TrainState | None:
+        """Returns the state of the newest checkpoint, and takes the rest of it."""
+        nonlocal best_params
+        saved = checkpoints.restore({"state": like, "best": like.params}) if checkpoints else None
+        if saved is None:
+            return None
+        tree, records = saved
+        best_params = tree["best"]
+        history.extend(EpochRecord(**record) for record in records)
+        return tree["state"]
+
+    begun, state = first_step(
         model_config,
         params,
         data,
@@ -96,21 +125,17 @@ def fit(
         counts,
         saves=bool(checkpoints),
         donates_params=donates_params,
+        resume=resume,
     )
     if begun.planned.plan:
         on_plan(begun.planned.plan)
-    devices, state, context = begun.devices, begun.state, begun.beside.get("context", {})
+    devices, context = begun.devices, begun.beside.get("context", {})
     complete, score = devices.score(transform.intercept(model_config.build(data.schema), Mode.EVALUATE))
     evaluate = make_evaluator(score, data, "valid", devices.evaluation)
     metric, worst = data.selection_metric, math.inf if is_better(data.selection_metric, 0.0, 1.0) else -math.inf
 
-    best_params = devices.best_params(state)
-    history: list[EpochRecord] = []
-    whole_like = devices.whole_like(begun.planned.whole_like)
-    if checkpoints and (saved := checkpoints.restore({"state": whole_like, "best": whole_like.params})):
-        tree, records = saved
-        state, best_params = devices.put_state(tree["state"]), tree["best"]
-        history = [EpochRecord(**record) for record in records]
+    if not history:
+        best_params = devices.best_params(state)
 
     def finish_epoch(epoch: int, train_loss: float | None) -> None:
         nonlocal best_params
@@ -153,7 +178,7 @@ def fit(
             f"{devices.step_number(state)}, because gradients of a scaled loss overflowed; train for more epochs, or "
             "let the transform end earlier"
         )
-    return FitResult(devices.trained(best_params), tuple(history))
+    return FitResult(best_params, tuple(history), devices)
 
 
 def _patience_is_over(history: list[EpochRecord], training: Training) -> bool:

@@ -124,6 +124,8 @@ def training_needs(
         state, parts, owners = devices.state_like, devices.mesh.shape["data"], sharing
         whole = devices.whole_like(whole)
     plan = devices.plan if isinstance(devices, MeshDevices) else None
+    used = [] if isinstance(devices, OneDevice) else _all_devices(devices)
+    n_processes = len({device.process_index for device in used})
     state_bytes, params_bytes = sharing * tree_bytes(state), sharing * tree_bytes(state.params)
     best_bytes = owners * tree_bytes(whole.params)
     # The whole state is a copy where it is kept in another form.
@@ -149,6 +151,7 @@ def training_needs(
         "gradients": sharing * tree_bytes(_with_dense_gradients(state)),
         "state being saved": copy_bytes if saves and not on_cpu else 0,
         "next best parameters": best_bytes if saves and on_cpu else 0,  # while the last ones are being written
+        "all parameters on one device": tree_bytes(planned.whole_like.params) if keeps_drawn and n_processes > 1 else 0,
         "validation": scores_bytes * owners // (parts if isinstance(devices, MeshDevices) else 1),
     }
     return Needs(held=held, passing=passing, tensors=largest_tensors(whole.params, plan))
@@ -189,8 +192,11 @@ def devices_of(devices: Any) -> list[jax.Device]:
     """Returns those of a training's devices that are this process's; a mesh may name one more than once."""
     if isinstance(devices, OneDevice):
         return [default_device()]
-    used = devices.mesh.devices.flat if isinstance(devices, MeshDevices) else devices.devices
-    return [device for device in used if device.process_index == jax.process_index()]
+    return [device for device in _all_devices(devices) if device.process_index == jax.process_index()]
+
+
+def _all_devices(devices: Replicas | MeshDevices) -> list[jax.Device]:
+    return list(devices.mesh.devices.flat if isinstance(devices, MeshDevices) else devices.devices)
 
 
 def default_device() -> jax.Device:

@@ -72,7 +72,8 @@ def check_training(
       UserError: it does not fit; one line says what would.
     """
     device = devices_of(planned.devices)[0]
-    arguments = {"parallel": Parallel(), **plan.keywords}
+    # Other plans of the tables need no sample of their ids, which takes seconds and changes little of what is held.
+    arguments = {"parallel": Parallel(), **plan.keywords, "sample": tuple}
 
     count = functools.partial(training_needs, keeps_drawn=keeps_drawn, scores_bytes=scores_bytes, saves=saves)
     needs = count(planned, arguments["batch"])

@@ -84,10 +84,9 @@ class MeshDevices:
         return jax.jit(lambda params: self._packed(init(params)), out_shardings=self._state_shardings)(params)
 
     def put_state(self, whole: TrainState) -> TrainState:
-        """Returns a copy of the state on the mesh."""
+        """Returns the state on the mesh."""
         whole = jax.tree.map(self._put_whole_as, whole, self.whole_shardings)
-        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, self._packed(state)), out_shardings=self._state_shardings)
-        return copy(whole)
+        return whole if self.plan is None else jax.jit(self._packed, out_shardings=self._state_shardings)(whole)
 
     def whole_like(self, like: TrainState) -> TrainState:
         """Returns shapes, types and shardings of the whole state."""
@@ -119,7 +118,7 @@ class MeshDevices:
         """Returns a copy of the parameters in whole shapes."""
         return self._copy_params(state.params)
 
-    def trained(self, params: Params) -> Params:
+    def here(self, params: Params) -> Params:
         """Returns the parameters as they lie; where there are several processes, whole on each one's first device."""
         if jax.process_count() == 1:
             return params

@@ -134,7 +134,7 @@ def check(answer: Answer) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"batch_size": 5}, "the largest of serving.buckets is 5, which data=4 devices cannot share evenly"),
+        ({"batch_size": 5}, "--batch-size is 5, which data=4 devices cannot share evenly"),
         ({"mesh": {"data": 3}}, "mesh data=3 does not divide 4 devices"),
         ({"target": "v5e:3x3"}, "the compiler does not know v5e:3x3: INVALID_ARGUMENT: Topology"),
     ],

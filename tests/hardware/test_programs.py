@@ -69,8 +69,8 @@ def test_the_training_program_takes_what_training_takes(
     # And computes what a step on one device computes.
     compiled = planned.function.trace(*planned.arguments).lower().compile()
     new, loss = compiled(state, begun.devices.put_batch(batch))
-    alone = first_step(setup.model_config, setup.params, labelled, training, chain())
-    expected, expected_loss = alone.take(alone.state, batch)
+    alone, first_state = first_step(setup.model_config, setup.params, labelled, training, chain())
+    expected, expected_loss = alone.take(first_state, batch)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     whole = begun.devices.whole(new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, expected)

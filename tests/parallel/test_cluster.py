@@ -98,7 +98,9 @@ def test_slurm_with_processes_that_share_a_host_has_one_device_each(monkeypatch:
 
 def test_slurm_with_one_task_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
-    assert find_place() is None
+    place = find_place()
+    assert place is not None
+    assert place.processes == 1
 
 
 def test_slurm_outside_of_a_step_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,11 @@ def test_a_tpu_slice_is_found_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_slice_of_one_host_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("TPU_WORKER_ID", "0")
-    assert find_place() is None
+    place = find_place()
+    assert place is not None
+    assert place.processes == 1
+    monkeypatch.setenv("JOBSET_NAME", "bench")  # nor does a JobSet around it make it more
+    assert find_place() == place
 
 
 @pytest.mark.usefixtures("gke_slice")

@@ -106,13 +106,24 @@ def test_a_short_table_that_does_not_fit_is_split_by_columns(mesh: Mesh):
 
 
 def test_distinct_ids_of_counted_rows_by_hand():
-    counted = use(3, counts=np.array([3, 1, 0], np.int32))
+    counts = np.array([3, 1, 0], np.int32)
+    few, many = use(3, ids=16, counts=counts), use(3, ids=80_000, counts=counts)
     # Two lookups miss a row of share p with probability (1 - p)^2.
-    assert counted.distinct_ids(2.0) == pytest.approx((1 - 0.25**2) + (1 - 0.75**2))
-    assert counted.distinct_ids(2.0, [0]) == pytest.approx(1 - 0.75**2)
-    assert counted.distinct_ids(10_000.0) == pytest.approx(2)
-    assert use(3).distinct_ids(2.0) == 2
-    assert use(3).distinct_ids(10_000.0) == 3
+    assert few.distinct_ids(8) == pytest.approx((1 - 0.25**2) + (1 - 0.75**2))
+    assert few.distinct_ids(8, [0]) == pytest.approx(1 - 0.75**2)
+    assert many.distinct_ids(8) == pytest.approx(2)
+    assert use(3, ids=16).distinct_ids(8) == 2
+    assert use(3, ids=80_000).distinct_ids(8) == 3
+
+
+def test_distinct_ids_of_sampled_batches_by_hand():
+    bags = np.array([[1, 1], [2, 3], [4, 4], [4, 4]], np.int32)
+    singles = np.array([1, 9, 4, 5], np.int32)
+    sampled = use(10, ids=12, counts=np.ones(10, np.int32), sample=((bags, singles), (bags[:, :1], singles)))
+    # Two devices: {1, 2, 3, 9} and {4, 5}; {1, 2, 9} and {4, 5}.
+    assert sampled.distinct_ids(2) == pytest.approx((4 + 2 + 3 + 2) / 4)
+    assert sampled.distinct_ids(2, [4, 9]) == pytest.approx((3 + 1 + 2 + 1) / 4)
+    assert sampled.distinct_ids(1) == pytest.approx((6 + 5) / 2)
 
 
 def test_the_hottest_rows():
@@ -136,7 +147,7 @@ def test_hot_rows_of_row_wise_tables_are_copied_and_leave_less_to_send(mesh: Mes
     assert len(plan.layout.places["u/table"].hot_ids) == 0
     # Each device has a copy of 50 rows, sums of whose gradients are sent in every step.
     assert plan.costs["t/table"]["row_wise"].held_bytes == (1250 + 50) * 68
-    cold = tables[0].distinct_ids(10_000.0, place.hot_ids)
+    cold = tables[0].distinct_ids(8, place.hot_ids)
     expected = cold * AWAY * 2 * 68 + 2 * AWAY * 50 * 64
     assert plan.costs["t/table"]["row_wise"].sent_bytes == pytest.approx(expected)
     assert plan.distinct_share == {"dim_16": pytest.approx(cold / 10_000)}

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recjax.config import Experiment
+from recjax.config import Experiment, Parallel
 from recjax.data.labelled import LabelledData
 from recjax.errors import CheckpointError, UserError
+from recjax.models.dlrm import DLRMConfig
 from recjax.training.checkpoint import (
     Checkpoints,
     bytes_on_disk,
@@ -95,6 +97,42 @@ def test_resumed_run_repeats_the_unbroken_one_bit_for_bit(
     assert epochs == [3, 4]
     assert result.history == unbroken.history
     jax.tree.map(np.testing.assert_array_equal, result.params, unbroken.params)
+
+
+@pytest.mark.parametrize("strategy", ["single", "pjit"])
+def test_a_resumed_run_holds_no_more_than_an_unbroken_one(
+    logistic_experiment: Experiment, labelled: LabelledData, tmp_path: Path, strategy: Any
+):
+    training = dataclasses.replace(
+        logistic_experiment.training, epochs=2, patience=0, table_optimizer="rowwise_adagrad", table_learning_rate=0.01
+    )
+    model = DLRMConfig(embedding_dim=512, bottom_mlp=(8,), top_mlp=(8,))
+    parallel = Parallel(strategy=strategy)
+    wide = dataclasses.replace(logistic_experiment, model=model, training=training, parallel=parallel)
+    held = []
+
+    def live_bytes() -> int:
+        gc.collect()
+        shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
+        return sum({shard.unsafe_buffer_pointer(): shard.nbytes for shard in shards}.values())
+
+    def note(record: EpochRecord, epochs: int) -> None:
+        del epochs
+        if record.epoch == 2:
+            held.append(live_bytes() - before)
+
+    def stop(record: EpochRecord, epochs: int) -> None:
+        raise StoppedError
+
+    before = live_bytes()
+    train(wide, labelled, folder=tmp_path / "unbroken", on_epoch=note)
+    with pytest.raises(StoppedError):
+        train(wide, labelled, folder=tmp_path / "broken", on_epoch=stop)
+    before = live_bytes()
+    train(wide, labelled, folder=tmp_path / "broken", on_epoch=note)
+    unbroken, resumed = held
+    assert unbroken > 4 * 512 * sum(field.vocab_size for field in labelled.schema.fields)
+    assert resumed <= 1.01 * unbroken
 
 
 def test_a_finished_run_is_not_trained_again(

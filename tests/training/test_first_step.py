@@ -39,11 +39,11 @@ def test_donated_parameters_are_gone_and_the_step_is_the_same(
     module, losses = dlrm_experiment.model.build(labelled.schema), []
     for donates in (False, True):
         params = init_params(module, batch, seed=0)
-        begun = first_step(
+        begun, state = first_step(
             dlrm_experiment.model, params, labelled, training, chain(), parallel=parallel, donates_params=donates
         )
         assert all(leaf.is_deleted() == donates for leaf in jax.tree.leaves(params))
-        state, losses_of_run = begun.state, []
+        losses_of_run = []
         for _ in range(2):
             state, loss = begun.take(state, begun.devices.put_batch(batch))
             losses_of_run.append(float(np.mean(loss)))

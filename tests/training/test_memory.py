@@ -88,7 +88,7 @@ def test_dense_adam_on_one_device(data: Data):
         "batches": BATCHES_IN_FLIGHT * COLUMNS,
         "beside the batches": 0,
     }
-    assert needs.passing == {"gradients": PARAMS, "state being saved": 0, "next best parameters": 0, "validation": 0}
+    assert {moment: size for moment, size in needs.passing.items() if size} == {"gradients": PARAMS}
     assert needs.n_bytes == 6 * PARAMS + COUNTS + BATCHES_IN_FLIGHT * COLUMNS
 
 
