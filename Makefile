@@ -8,7 +8,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
-.PHONY: bench data test test-slow test-tpu-compiler lint constraints screenshots clean
+.PHONY: bench data test test-slow test-tpu-compiler test-gpu-compiler lint constraints screenshots clean
 
 # The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
 comma := ,
@@ -33,6 +33,10 @@ test-slow: $(VENV)/dev.installed
 test-tpu-compiler: $(VENV)/tpu.installed
 	$(RUN) -m pytest --numprocesses=auto --dist=load -m "tpu_compiler or sparsecore_library" $(ARGS)
 
+# What compiles for GPUs without one; installs the extra `gpu`, several GB.
+test-gpu-compiler: $(VENV)/gpu.installed
+	$(RUN) -m pytest --numprocesses=auto --dist=load -m gpu_compiler $(ARGS)
+
 lint: $(VENV)/dev.installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
@@ -50,8 +54,8 @@ $(VENV)/dev.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable ".[bench,dev]"
 	touch $@ $(VENV)/bench.installed
 
-$(VENV)/tpu.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable ".[bench,dev,tpu]"
+$(VENV)/tpu.installed $(VENV)/gpu.installed: $(VENV)/%.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[bench,dev,$*]"
 	touch $@
 
 # Newest versions that fit together, for every supported Python in one file; needs uv.

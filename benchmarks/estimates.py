@@ -92,7 +92,7 @@ def table_line(row: EstimatedRow) -> tuple[str, ...]:
     best: Mapping[str, Any] = plan["estimate"] or {}
     needed, step_s = plan["memory_bytes"], best.get("step_s")
     memory = MISSING if needed is None else f"{needed / GIB:.2f} of {plan['capacity_bytes'] / GIB:.2f}"
-    if not plan["compiles"] or not best.get("fits", True):
+    if not plan["compiles"] or not plan["fits"]:
         memory = f"! {memory}"
     return (
         row.case.partition("/")[0],
@@ -143,8 +143,10 @@ def _unusable(rows: Sequence[EstimatedRow]) -> list[str]:
         name = f"{row.case} on {row.plan['target']}, {row.plan['program']}"
         if not row.plan["compiles"]:
             found.append(f"{name}: does not compile: {row.plan['reason']}")
-        elif not row.plan["estimate"]["fits"]:
-            found.append(f"{name}: does not fit into the memory of a device")
+        elif not row.plan["fits"]:
+            whole = row.plan["training_bytes"] or 0
+            what = "a whole training" if whole > row.plan["capacity_bytes"] else "it"
+            found.append(f"{name}: {what} does not fit into the memory of a device")
     return found
 
 

@@ -227,8 +227,9 @@ def _prepare(path: str, experiment: Experiment, device: jax.Device) -> list[Read
     """Returns the experiment's programs, a training step and an answer; a model that is solved has no step."""
     data, mesh = load_data(experiment), make_mesh({"data": 1}, [device])
     setup = set_up(experiment, data)
+    serving = serving_program(experiment, data, mesh)
     made: dict[str, tuple[PlannedProgram, Callable]] = {
-        "serve": (serving_program(experiment, data, mesh), functools.partial(_answers, experiment, data, setup))
+        "serve": (serving, functools.partial(_answers, experiment, data, setup, serving))
     }
     if not is_solved(setup.model_config.build(data.schema)):
         step = functools.partial(_steps, experiment, data, setup, mesh)
@@ -238,7 +239,7 @@ def _prepare(path: str, experiment: Experiment, device: jax.Device) -> list[Read
         traced = planned.function.trace(*planned.arguments)
         compiled = traced.lower().compile()
         before = device.memory_stats()
-        call = calls_of(planned, compiled)
+        call = calls_of(compiled)
         jax.block_until_ready(call())
         held, why_not = held_at_most(before, device.memory_stats())
         ready.append(
@@ -256,9 +257,7 @@ def _prepare(path: str, experiment: Experiment, device: jax.Device) -> list[Read
     return ready
 
 
-def _steps(
-    experiment: Experiment, data: Data, setup: Setup, mesh: Mesh, planned: PlannedProgram, compiled: Any
-) -> Callable[[], Any]:
+def _steps(experiment: Experiment, data: Data, setup: Setup, mesh: Mesh, compiled: Any) -> Callable[[], Any]:
     """Returns a call that takes the next training step and gives its loss; batches are on the device already."""
     settings, transform = setup.settings, chain(*experiment.transforms)
     beside: dict[str, Any] = {"context": dict(data.context)} if data.context else {}

@@ -25,7 +25,15 @@ from recjax.progress import stage
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
 from recjax.training.fit import EpochRecord, FitResult
-from recjax.training.pipeline import check_parameters_fit, finalize, load_data, one_batch, set_up, train
+from recjax.training.pipeline import (
+    check_parameters_fit,
+    finalize,
+    load_data,
+    one_batch,
+    set_up,
+    spread_over_processes,
+    train,
+)
 from recjax.training.step import init_params, is_solved
 from recjax.transforms.protocol import Chain, Params, chain
 from recjax.transforms.sparsity import sparsity_report
@@ -61,6 +69,7 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[
     experiment = case.experiment
     with stage(f"{experiment.name}: data and sanity models", 1) as advance:
         data = load_data(experiment)
+        experiment = spread_over_processes(experiment, data)
         if isinstance(data, NextItemData | TopNData):
             allowed = f"at most the {data.schema.n_items:,} items of {data.name}"
             check(experiment.serving.top_k <= data.schema.n_items, "serving.top_k", experiment.serving.top_k, allowed)

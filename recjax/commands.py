@@ -22,7 +22,7 @@ from recjax.progress import console, stage
 from recjax.training.checkpoint import complete_epochs
 from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord
-from recjax.training.pipeline import finalize, load_data, train
+from recjax.training.pipeline import finalize, load_data, spread_over_processes, train
 from recjax.transforms.explain import explain
 from recjax.transforms.protocol import chain
 
@@ -33,6 +33,12 @@ def train_command(experiment: Experiment, folder: Path) -> None:
 
     make_output_folder(folder)
     data = load_data(experiment)
+    experiment = spread_over_processes(experiment, data)
+    if not is_alone() and experiment.parallel.strategy == "single":
+        raise UserError(
+            f"{experiment.name} is solved from all interactions at once, which several processes cannot share; run it "
+            "in one process"
+        )
     metric = data.selection_metric
     saved = max(complete_epochs(folder / "checkpoints"), default=0)
     title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"

@@ -58,6 +58,13 @@ class PlanRow:
     compile_s: float | None = None
     compiler: str | None = None
 
+    @property
+    def fits(self) -> bool | None:
+        """Returns whether a device has room for the program, and for a whole training; None if it does not compile."""
+        if self.reason is not None or self.needed_bytes is None:
+            return None
+        return max(self.needed_bytes, self.training_bytes or 0) <= self.target.chip.usable_hbm_bytes
+
     def to_json(self) -> dict[str, Any]:
         """Returns the row as plain JSON values, marked as an estimate."""
         chip = self.target.chip
@@ -74,6 +81,7 @@ class PlanRow:
             "mesh": None if self.mesh is None else dict(self.mesh),
             "memory_bytes": self.needed_bytes,
             "training_bytes": self.training_bytes,
+            "fits": self.fits,
             "capacity_bytes": chip.usable_hbm_bytes,
             "costs": None if self.costs is None else dataclasses.asdict(self.costs),
             "estimate": None if self.estimate is None else dataclasses.asdict(self.estimate),

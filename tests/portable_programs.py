@@ -1,7 +1,7 @@
 """Serving and training programs of every model of the zoo, under every kind of transform.
 
-Run as a script it compiles some of them for a TPU that is not there, in a process of its own, because libtpu must be
-told so before JAX starts:
+Run as a script it compiles some of them for a TPU that is not there, in a process of its own, because libtpu reads the
+environment before JAX is imported:
 
   python tests/portable_programs.py v6e:2x2 sasrec:fp32 sasrec:int8
 
@@ -18,35 +18,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WITHOUT_TPU = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 if __name__ == "__main__":
-    os.environ.update(WITHOUT_TPU)
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    from recjax.hardware.topology import environment, parse_target
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+    os.environ.update(environment(parse_target(sys.argv[1])))
 
-from configs.suites import zoo  # noqa: E402
-from recjax.config import Dataset, Experiment  # noqa: E402
-from recjax.data.interactions import Interactions, KnowledgeGraph  # noqa: E402
-from recjax.data.labelled import labelled_data  # noqa: E402
-from recjax.data.next_item import next_item_data  # noqa: E402
-from recjax.data.rating import rating_data  # noqa: E402
-from recjax.data.sources import load_interactions  # noqa: E402
-from recjax.data.top_n import top_n_data  # noqa: E402
-from recjax.evaluation import Data  # noqa: E402
-from recjax.training.final_model import FinalModel  # noqa: E402
-from recjax.training.first_step import plan_step  # noqa: E402
-from recjax.training.pipeline import dry_run, one_batch, set_up  # noqa: E402
-from recjax.training.step import init_params  # noqa: E402
-from recjax.transforms import bf16, chain, compress_embeddings, mixed_precision, prune, quantize, shrink  # noqa: E402
-from recjax.transforms.protocol import Params, Transform  # noqa: E402
+import jax
+import numpy as np
+
+from configs.suites import zoo
+from recjax.config import Dataset, Experiment
+from recjax.data.interactions import Interactions, KnowledgeGraph
+from recjax.data.labelled import labelled_data
+from recjax.data.next_item import next_item_data
+from recjax.data.rating import rating_data
+from recjax.data.sources import load_interactions
+from recjax.data.top_n import top_n_data
+from recjax.evaluation import Data
+from recjax.hardware.topology import Target, absent_devices
+from recjax.training.final_model import FinalModel
+from recjax.training.first_step import plan_step
+from recjax.training.pipeline import dry_run, one_batch, set_up
+from recjax.training.step import init_params
+from recjax.transforms import bf16, chain, compress_embeddings, mixed_precision, prune, quantize, shrink
+from recjax.transforms.protocol import Params, Transform
 
 BATCH, REQUESTS, TOP_K = 32, 4, 5
 DATA_OF_TASK = {"next_item": next_item_data, "top_n": top_n_data, "rating": rating_data, "labelled": labelled_data}
@@ -153,11 +149,9 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def compile_for_tpu(topology: str, cases: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields what the TPU's compiler says of each program of each `model:variant`, for one chip of the topology."""
-    from jax.experimental import topologies
-
-    chip = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+def compile_for_tpu(target: Target, cases: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields what the TPU's compiler says of each program of each `model:variant`, for one device of the target."""
+    chip = absent_devices(target)[0]
     on_chip = jax.sharding.SingleDeviceSharding(chip)
     for case in cases:
         name, variant = case.split(":")
@@ -188,5 +182,5 @@ def compile_for_tpu(topology: str, cases: list[str]) -> Iterator[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    for line in compile_for_tpu(sys.argv[1], sys.argv[2:]):
+    for line in compile_for_tpu(parse_target(sys.argv[1]), sys.argv[2:]):
         print(json.dumps(line), flush=True)

@@ -70,6 +70,7 @@ def test_a_training_that_does_not_fit_though_its_step_does() -> None:
     assert "DOES NOT FIT" not in text
     more = plan_row(parse_target("v5e:4x4"), "train", dataclasses.replace(answer, training_bytes=16 << 30), None)
     assert more.to_json()["training_bytes"] == 16 << 30
+    assert more.to_json()["fits"] is False
     text = printed(more)
     assert "fits" in text
     assert "in all 16.00 GiB" in text

@@ -8,6 +8,7 @@ Source: Williams, Waterman and Patterson, Roofline (CACM 2009), with the links t
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from recjax.hardware.facts import Chip, Price
 from recjax.hardware.program_costs import ProgramCosts
@@ -55,12 +56,10 @@ def estimate(
       price: of a chip; None leaves the price out.
     """
     reasons = {}
-    unknown = [dtype for dtype in costs.flops if chip.device_flops_per_s(dtype) is None]
-    compute_s = None
-    if unknown:
+    compute_s = _compute_s(costs.flops, chip)
+    if compute_s is None:
+        unknown = [dtype for dtype in costs.flops if chip.device_flops_per_s(dtype) is None]
         reasons["compute_s"] = f"no published peak of {chip.name} for products of {', '.join(unknown)}"
-    else:
-        compute_s = math.fsum(n / (chip.device_flops_per_s(dtype) or math.inf) for dtype, n in costs.flops.items())
     memory_s = None
     if costs.traffic_bytes is None:
         reasons["memory_s"] = SPARSECORES_UNKNOWN
@@ -100,7 +99,7 @@ def estimate(
     )
 
 
-def flops_utilization(flops: dict[str, float], chip: Chip, seconds: float) -> float | None:
+def flops_utilization(flops: Mapping[str, float], chip: Chip, seconds: float) -> float | None:
     """Returns the share of the peak that a measured time means (MFU), None where a type's peak is not known.
 
     Args:
@@ -108,10 +107,16 @@ def flops_utilization(flops: dict[str, float], chip: Chip, seconds: float) -> fl
       chip: that it ran on.
       seconds: that the run took.
     """
-    ideal_s = 0.0
+    compute_s = _compute_s(flops, chip)
+    return None if compute_s is None else compute_s / seconds
+
+
+def _compute_s(flops: Mapping[str, float], chip: Chip) -> float | None:
+    """Returns the seconds of products, each at one device's peak for its type; None where one is not known."""
+    seconds = []
     for dtype, count in flops.items():
         peak = chip.device_flops_per_s(dtype)
         if peak is None:
             return None
-        ideal_s += count / peak
-    return ideal_s / seconds
+        seconds.append(count / peak)
+    return math.fsum(seconds)

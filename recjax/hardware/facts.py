@@ -43,11 +43,6 @@ class Chip:
         """Returns the memory bandwidth of one device."""
         return self.hbm_bytes_per_s / self.devices_per_chip
 
-    @property
-    def sparsecores_per_device(self) -> int:
-        """Returns the SparseCores of one device, 0 on a GPU."""
-        return (self.sparsecores or 0) // self.devices_per_chip
-
     def device_flops_per_s(self, dtype: str) -> float | None:
         """Returns one device's peak for products of operands of that type, None where it is not known.
 

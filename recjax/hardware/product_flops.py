@@ -1,7 +1,8 @@
-"""The operations of a traced program's products per device, by the type of their operands.
+"""The operations of a traced program's matrix products per device, by the type of their operands.
 
 XLA's count misses the trips of loops, which a TPU's compiler makes of products that wait for a gather, and there is
-none for a GPU. Products are most of what a recommender computes; the others cost bytes rather than operations.
+none for a GPU. Matrix products (`dot_general`) are most of what a recommender computes: no model here has a
+convolution, and elementwise work costs bytes rather than operations.
 """
 
 import collections
@@ -15,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 
 def product_flops(traced: Any, n_devices: int) -> dict[str, float]:
-    """Returns the operations of all products for one of `n_devices` devices, as in {"float32": 2e9}.
+    """Returns the operations of all matrix products for one of `n_devices` devices, as in {"float32": 2e9}.
 
     A multiply-add counts two. A product of arrays that the compiler splits is taken to be split evenly; one inside a
     `shard_map` counts with the shapes that a device has there. A loop of unknown length counts once, and of a choice

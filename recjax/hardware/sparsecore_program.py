@@ -42,7 +42,7 @@ def sparsecore_program(experiment: Experiment, data: Data, mesh: Mesh, batch_siz
       batch_size: samples of all devices together; None takes the experiment's.
 
     Raises:
-      UserError: SparseCores have no such model, optimizer or batch, or jax-tpu-embedding is not installed.
+      UserError: SparseCores have no such model, optimizer, clipping or batch, or jax-tpu-embedding is not installed.
       DeviceError: the chip has no SparseCore.
     """
     settings = experiment.training
@@ -58,6 +58,11 @@ def sparsecore_program(experiment: Experiment, data: Data, mesh: Mesh, batch_siz
         raise UserError(
             "training.table_optimizer is dense, and SparseCores update the rows that are looked up; set it to "
             "sgd, lazy_adam or rowwise_adagrad"
+        )
+    if settings.max_grad_norm:
+        raise UserError(
+            f"training.max_grad_norm is {settings.max_grad_norm:g}, and a step with tables on SparseCores clips no "
+            "gradients; set it to 0"
         )
     batch_size = batch_size or settings.batch_size
     check_batch("training.batch_size", batch_size, mesh)

@@ -70,6 +70,18 @@ def load_data(experiment: Experiment) -> Data:
     return labelled_data(interactions, dataset, samples)
 
 
+def spread_over_processes(experiment: Experiment, data: Data) -> Experiment:
+    """Returns the experiment over the devices of all processes, if there are several and it does not say how.
+
+    Each process would train the same model for itself otherwise. So it does still where the model is solved, which has
+    no step to share.
+    """
+    is_said = experiment.parallel.strategy != "single"
+    if jax.process_count() == 1 or is_said or is_solved(experiment.model.build(data.schema)):
+        return experiment
+    return dataclasses.replace(experiment, parallel=dataclasses.replace(experiment.parallel, strategy="pjit"))
+
+
 def train(
     experiment: Experiment,
     data: Data,

@@ -89,6 +89,14 @@ def test_the_table_is_under_a_title_that_says_so(folder: Path, capsys: pytest.Ca
     assert not (folder / "again" / "report.html").exists()
 
 
+def test_a_training_that_does_not_fit_is_said_though_its_step_does(folder: Path) -> None:
+    train, _ = read_estimates(folder / "results.jsonl")
+    assert train.plan["fits"]
+    more = dataclasses.replace(train, plan=train.plan | {"training_bytes": 40 << 30, "fits": False})
+    assert table_line(more)[5] == "! 1.00 of 31.24"
+    assert "tiny/fp32 on v6e:1x1, train: a whole training does not fit into the memory" in render_estimates([more])
+
+
 def test_no_table_takes_estimated_and_measured_rows_together(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,7 +49,6 @@ def test_a_chip_of_two_devices_is_shared_by_them() -> None:
     chip = find_chip("v7x")
     assert chip.device_flops_per_s("bfloat16") == 2307e12 / 2
     assert chip.device_hbm_bytes_per_s == 7380e9 / 2
-    assert chip.sparsecores_per_device == 2
     assert chip.device_link_bytes_per_s((2, 2, 1)) == 2 * 100e9 / 2
 
 

@@ -42,6 +42,12 @@ def test_no_dense_updates(dlrm_experiment: Experiment, labelled: LabelledData, m
         sparsecore_program(with_rows(dlrm_experiment, "dense"), labelled, mesh)
 
 
+def test_no_clipping(dlrm_experiment: Experiment, labelled: LabelledData, mesh: Mesh) -> None:
+    training = dataclasses.replace(with_rows(dlrm_experiment).training, max_grad_norm=0.5)
+    with pytest.raises(UserError, match=r"training\.max_grad_norm is 0\.5, and .* clips no gradients; set it to 0$"):
+        sparsecore_program(dataclasses.replace(dlrm_experiment, training=training), labelled, mesh)
+
+
 def test_no_second_table_of_a_field(dlrm_experiment: Experiment, labelled: LabelledData, mesh: Mesh) -> None:
     experiment = dataclasses.replace(dlrm_experiment, model=DeepFMConfig(embedding_dim=4))
     with pytest.raises(UserError, match="SparseCores take models with one table a field and no other; this one has"):

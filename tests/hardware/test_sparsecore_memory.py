@@ -1,7 +1,4 @@
-"""The programs of SparseCore tables compile for TPUs that are not there, each in a process of its own.
-
-libtpu must be told that there is no TPU before JAX starts.
-"""
+"""The programs of SparseCore tables compile for TPUs that are not there, each in a process of its own."""
 
 import json
 import os
@@ -13,23 +10,25 @@ from typing import Any
 import pytest
 from assertions import assert_one_line
 
-from recjax.parallel import sparsecore_memory
-from recjax.parallel.sparsecore_memory import ProgramMemory, SparseCoreMemory, markdown_table
+from recjax.hardware.sparsecore_memory import ProgramMemory, SparseCoreMemory, main, markdown_table
+from recjax.hardware.topology import environment, parse_target
 
 REPOSITORY = Path(__file__).parents[2]
-CHIPS = {"v5p:2x2x1": ("TPU v5", 4, 4), "v6e:2x2": ("TPU v6 lite", 4, 2), "tpu7x:2x2x1": ("TPU7x", 8, 2)}
+CHIPS = {"v5p:2x2x1": ("TPU v5", 4, 4), "v6e:2x2": ("TPU v6 lite", 4, 2), "v7x:2x2x1": ("TPU7x", 8, 2)}
 
 # Two fields of one stack and one of another, 8 samples a SparseCore.
 TABLES = """
 import dataclasses, json, sys
 import jax
 from recjax.data.features import Field, LabelledSchema
+from recjax.hardware.sparsecore_memory import sparsecore_memory
+from recjax.hardware.topology import absent_devices, parse_target
+from recjax.parallel.mesh import make_mesh
 from recjax.parallel.sparsecore import input_shapes, make_sparsecore_tables, variable_shapes
-from recjax.parallel.sparsecore_memory import sparsecore_memory, topology_mesh
 
-topology, *optimizers = sys.argv[1:]
+target, *optimizers = sys.argv[1:]
 schema = LabelledSchema(3, (Field("a", 1000, 3, "mean"), Field("b", 100, 2, "mean"), Field("c", 7, 1, "sum")))
-mesh = topology_mesh(topology)
+mesh = make_mesh({"data": -1}, absent_devices(parse_target(target)))
 
 def make(optimizer):
     batch = 8 * mesh.size * make_sparsecore_tables(schema, 12, mesh, 64 * mesh.size).sparsecores
@@ -74,11 +73,11 @@ print(json.dumps({"aliased": memory.alias_size_in_bytes, "variables": sizes,
 )
 
 
-def run_child(code: str, *arguments: str) -> Any:
+def run_child(code: str, target: str, *arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, target, *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, **sparsecore_memory.WITHOUT_TPU},
+        env={**os.environ, **environment(parse_target(target))},
         capture_output=True,
         text=True,
         timeout=300,
@@ -91,8 +90,8 @@ def rounded(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def check_memory(said: dict[str, Any], topology: str, slots: int) -> None:
-    kind, devices, cores = CHIPS[topology]
+def check_memory(said: dict[str, Any], target: str, slots: int) -> None:
+    kind, devices, cores = CHIPS[target]
     assert (said["device"], said["devices"], said["sparsecores"], said["stacks"]) == (kind, devices, cores, 2)
     # Rows are rounded up to 8 a SparseCore, 12 columns to 16, 4 bytes each.
     rows = sum(rounded(n, 8 * devices * cores) for n in (1000, 100, 7))
@@ -110,28 +109,28 @@ def check_memory(said: dict[str, Any], topology: str, slots: int) -> None:
 @pytest.mark.sparsecore_library
 @pytest.mark.tpu_compiler
 @pytest.mark.parametrize(
-    "topology", ["v6e:2x2", *(pytest.param(t, marks=pytest.mark.slow) for t in CHIPS if t != "v6e:2x2")]
+    "target", ["v6e:2x2", *(pytest.param(t, marks=pytest.mark.slow) for t in CHIPS if t != "v6e:2x2")]
 )
-def test_lookups_and_updates_compile(topology: str):
-    (said,) = run_child(MEMORY, topology, "adagrad")
-    check_memory(said, topology, slots=1)
+def test_lookups_and_updates_compile(target: str):
+    (said,) = run_child(MEMORY, target, "adagrad")
+    check_memory(said, target, slots=1)
 
 
 @pytest.mark.sparsecore_library
 @pytest.mark.tpu_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", list(CHIPS))
-def test_other_optimizers_compile(topology: str):
-    for said, slots in zip(run_child(MEMORY, topology, "sgd", "lazy_adam"), (0, 2), strict=True):
-        check_memory(said, topology, slots)
+@pytest.mark.parametrize("target", list(CHIPS))
+def test_other_optimizers_compile(target: str):
+    for said, slots in zip(run_child(MEMORY, target, "sgd", "lazy_adam"), (0, 2), strict=True):
+        check_memory(said, target, slots)
 
 
 @pytest.mark.sparsecore_library
 @pytest.mark.tpu_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", list(CHIPS))
-def test_a_whole_training_step_compiles(topology: str):
-    said = run_child(STEP, topology)
+@pytest.mark.parametrize("target", list(CHIPS))
+def test_a_whole_training_step_compiles(target: str):
+    said = run_child(STEP, target)
     assert said["aliased"] >= said["variables"]
     # The model's own tables, which nothing reads, are in no program.
     assert said["table_shapes"] == ["[1000, 12]"]
@@ -140,7 +139,7 @@ def test_a_whole_training_step_compiles(topology: str):
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "recjax.parallel.sparsecore_memory", *arguments],
+        [sys.executable, "-m", "recjax.hardware.sparsecore_memory", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -153,10 +152,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--topologies=v9z:2x2"], ("no TPU topology 'v9z:2x2'", "names are like v6e:2x2")),
-        (["--topologies=v5e:2x2"], ("TPU v5 lite has no SparseCore that jax-tpu-embedding knows",)),
+        (["--devices=v4:2x2x1"], ("TPU v4 has no SparseCore that jax-tpu-embedding knows",)),
         (
-            ["--topologies=v6e:2x2", "--any-batch", "--samples=512"],
+            ["--devices=v6e:2x2", "--any-batch", "--samples=512"],
             ("does not fit TPU v6 lite", "give limits from measure_limits, fewer samples a SparseCore (512 now)"),
         ),
     ],
@@ -171,18 +169,32 @@ def test_what_cannot_be_compiled_is_one_line(arguments: list[str], parts: tuple[
 @pytest.mark.sparsecore_library
 @pytest.mark.tpu_compiler
 @pytest.mark.slow
-def test_the_command_prints_a_row_a_topology():
+def test_the_command_prints_a_row_a_slice():
     done = command(
-        "--topologies=v5p:2x2x1,v6e:2x2", "--samples=16", "--table-scale=0.001", "--embedding-dim=16", "--limits"
+        "--devices=v5p:2x2x1,v6e:2x2", "--samples=16", "--table-scale=0.001", "--embedding-dim=16", "--limits"
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("| topology | SparseCores | stacks | tables, MB |")
+    assert lines[0].startswith("| hardware | SparseCores | stacks | tables, MB |")
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| v5p:2x2x1", "4 x 4"], ["| v6e:2x2", "4 x 2"]]
-    assert lines[5] == "| topology | tables of the stack | ids | unique_ids | buffer |"
+    assert lines[5] == "| hardware | tables of the stack | ids | unique_ids | buffer |"
     assert sorted(" ".join(line.split(" | ")[1] for line in lines[7:]).split()) == sorted(
-        2 * [f"C{number}" for number in range(1, 27)]  # every table is in one stack of each topology
+        2 * [f"C{number}" for number in range(1, 27)]  # every table is in one stack of each slice
     )
+
+
+@pytest.mark.parametrize(
+    ("devices", "parts"),
+    [
+        ("v6e:2x2,v9z:2x2", ("unknown accelerator 'v9z'", "valid: a100")),
+        ("v6e:2x2x1", ("device 'v6e:2x2x1': 2x2x1 is no size of a v6e", "as v6e:4x4")),
+        ("v6e:2x2,h200:8", ("h200:8 has no SparseCores", "as v5p:2x2x1")),
+        ("v5e:2x2", ("v5e:2x2 has no SparseCores",)),
+    ],
+)
+def test_hardware_without_sparsecores_is_refused(devices: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture):
+    assert main([f"--devices={devices}"]) == 2  # before any process is started
+    assert_one_line(capsys.readouterr().err, *parts)
 
 
 def test_a_row_of_the_table():

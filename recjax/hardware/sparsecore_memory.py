@@ -1,30 +1,26 @@
 """What SparseCore tables take on a TPU that is not here: their programs compiled ahead of time, and the memory of each.
 
-`python -m recjax.parallel.sparsecore_memory --help` prints the table of docs/sparsecore.md.
+`python -m recjax.hardware.sparsecore_memory` prints the tables of docs/sparsecore.md.
 """
 
 import argparse
 import dataclasses
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 from recjax.command_line import OneLineParser, run_command
-from recjax.errors import UserError
+from recjax.errors import DeviceError, UserError
+from recjax.hardware.topology import Target, absent_devices, environment, parse_target
 
 if TYPE_CHECKING:
     from recjax.parallel.sparsecore import SparseCoreTables
 
-# A host without a TPU has no metadata server to ask; several processes may compile at once.
-WITHOUT_TPU = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-TOPOLOGIES = "v5p:2x2x1,v6e:2x2,tpu7x:2x2x1"
+DEVICES = "v5p:2x2x1,v6e:2x2,v7x:2x2x1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,30 +167,10 @@ def _memory_of(compile_program: Callable[["SparseCoreTables"], Any], tables: "Sp
     )
 
 
-def topology_mesh(topology: str) -> Any:
-    """Returns a mesh of one axis over the chips of a topology such as "v6e:2x2", none of which need be there.
-
-    Raises:
-      UserError: libtpu is not installed or knows no such topology.
-    """
-    import numpy as np
-    from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh
-
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # libtpu's own errors have no common type
-        raise UserError(
-            f"no TPU topology {topology!r}: {str(error).splitlines()[0]}; names are like v6e:2x2, and libtpu comes "
-            "with pip install -e '.[tpu]'"
-        ) from error
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-
-
 def markdown_table(rows: Mapping[str, SparseCoreMemory]) -> str:
-    """Returns a row for each topology; MB are 10^6 bytes a device."""
+    """Returns a row for each slice, by its name; MB are 10^6 bytes a device."""
     head = (
-        "| topology | SparseCores | stacks | tables, MB | a SparseCore, MB | slots, MB | ids, MB | lookup: peak, MB "
+        "| hardware | SparseCores | stacks | tables, MB | a SparseCore, MB | slots, MB | ids, MB | lookup: peak, MB "
         "| temporary, MB | compiled in, s | update: peak, MB | temporary, MB | compiled in, s |"
     )
     lines = [head, "|---" * 13 + "|"]
@@ -215,10 +191,10 @@ def markdown_table(rows: Mapping[str, SparseCoreMemory]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the memory of DLRMv2's tables on SparseCores of TPUs that are not here; returns the exit code."""
     parser = OneLineParser(
-        prog="python -m recjax.parallel.sparsecore_memory",
+        prog="python -m recjax.hardware.sparsecore_memory",
         description="Memory of DLRMv2-like tables (26 fields, multi-hot) on SparseCores, by compiling for each TPU.",
     )
-    parser.add_argument("--topologies", default=TOPOLOGIES, help=f"as in {TOPOLOGIES} (default)")
+    parser.add_argument("--devices", default=DEVICES, help=f"TPUs, as `recjax plan` names them (default {DEVICES})")
     parser.add_argument("--table-scale", type=float, default=0.01, help="of the rows of MLPerf's tables (default 0.01)")
     parser.add_argument("--embedding-dim", type=int, default=128, help="default 128")
     parser.add_argument("--samples", type=int, default=512, help="of the batch, for each SparseCore (default 512)")
@@ -227,34 +203,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--any-batch", action="store_true", help="buffers with room for any batch, instead of measured")
     parser.add_argument("--limits", action="store_true", help="also print each stack's buffer sizes")
     options = parser.parse_args(arguments)
-    os.environ.update(WITHOUT_TPU)  # before JAX is imported
     return run_command(lambda: _print_memory(options))
 
 
 def _print_memory(options: argparse.Namespace) -> int:
-    from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
-    from recjax.parallel.sparsecore import make_sparsecore_tables, with_limits
-    from recjax.parallel.sparsecore_inputs import measure_limits
-
-    data = SyntheticDLRMv2(DLRMv2Options(table_scale=options.table_scale))
-    rows, limits = {}, ["| topology | tables of the stack | ids | unique_ids | buffer |", "|---" * 5 + "|"]
-    for topology in options.topologies.split(","):
-        mesh = topology_mesh(topology)
-        cores = make_sparsecore_tables(data.schema, options.embedding_dim, mesh, 128 * mesh.size).n_sparsecores
-        tables = make_sparsecore_tables(
-            data.schema, options.embedding_dim, mesh, options.samples * cores, optimizer=options.optimizer
-        )
-        if not options.any_batch:
-            batches = (data.batch("train", index, tables.local_batch_size) for index in range(options.batches))
-            tables = with_limits(tables, measure_limits(tables, batches))
-        rows[topology] = sparsecore_memory(tables)
-        for stack, limit in tables.limits.items():
-            fields = " ".join(field.name for field in data.schema.fields if tables.stack_of(field.name) == stack)
-            limits.append(f"| {topology} | {fields} | {limit.ids:,} | {limit.unique_ids:,} | {limit.buffer:,} |")
+    targets = [parse_target(name) for name in options.devices.split(",")]
+    for target in targets:
+        if not target.chip.sparsecores:
+            raise UserError(f"{target.name} has no SparseCores; allowed: slices of TPUs that have some, as {DEVICES}")
+    rows, limits = {}, ["| hardware | tables of the stack | ids | unique_ids | buffer |", "|---" * 5 + "|"]
+    for target in targets:
+        # The compiler reads the environment before JAX is imported, and each slice has its own: hence its own process.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            try:
+                rows[target.name], its_limits = process.submit(_measure, target, options).result()
+            except BrokenProcessPool as error:
+                raise DeviceError(f"the compiler ended its process for {target.name}; leave it out") from error
+        limits += its_limits
     print(markdown_table(rows))
     if options.limits:
         print("\n" + "\n".join(limits))
     return 0
+
+
+def _measure(target: Target, options: argparse.Namespace) -> tuple[SparseCoreMemory, list[str]]:
+    """Returns the memory of the tables on a slice, and a line for each stack's buffers; JAX is not imported yet."""
+    os.environ.update(environment(target))
+    from recjax.data.synthetic_dlrm import DLRMv2Options, SyntheticDLRMv2
+    from recjax.parallel.mesh import make_mesh
+    from recjax.parallel.sparsecore import make_sparsecore_tables, with_limits
+    from recjax.parallel.sparsecore_inputs import measure_limits
+
+    data = SyntheticDLRMv2(DLRMv2Options(table_scale=options.table_scale))
+    mesh = make_mesh({"data": -1}, absent_devices(target))
+    cores = make_sparsecore_tables(data.schema, options.embedding_dim, mesh, 128 * mesh.size).n_sparsecores
+    tables = make_sparsecore_tables(
+        data.schema, options.embedding_dim, mesh, options.samples * cores, optimizer=options.optimizer
+    )
+    if not options.any_batch:
+        batches = (data.batch("train", index, tables.local_batch_size) for index in range(options.batches))
+        tables = with_limits(tables, measure_limits(tables, batches))
+    lines = []
+    for stack, limit in tables.limits.items():
+        fields = " ".join(field.name for field in data.schema.fields if tables.stack_of(field.name) == stack)
+        lines.append(f"| {target.name} | {fields} | {limit.ids:,} | {limit.unique_ids:,} | {limit.buffer:,} |")
+    return sparsecore_memory(tables), lines
 
 
 if __name__ == "__main__":
