@@ -95,7 +95,7 @@ def environment(target: Target) -> dict[str, str]:
     if target.chip.platform == "tpu":
         return common | {
             "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_ACCELERATOR_TYPE": f"{target.chip.name}-{target.n_chips}",
+            "TPU_ACCELERATOR_TYPE": f"{(target.chip.topology or target.chip.name).rstrip(':')}-{target.n_chips}",
             "TPU_WORKER_HOSTNAMES": "localhost",
             "TPU_MIN_LOG_LEVEL": "3",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
