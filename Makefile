@@ -42,6 +42,8 @@ lint: $(VENV)/dev.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	@twice=$$(find tests -name 'test_*.py' -exec basename {} \; | sort | uniq -d); \
+	  test -z "$$twice" || { echo "two test files of one name, which pytest cannot import: $$twice"; exit 1; }
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

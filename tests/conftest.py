@@ -24,6 +24,16 @@ from hypothesis import settings  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# XLA reads its flags once. Most of a test's time is LLVM's, and no result depends on how well it optimises; processes
+# that tests start have no such flag, and optimise as ever.
+_flags = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{_flags or ''} --xla_backend_optimization_level=0".strip()
+jax.jit(lambda: 0)()
+if _flags is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = _flags
 jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
 
 from random_variables import random_variables  # noqa: E402

@@ -65,7 +65,7 @@ def experiment(name: str) -> tuple[Experiment, Data]:
 
 
 def losses(name: str, transforms: tuple[Any, ...], parallel: Parallel, n_devices: int) -> list[float]:
-    """Returns the losses of the first steps."""
+    """Returns the losses of the first steps, on as many devices of every process."""
     made, data = experiment(name)
     setup = set_up(dataclasses.replace(made, transforms=transforms), data)
     batches = list(itertools.islice(data.train_batches(made.training.batch_size, 0, 1), STEPS))
@@ -78,8 +78,12 @@ def losses(name: str, transforms: tuple[Any, ...], parallel: Parallel, n_devices
         chain(*transforms),
         total_steps=100,
         parallel=parallel,
-        jax_devices=jax.devices()[:n_devices],
+        counts=setup.counts if parallel.hot_rows else None,
+        jax_devices=jax.devices()[:: jax.device_count() // n_devices],
     )
+    if parallel.hot_rows:
+        assert planned.plan is not None
+        assert max(len(place.hot_ids) for place in planned.plan.layout.places.values()) == parallel.hot_rows
     devices: TrainingDevices = planned.devices
     state, found = devices.first_state(planned.init, setup.params), []
     for batch in batches:
@@ -103,6 +107,8 @@ def check(name: str, transforms: tuple[Any, ...], parallel: Parallel, n_devices:
 PJIT, PMAP = Parallel(strategy="pjit"), Parallel(strategy="pmap")
 TENSOR = Parallel(strategy="pjit", model=2)
 FULLY_SHARDED = Parallel(strategy="pjit", model=2, fully_sharded=True)
+ROW_WISE = Parallel(strategy="pjit", tables="row_wise")
+HOT_ROWS = Parallel(strategy="pjit", hot_rows=8)
 
 
 @pytest.mark.parametrize("parallel", [PJIT, PMAP], ids=["pjit", "pmap"])
@@ -131,6 +137,14 @@ def test_tensor_parallel_and_fully_sharded_losses(name: str, transforms: tuple[A
 @pytest.mark.slow
 @pytest.mark.parametrize("tables", ["replicated", "row_wise", "column_wise", "table_wise"])
 def test_tables_split_in_any_way_have_the_same_losses(tables: Any):
-    n_devices = 2 if tables == "row_wise" else 8  # "gender" has two rows
+    n_devices = 4 if tables == "row_wise" else 8  # "weekday" has seven rows
     for name in TABLE_OPTIMIZERS:
         check(name, (), Parallel(strategy="pjit", tables=tables), n_devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tables", "n_devices"), [("row_wise", 2), ("row_wise", 4), ("planned", 8)])
+def test_copied_hot_rows_have_the_same_losses(tables: Any, n_devices: int):
+    """Of a row-wise "weekday" all seven rows are copied, so that none travels to an owner."""
+    for name in TABLE_OPTIMIZERS:
+        check(name, (), dataclasses.replace(HOT_ROWS, tables=tables), n_devices)

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_parallel_losses import AGREE, INT8, NAMES, on_one_device
+from test_parallel_losses import (
+    AGREE,
+    CLIPPED,
+    FULLY_SHARDED,
+    HOT_ROWS,
+    INT8,
+    NAMES,
+    PJIT,
+    PMAP,
+    ROW_WISE,
+    TENSOR,
+    on_one_device,
+)
 
 from recjax.training.checkpoint import complete_epochs, load_metadata
 
@@ -22,12 +34,9 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from recjax.parallel.start import finish, is_writer, start
 start()
-from test_parallel_losses import CLIPPED, INT8, NAMES, PJIT, PMAP, losses
-found = {}
-for name in (name for name in NAMES if name != CLIPPED):
-    for precision, transforms in (("fp32", ()), ("int8", INT8)):
-        for parallel in (PJIT, PMAP):
-            found[f"{name} {precision} {parallel.strategy}"] = losses(name, transforms, parallel, 8)
+from test_parallel_losses import losses
+from test_two_processes import CASES
+found = {label: losses(*case) for label, case in CASES.items()}
 if is_writer():
     Path(sys.argv[1]).write_text(json.dumps(found))
 finish()
@@ -36,6 +45,22 @@ TRAIN = (
     *("train", "configs/dlrm_dcnv2_movielens_small.py", "--set", "training.table_optimizer=rowwise_adagrad"),
     *("--set", "training.epochs=1", "--set", "training.batch_size=1024", "--set", "dataset.min_interactions=20"),
 )
+SPLIT = ("--mesh", "data=4,model=2", "--set", "parallel.fully_sharded=true")
+COPIED = ("--set", "parallel.hot_rows=16")
+CASES = {  # arguments of `losses`
+    f"{name} {precision} {parallel.strategy}": (name, transforms, parallel, 8)
+    for name in NAMES
+    if name != CLIPPED
+    for precision, transforms in (("fp32", ()), ("int8", INT8))
+    for parallel in (PJIT, PMAP)
+} | {
+    "two devices of a process share each layer": ("sasrec", (), TENSOR, 8),
+    "a device of each process shares each layer": ("sasrec", (), TENSOR, 2),
+    "fully sharded": ("sasrec", (), FULLY_SHARDED, 8),
+    "fully sharded beside tables with row updates": ("dlrm_dcnv2_by_rows", (), FULLY_SHARDED, 8),
+    "row-wise tables": (CLIPPED, (), ROW_WISE, 4),  # "weekday" has seven rows
+    "copied hot rows": ("dlrm_dcnv2_by_rows", (), HOT_ROWS, 8),
+}
 
 
 @pytest.fixture
@@ -60,7 +85,7 @@ def run_two(port: int, *command: str) -> list[str]:
         for process in range(2)
     ]
     try:
-        written = [process.communicate(timeout=900)[0] for process in running]
+        written = [process.communicate(timeout=1800)[0] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -72,19 +97,22 @@ def run_two(port: int, *command: str) -> list[str]:
 def test_two_processes_have_the_losses_of_one_device(tmp_path: Path, port: int):
     run_two(port, sys.executable, "-c", LOSSES, str(tmp_path / "losses.json"), str(TESTS), str(TESTS.parent))
     found = json.loads((tmp_path / "losses.json").read_text())
-    assert len(found) == 4 * (len(NAMES) - 1)
-    for key, losses in found.items():
-        name, precision, _ = key.split()
-        expected = on_one_device(name, INT8 if precision == "int8" else ())
-        np.testing.assert_allclose(losses, expected, rtol=AGREE, err_msg=key)
+    assert found.keys() == CASES.keys()
+    for label, (name, transforms, *_) in CASES.items():
+        np.testing.assert_allclose(found[label], on_one_device(name, transforms), rtol=AGREE, err_msg=label)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["pjit", "pmap"])
-def test_the_same_command_in_two_processes_writes_once(tmp_path: Path, port: int, strategy: str):
-    command = (sys.executable, "-c", "from recjax.cli import main; exit(main())", *TRAIN, f"--parallel={strategy}")
+@pytest.mark.parametrize(
+    "options",
+    [("--parallel=pjit", *SPLIT, *COPIED), ("--parallel=pmap",)],
+    ids=["pjit", "pmap"],
+)
+def test_the_same_command_in_two_processes_writes_once(tmp_path: Path, port: int, options: tuple[str, ...]):
+    command = (sys.executable, "-c", "from recjax.cli import main; exit(main())", *TRAIN, *options)
     of_first, of_second = run_two(port, *command, "--out", str(tmp_path / "two"))
     assert "final model in" in of_first
+    assert ("16 hot" in of_first) == ("--parallel=pjit" in options)
     assert of_second == ""
     alone = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     subprocess.run((*command, "--out", str(tmp_path / "one")), env=alone, check=True, timeout=600)
