@@ -16,7 +16,7 @@ from recjax.evaluation import Data
 from recjax.models.contract import Batch
 from recjax.training.lookups import Tables, find_lookups, given_rows, split_tables
 from recjax.training.step import is_solved
-from recjax.transforms.paths import unflatten_like
+from recjax.transforms.paths import FlatParams, unflatten_like
 from recjax.transforms.protocol import Params
 
 
@@ -31,19 +31,20 @@ def count_rows(module: Any, params: Params, data: Data, training: Training) -> d
     counts = {path: jnp.zeros(len(table), jnp.int32) for path, table in tables.items()}
     context = jax.device_put(dict(data.context))
 
-    def loss_of(tables: Tables, batch: Batch) -> jax.Array:
+    def loss_of(tables: Tables, dense: FlatParams, batch: Batch) -> jax.Array:
         known = {**batch, "step": jnp.zeros([], jnp.int32)}
         rngs = {"dropout": jax.random.key(training.seed)}
         variables = {"params": unflatten_like(params, {**dense, **tables})}
         return module.apply(variables, known, train=False, method="loss", rngs=rngs)
 
-    def add(counts: dict[str, jax.Array], tables: Tables, batch: Batch) -> dict[str, jax.Array]:
-        ids = find_lookups(lambda tables: loss_of(tables, batch), tables, type(module).__name__, rows_only=False)
+    # Parameters are arguments: those of several processes may not be closed over.
+    def add(counts: dict[str, jax.Array], tables: Tables, dense: FlatParams, batch: Batch) -> dict[str, jax.Array]:
+        ids = find_lookups(lambda tables: loss_of(tables, dense, batch), tables, type(module).__name__, rows_only=False)
         rows = {path: [tables[path].at[i].get(mode="promise_in_bounds") for i in ids[path]] for path in ids}
 
         def loss_given_rows(rows: dict[str, list[jax.Array]]) -> jax.Array:
             with given_rows(rows):
-                return loss_of(tables, batch)
+                return loss_of(tables, dense, batch)
 
         counts = dict(counts)
         for path, grads in jax.grad(loss_given_rows)(rows).items():
@@ -55,5 +56,5 @@ def count_rows(module: Any, params: Params, data: Data, training: Training) -> d
     if tables and not is_solved(module):
         add_batch = jax.jit(add, donate_argnums=0)
         for batch in prefetch_to_device(data.train_batches(training.batch_size, training.seed, 1)):
-            counts = add_batch(counts, tables, {**batch, "context": context} if context else batch)
+            counts = add_batch(counts, tables, dense, {**batch, "context": context} if context else batch)
     return {path.removesuffix("table").rstrip("/"): np.asarray(count) for path, count in counts.items()}

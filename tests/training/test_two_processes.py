@@ -45,8 +45,7 @@ TRAIN = (
     *("train", "configs/dlrm_dcnv2_movielens_small.py", "--set", "training.table_optimizer=rowwise_adagrad"),
     *("--set", "training.epochs=1", "--set", "training.batch_size=1024", "--set", "dataset.min_interactions=20"),
 )
-SPLIT = ("--mesh", "data=4,model=2", "--set", "parallel.fully_sharded=true")
-COPIED = ("--set", "parallel.hot_rows=16")
+SPLIT = ("--set", "parallel.fully_sharded=true", "--set", "parallel.hot_rows=16")
 CASES = {  # arguments of `losses`
     f"{name} {precision} {parallel.strategy}": (name, transforms, parallel, 8)
     for name in NAMES
@@ -104,18 +103,24 @@ def test_two_processes_have_the_losses_of_one_device(tmp_path: Path, port: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [("--parallel=pjit", *SPLIT, *COPIED), ("--parallel=pmap",)],
-    ids=["pjit", "pmap"],
+    ("in_two", "in_one"),
+    [
+        (("--parallel=pjit", *SPLIT), ("--parallel=pjit", *SPLIT)),
+        (("--parallel=pmap",), ("--parallel=pmap",)),
+        ((), ("--parallel=pjit",)),  # several processes that are told nothing share the training
+    ],
+    ids=["pjit", "pmap", "nothing"],
 )
-def test_the_same_command_in_two_processes_writes_once(tmp_path: Path, port: int, options: tuple[str, ...]):
-    command = (sys.executable, "-c", "from recjax.cli import main; exit(main())", *TRAIN, *options)
-    of_first, of_second = run_two(port, *command, "--out", str(tmp_path / "two"))
+def test_the_same_command_in_two_processes_writes_once(
+    tmp_path: Path, port: int, in_two: tuple[str, ...], in_one: tuple[str, ...]
+):
+    command = (sys.executable, "-c", "from recjax.cli import main; exit(main())", *TRAIN)
+    of_first, of_second = run_two(port, *command, *in_two, "--out", str(tmp_path / "two"))
     assert "final model in" in of_first
-    assert ("16 hot" in of_first) == ("--parallel=pjit" in options)
+    assert ("16 hot" in of_first) == ("--parallel=pjit" in in_two)
     assert of_second == ""
     alone = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    subprocess.run((*command, "--out", str(tmp_path / "one")), env=alone, check=True, timeout=600)
+    subprocess.run((*command, *in_one, "--out", str(tmp_path / "one")), env=alone, check=True, timeout=600)
     history = {}
     for name in ("one", "two"):
         assert complete_epochs(tmp_path / name / "checkpoints") == [1]
