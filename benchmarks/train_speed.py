@@ -12,7 +12,7 @@ from benchmarks.statistics import ratio_summary
 from benchmarks.timing import in_turn
 from recjax.config import Experiment
 from recjax.evaluation import Data
-from recjax.training.first_step import first_step
+from recjax.training.first_step import ToTrain, first_step
 from recjax.training.pipeline import set_up
 from recjax.transforms.protocol import Params, chain
 
@@ -69,9 +69,16 @@ def _stepper(experiment: Experiment, data: Data, start: Params) -> Callable[[], 
     from_scratch = transform.from_scratch
     setup = set_up(experiment, data, start=None if from_scratch else start, taught_by=start)
     settings = dataclasses.replace(setup.settings, batch_size=experiment.finetuning.batch_size)
-    begun, state = first_step(
-        setup.model_config, setup.params, data, settings, transform, setup.teacher, experiment.parallel
+    to_train = ToTrain(
+        model_config=setup.model_config,
+        params=setup.params,
+        data=data,
+        training=settings,
+        transform=transform,
+        teacher=setup.teacher,
+        parallel=experiment.parallel,
     )
+    begun, state = first_step(to_train)
     batches = list(itertools.islice(data.train_batches(settings.batch_size, settings.seed, 1), _BATCHES))
     turns = itertools.cycle([begun.devices.put_batch(batch) for batch in batches])
 

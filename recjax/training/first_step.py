@@ -72,15 +72,22 @@ class FirstStep:
         return self.planned.step(state, {**batch, **self.beside})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToTrain:
+    """What is trained, on what and how; the fields are those arguments of recjax.training.fit.fit."""
+
+    model_config: Any
+    params: Params
+    data: Data
+    training: Training
+    transform: Transform
+    teacher: Teacher | None = None
+    parallel: Parallel = SINGLE
+    counts: RowCounts | None = None
+
+
 def first_step(
-    model_config: Any,
-    params: Params,
-    data: Data,
-    training: Training,
-    transform: Transform,
-    teacher: Teacher | None = None,
-    parallel: Parallel = SINGLE,
-    counts: RowCounts | None = None,
+    to_train: ToTrain,
     *,
     saves: bool = False,
     donates_params: bool = False,
@@ -88,61 +95,54 @@ def first_step(
 ) -> tuple[FirstStep, TrainState]:
     """Returns what `fit` begins with, and the state, which the first step donates.
 
-    The arguments are those of `fit`, and `saves` and `resume`.
-
-    `saves` is whether checkpoints are written. `resume` is called with the shapes of the whole state and returns such a
-    state to go on from, which is used up, or None.
+    Args:
+      to_train: what, on what and how.
+      saves: whether checkpoints are written.
+      donates_params: whether the parameters are deleted as soon as the state has copies of them.
+      resume: shapes of the whole state -> such a state to go on from, which is used up, or None.
 
     Raises:
       UserError: as `plan_step`, or the training does not fit into memory.
     """
-    planned, beside = plan_that_fits(
-        model_config, params, data, training, transform, teacher, parallel, counts, saves=saves
-    )
-    devices = planned.devices
+    planned, beside = plan_that_fits(to_train, saves=saves)
+    devices, params = planned.devices, to_train.params
     saved = resume(devices.whole_like(planned.whole_like))
     state = devices.put_state(saved) if saved is not None else devices.first_state(planned.init, params)
     if donates_params:
         for leaf in jax.tree.leaves(params):
             leaf.delete()
-    return FirstStep(planned=planned, beside=planned.devices.put_whole(beside)), state
+    return FirstStep(planned=planned, beside=devices.put_whole(beside)), state
 
 
 def plan_that_fits(
-    model_config: Any,
-    params: Params,
-    data: Data,
-    training: Training,
-    transform: Transform,
-    teacher: Teacher | None = None,
-    parallel: Parallel = SINGLE,
-    counts: RowCounts | None = None,
-    *,
-    saves: bool = False,
-    keeps_drawn: bool = False,
+    to_train: ToTrain, *, saves: bool = False, keeps_drawn: bool = False
 ) -> tuple[PlannedStep, dict[str, Any]]:
     """Returns the step of a training and what every batch holds beside its own, if the training fits into memory.
 
-    Its arguments are those of `first_step`; `params` may be shapes. `keeps_drawn` is as in recjax.training.memory.
+    Args:
+      to_train: what, on what and how; its parameters may be shapes.
+      saves: whether checkpoints are written.
+      keeps_drawn: as in recjax.training.memory.training_needs.
 
     Raises:
       UserError: as `first_step`.
     """
+    data, training, teacher = to_train.data, to_train.training, to_train.teacher
     context = {"context": dict(data.context)} if data.context else {}
     beside = context | ({"teacher": teacher.params} if teacher else {})
     batch = next(iter(data.train_batches(training.batch_size, training.seed, 1)))
     plan = functools.partial(
         plan_step,
-        model_config=model_config,
-        params=params,
+        model_config=to_train.model_config,
+        params=to_train.params,
         schema=data.schema,
         batch={**batch, **beside},
         training=training,
-        transform=transform,
+        transform=to_train.transform,
         total_steps=total_steps(data, training),
         teacher=teacher,
-        parallel=parallel,
-        counts=counts,
+        parallel=to_train.parallel,
+        counts=to_train.counts,
         sample=functools.cache(lambda: sampled_batches(data, training, beside)),
     )
 

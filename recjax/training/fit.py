@@ -18,7 +18,7 @@ from recjax.parallel.table_plan import TablePlan
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.devices import TrainingDevices
 from recjax.training.distillation import Teacher
-from recjax.training.first_step import SINGLE, RowCounts, first_step, total_steps
+from recjax.training.first_step import SINGLE, RowCounts, ToTrain, first_step, total_steps
 from recjax.training.step import TrainState
 from recjax.transforms.protocol import Mode, Params, Transform
 
@@ -114,19 +114,17 @@ def fit(
         history.extend(EpochRecord(**record) for record in records)
         return tree["state"]
 
-    begun, state = first_step(
-        model_config,
-        params,
-        data,
-        training,
-        transform,
-        teacher,
-        parallel,
-        counts,
-        saves=bool(checkpoints),
-        donates_params=donates_params,
-        resume=resume,
+    to_train = ToTrain(
+        model_config=model_config,
+        params=params,
+        data=data,
+        training=training,
+        transform=transform,
+        teacher=teacher,
+        parallel=parallel,
+        counts=counts,
     )
+    begun, state = first_step(to_train, saves=bool(checkpoints), donates_params=donates_params, resume=resume)
     if begun.planned.plan:
         on_plan(begun.planned.plan)
     devices, context = begun.devices, begun.beside.get("context", {})

@@ -23,7 +23,7 @@ from recjax.parallel.table_plan import TablePlan
 from recjax.training.checkpoint import Checkpoints, experiment_identity
 from recjax.training.distillation import Teacher
 from recjax.training.final_model import FinalModel
-from recjax.training.first_step import RowCounts, plan_that_fits
+from recjax.training.first_step import RowCounts, ToTrain, plan_that_fits
 from recjax.training.fit import EpochRecord, FitResult, fit
 from recjax.training.fixed import join_fixed, split_fixed
 from recjax.training.memory_check import check_draw, surely_fits
@@ -117,16 +117,15 @@ def train(
             return
         if any(type(member).start is not Transform.start for member in transform.members):
             return check_parameters_fit(model_config, drawn, data)  # training may start from other shapes
-        plan_that_fits(
-            model_config,
-            drawn,
-            data,
-            experiment.training,
-            transform,
+        to_train = ToTrain(
+            model_config=model_config,
+            params=drawn,
+            data=data,
+            training=experiment.training,
+            transform=transform,
             parallel=experiment.parallel,
-            saves=folder is not None,
-            keeps_drawn=bool(transform.members),
         )
+        plan_that_fits(to_train, saves=folder is not None, keeps_drawn=bool(transform.members))
 
     setup = set_up(experiment, data, start=start, taught_by=taught_by, check=check, on_epoch=on_epoch)
     checkpoints = Checkpoints(folder, experiment_identity(experiment)) if folder else None

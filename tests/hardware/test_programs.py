@@ -20,7 +20,7 @@ from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.models.ease import EASEConfig
 from recjax.parallel.mesh import make_mesh
 from recjax.training.final_model import FinalModel
-from recjax.training.first_step import first_step, plan_step
+from recjax.training.first_step import ToTrain, first_step, plan_step
 from recjax.training.pipeline import load_data, set_up
 from recjax.transforms import distill, quantize
 from recjax.transforms.protocol import chain
@@ -69,7 +69,10 @@ def test_the_training_program_takes_what_training_takes(
     # And computes what a step on one device computes.
     compiled = planned.function.trace(*planned.arguments).lower().compile()
     new, loss = compiled(state, begun.devices.put_batch(batch))
-    alone, first_state = first_step(setup.model_config, setup.params, labelled, training, chain())
+    to_train = ToTrain(
+        model_config=setup.model_config, params=setup.params, data=labelled, training=training, transform=chain()
+    )
+    alone, first_state = first_step(to_train)
     expected, expected_loss = alone.take(first_state, batch)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     whole = begun.devices.whole(new)

@@ -8,7 +8,7 @@ import pytest
 
 from recjax.config import Experiment, Parallel
 from recjax.data.labelled import LabelledData
-from recjax.training.first_step import first_step
+from recjax.training.first_step import ToTrain, first_step
 from recjax.training.step import init_params
 from recjax.transforms.protocol import chain
 
@@ -39,9 +39,15 @@ def test_donated_parameters_are_gone_and_the_step_is_the_same(
     module, losses = dlrm_experiment.model.build(labelled.schema), []
     for donates in (False, True):
         params = init_params(module, batch, seed=0)
-        begun, state = first_step(
-            dlrm_experiment.model, params, labelled, training, chain(), parallel=parallel, donates_params=donates
+        to_train = ToTrain(
+            model_config=dlrm_experiment.model,
+            params=params,
+            data=labelled,
+            training=training,
+            transform=chain(),
+            parallel=parallel,
         )
+        begun, state = first_step(to_train, donates_params=donates)
         assert all(leaf.is_deleted() == donates for leaf in jax.tree.leaves(params))
         losses_of_run = []
         for _ in range(2):
