@@ -48,7 +48,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         if name == "plan":
             _add_plan_options(command)
         else:
-            command.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
+            command.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="default: cpu; no fallback")
         command.add_argument(
             "--set", action="append", default=[], metavar="a.b=c", dest="overrides", help="override a value; repeatable"
         )

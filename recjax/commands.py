@@ -42,6 +42,8 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     metric = data.selection_metric
     saved = max(complete_epochs(folder / "checkpoints"), default=0)
     title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"
+    if saved >= experiment.training.epochs:
+        title = f"{experiment.name}: trained before"
     with (
         SummaryWriter(str(folder / "tensorboard"), write_to_disk=is_writer()) as scalars,
         stage(title, experiment.training.epochs - saved) as advance,
@@ -110,8 +112,9 @@ def plan_command(experiment: Experiment, options: argparse.Namespace) -> None:
     programs, prices = PROGRAMS[options.program], load_prices(options.prices or PRICES)
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; allowed: >= 1")
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json is {options.json}, and there is no folder {options.json.parent}; make it first")
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        wrong = f"there is no folder {options.json.parent}" if not options.json.is_dir() else "that is a folder"
+        raise UserError(f"--json is {options.json}, and {wrong}; give a file in a folder that is there")
     check_source(experiment.dataset)
     with stage(f"{experiment.name}: compiling for absent hardware", len(targets) * len(programs)) as advance:
         rows = plan(
@@ -124,11 +127,16 @@ def plan_command(experiment: Experiment, options: argparse.Namespace) -> None:
             prices=prices,
             advance=advance,
         )
+    reasons = list(dict.fromkeys(row.reason for row in rows))
+    if reasons != [rows[0].reason] or rows[0].reason is None:  # a table that says one thing again and again says little
+        Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(plan_table(rows))
     if options.json:
-        options.json.write_text(json.dumps([row.to_json() for row in rows], indent=1) + "\n")
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(plan_table(rows))
-    if all(row.reason for row in rows):
-        raise DeviceError(f"nothing compiles for {options.devices}: {rows[0].reason}")
+        try:
+            options.json.write_text(json.dumps([row.to_json() for row in rows], indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write --json={options.json}: {error.strerror}") from error
+    if None not in reasons:
+        raise DeviceError(f"nothing compiles for {options.devices}: {reasons[0]}")
 
 
 def print_quality(experiment: Experiment, model: FinalModel, data: Data, quality: Quality) -> None:

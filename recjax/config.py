@@ -221,7 +221,8 @@ class Parallel:
         check(self.data != -1 or self.model != -1, "Parallel.data and Parallel.model", -1, "one of them -1")
         check(self.hot_rows >= 0, "Parallel.hot_rows", self.hot_rows, ">= 0")
         if self.strategy == "single":
-            check(self.data == -1, "Parallel.data", self.data, "-1 under strategy='single', which is one device")
+            one = "-1 under strategy='single', which is one device; a mesh (--mesh) needs --parallel=pjit or pmap"
+            check(self.data == -1, "Parallel.data", self.data, one)
         if self.strategy != "pjit":
             for name, default in (("model", 1), ("fully_sharded", False), ("tables", "planned"), ("hot_rows", 0)):
                 value = getattr(self, name)

@@ -301,6 +301,7 @@ def test_a_diverging_training_is_reported_in_one_line(
         (["--devices", "v5e:4x4", "--batch-size", "0"], ["--batch-size is 0; allowed: >= 1"]),
         (["--devices", "v5e:4x4", "--prices", "none.toml"], ["cannot read the price file none.toml"]),
         (["--devices", "v5e:4x4", "--json", "nowhere/plan.json"], ["there is no folder nowhere"]),
+        (["--devices", "v5e:4x4", "--json", "."], ["--json is ., and that is a folder"]),
         (["--devices", "v5e:4x4", "--set", "dataset.source=nothing"], ["unknown Dataset.source 'nothing'"]),
         (["--devices", "v5e:4x4", "--set", "model.x=1"], ["unknown config key in 'model.x'"]),
     ],
@@ -325,6 +326,36 @@ def test_a_plan_prints_a_table_and_writes_rows(
     error = captured.err.splitlines(keepends=True)[-1]
     assert_one_line(error, "nothing compiles for v5e:4x4,h200:8: no compiler for tpu")
     assert [row["reason"] for row in json.loads(path.read_text())] == ["no compiler for tpu", "no compiler for cuda"]
+
+
+def test_a_plan_of_which_nothing_compiles_for_one_reason_is_that_line_alone(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_absent, "missing_compiler", lambda platform: f"no compiler for {platform}")
+    assert main(["plan", config, "--devices", "v5e:4x4,v6e:4x4"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    error = captured.err.splitlines(keepends=True)[-1]
+    assert_one_line(error, "nothing compiles for v5e:4x4,v6e:4x4: no compiler for tpu")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_plan_that_cannot_be_written_is_printed_all_the_same(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_absent, "missing_compiler", lambda platform: f"no compiler for {platform}")
+    assert main(["plan", config, "--devices", "v5e:4x4,h200:8", "--json", "/dev/full"]) == 2
+    captured = capsys.readouterr()
+    assert "no compiler for cuda" in captured.out
+    error = captured.err.splitlines(keepends=True)[-1]
+    assert_one_line(error, "cannot write --json=/dev/full: No space left on device")
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recjax", "plan", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: recjax plan ")
 
 
 @pytest.mark.slow

@@ -26,14 +26,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def benchmark_command(python: str, device: str, rest: Sequence[str]) -> list[str]:
-    """Returns the command that every host runs.
+    """Returns the command that every host runs, over all devices unless `rest` says otherwise.
 
     Raises:
       UserError: `rest` names a device, which the launcher does.
     """
     if any(option == "--device" or option.startswith("--device=") for option in rest):
         raise UserError(f"--device is set by the launcher, to {device}; leave it out after --")
-    return [python, "-m", "benchmarks.run", f"--device={device}", *rest]
+    # Without it a run of one host would use one of its devices.
+    spread = [] if any(option.partition("=")[0] == "--parallel" for option in rest) else ["--parallel=pjit"]
+    return [python, "-m", "benchmarks.run", f"--device={device}", *spread, *rest]
 
 
 def check_name(name: str) -> str:

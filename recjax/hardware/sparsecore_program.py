@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recjax.config import Experiment
 from recjax.data.features import LabelledSchema
-from recjax.errors import UserError
+from recjax.errors import DeviceError, UserError
 from recjax.evaluation import Data
+from recjax.hardware.facts import chip_of
 from recjax.hardware.program_shapes import batch_shapes, drawn_shapes, shapes_on, two_batches
 from recjax.hardware.programs import PlannedProgram
 from recjax.parallel.mesh import check_batch
@@ -45,7 +46,10 @@ def sparsecore_program(experiment: Experiment, data: Data, mesh: Mesh, batch_siz
       UserError: SparseCores have no such model, optimizer, clipping or batch, or jax-tpu-embedding is not installed.
       DeviceError: the chip has no SparseCore.
     """
-    settings = experiment.training
+    settings, kind = experiment.training, mesh.devices.flat[0].device_kind
+    chip = chip_of(kind)
+    if chip is not None and not chip.sparsecores:
+        raise DeviceError(f"{kind} has no SparseCore; plan --program=train there, or this on v5p, v6e or v7x")
     if experiment.transforms:
         raise UserError(
             f"{chain(*experiment.transforms).label} is not there for tables on SparseCores, which are float32; plan "

@@ -81,7 +81,8 @@ def parse_target(text: str) -> Target:
         right = axes == wanted and min(shape) >= 1 and math.prod(shape) <= chip.max_chips
         allowed = f"chips along {wanted} axes, at most {chip.max_chips} in all, as {example}"
     if not right:
-        raise UserError(f"device {text!r}: {size or 'no size'} is no size of a {name}; allowed: {allowed}")
+        wrong = f"{size} is no size of a {name}" if size else "its size is missing"
+        raise UserError(f"device {text!r}: {wrong}; allowed: {allowed}")
     return Target(text.strip(), chip, shape)
 
 
@@ -107,7 +108,10 @@ def missing_compiler(platform: str) -> str | None:
     """Returns how to install the compiler of a platform, None if it is here."""
     if importlib.util.find_spec(PLUGINS[platform]) is not None:
         return None
-    return f"{PLUGINS[platform]}, which has its compiler, is not installed: pip install 'recjax[{EXTRAS[platform]}]'"
+    return (
+        f"{PLUGINS[platform]}, which has its compiler, is not installed: pip install -e '.[{EXTRAS[platform]}]' in the "
+        "repository"
+    )
 
 
 def absent_devices(target: Target) -> "Sequence[jax.Device]":

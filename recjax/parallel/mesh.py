@@ -42,8 +42,9 @@ def mesh_shape(sizes: Mapping[str, int], n_devices: int) -> dict[str, int]:
     open_axes = [name for name, size in sizes.items() if size == -1]
     wrong = [f"{name}={size}" for name, size in sizes.items() if size < 1 and size != -1]
     if unknown or wrong or len(open_axes) > 1:
+        both = "" if unknown or wrong else " both -1"
         raise UserError(
-            f"mesh {described}: {', '.join(unknown or wrong or open_axes)} cannot be; allowed: the axes "
+            f"mesh {described}: {', '.join(unknown or wrong or open_axes)} cannot be{both}; allowed: the axes "
             f"{' and '.join(AXES)}, with a size of at least 1, or one of them with -1 for all devices that are left"
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)

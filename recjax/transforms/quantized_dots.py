@@ -97,7 +97,5 @@ def library(name: str) -> types.ModuleType:
     try:
         from recjax.transforms import qwix_dots
     except ImportError as error:
-        raise UserError(
-            f"quantize backend 'qwix' needs the package qwix ({error}); pip install 'recjax[qwix]'"
-        ) from error
+        raise UserError(f"quantize backend 'qwix' needs the package qwix ({error}); pip install qwix") from error
     return qwix_dots

@@ -27,7 +27,7 @@ def test_a_target_is_a_chip_and_how_many(text: str, chips: int, devices: int) ->
         ("v5:4x4", "unknown accelerator 'v5'; valid: a100-40gb, .*; did you mean 'v5p'?"),
         (
             "v5e",
-            "device 'v5e': no size is no size of a v5e; allowed: chips along 2 axes, at most 256 in all, as v5e:4x4",
+            "device 'v5e': its size is missing; allowed: chips along 2 axes, at most 256 in all, as v5e:4x4",
         ),
         ("v5e:16", "16 is no size of a v5e"),
         ("v5e:4x4x4", "4x4x4 is no size of a v5e"),
@@ -74,7 +74,7 @@ def test_a_compiler_that_is_not_installed_is_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     missing = missing_compiler(platform)
     assert missing is not None
-    assert missing.endswith(f"pip install 'recjax[{extra}]'")
+    assert missing.endswith(f"pip install -e '.[{extra}]' in the repository")
 
 
 def listed(target_name: str) -> str:

@@ -33,7 +33,7 @@ def test_split_arguments() -> None:
 
 def test_benchmark_command() -> None:
     assert benchmark_command("py", "tpu", ["--suite=quick"]) == [
-        *("py", "-m", "benchmarks.run", "--device=tpu", "--suite=quick")
+        *("py", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--suite=quick")
     ]
     for rest in (["--device=cpu"], ["--device", "cpu"]):
         with pytest.raises(UserError, match="--device is set by the launcher, to gpu; leave it out after --"):

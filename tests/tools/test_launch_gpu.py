@@ -29,7 +29,8 @@ def test_slurm_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "#SBATCH --account=team",
         "#SBATCH --chdir=/shared/recjax",
         "#SBATCH --requeue",
-        "srun --kill-on-bad-exit=1 .venv/bin/python -m benchmarks.run --device=gpu --suite=quick --set 'a.b=1 2'",
+        "srun --kill-on-bad-exit=1 .venv/bin/python -m benchmarks.run --device=gpu --parallel=pjit --suite=quick "
+        "--set 'a.b=1 2'",
     ]
     assert main(command) == 0
     assert script.read_text().splitlines() == expected
@@ -59,7 +60,14 @@ def test_jobset_tells_each_pod_where_process_0_is(
     assert job["parallelism"] == job["completions"] == 2
     assert pod["nodeSelector"] == {"gpu": "h100", "zone": "a=b"}
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
-    assert container["command"] == ["python3", "-m", "benchmarks.run", "--device=gpu", "--suite=quick"]
+    assert container["command"] == [
+        "python3",
+        "-m",
+        "benchmarks.run",
+        "--device=gpu",
+        "--parallel=pjit",
+        "--suite=quick",
+    ]
 
     # What Kubernetes makes of it for the second pod is what `start` reads.
     annotations = {

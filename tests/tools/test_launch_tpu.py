@@ -51,7 +51,7 @@ def test_jobset_asks_for_the_hosts_of_the_slice(
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": chips}
     assert container["command"] == [
-        *("python3", "-m", "benchmarks.run", "--device=tpu", "--suite=quick", "--set", "a.b=1 2")
+        *("python3", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--suite=quick", "--set", "a.b=1 2")
     ]
     assert manifest["metadata"]["annotations"] == {
         "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
@@ -85,7 +85,7 @@ def test_xpk(capsys: pytest.CaptureFixture[str]) -> None:
         *("--tpu-type=v5litepod-16", "--num-slices=1", "--docker-image=registry/recjax:1"),
     ]
     assert shlex.split(command.removeprefix("--command=")) == [
-        *("python3", "-m", "benchmarks.run", "--device=tpu", "--set", "a.b='x y'")
+        *("python3", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--set", "a.b='x y'")
     ]
 
 
@@ -99,12 +99,15 @@ def test_ssh_runs_on_all_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert main([*SSH, "--folder=my recjax", "--python=.venv/bin/python", "--", "--suite=quick"]) == 0
     assert arguments.read_text().splitlines() == [
         *("compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--project=p", "--zone=z", "--worker=all"),
-        "--command=cd 'my recjax' && .venv/bin/python -m benchmarks.run --device=tpu --suite=quick",
+        "--command=cd 'my recjax' && .venv/bin/python -m benchmarks.run --device=tpu --parallel=pjit --suite=quick",
     ]
 
 
 def test_dry_run_of_ssh(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shlex.split(dry_run(capsys, *SSH))[-1] == "--command=cd recjax && python3 -m benchmarks.run --device=tpu"
+    assert (
+        shlex.split(dry_run(capsys, *SSH))[-1]
+        == "--command=cd recjax && python3 -m benchmarks.run --device=tpu --parallel=pjit"
+    )
 
 
 @pytest.mark.parametrize(
