@@ -30,6 +30,7 @@ from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Params
 
 BATCHES_IN_FLIGHT = 4  # of recjax.data.batches: the step's own, two that wait, and one in the hands of the thread
+ENCODED_AT_ONCE = 4  # arrays of a checkpoint, about; tests/training/test_memory.py holds the count to what was taken
 BESIDE = ("context", "teacher")  # what batches carry beside the data's own columns
 
 
@@ -143,10 +144,11 @@ def training_needs(
         "beside the batches": sharing * tree_bytes(beside),
     }
     if saves and on_cpu:
-        # No step can overwrite a state that is being written, and the writer's buffers hold it once more.
+        # No step can overwrite a state that is being written, the writer's buffers hold it once more, and what is being
+        # encoded of it lies there a third time.
         leaves = jax.tree.leaves((whole, whole.params))
-        buffers = sum(min(_n_bytes(leaf, whole=True), owners * _n_bytes(leaf)) for leaf in leaves)
-        held["checkpoint being written"] = (copy_bytes or state_bytes) + buffers
+        buffers = sorted(min(_n_bytes(leaf, whole=True), owners * _n_bytes(leaf)) for leaf in leaves)
+        held["checkpoint being written"] = (copy_bytes or state_bytes) + sum(buffers) + sum(buffers[-ENCODED_AT_ONCE:])
     passing = {
         "gradients": sharing * tree_bytes(_with_dense_gradients(state)),
         "state being saved": copy_bytes if saves and not on_cpu else 0,

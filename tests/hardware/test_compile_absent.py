@@ -135,7 +135,7 @@ def check(answer: Answer) -> None:
     ("changes", "reason"),
     [
         ({"batch_size": 5}, "--batch-size is 5, which data=4 devices cannot share evenly"),
-        ({"mesh": {"data": 3}}, "mesh data=3 does not divide 4 devices"),
+        ({"mesh": {"data": 3}}, "mesh data=3 does not make 4 devices; allowed: sizes that multiply to 4"),
         ({"target": "v5e:3x3"}, "the compiler does not know v5e:3x3: INVALID_ARGUMENT: Topology"),
     ],
 )

@@ -106,7 +106,7 @@ def test_two_processes_have_the_losses_of_one_device(tmp_path: Path, port: int):
     ("in_two", "in_one"),
     [
         (("--parallel=pjit", *SPLIT), ("--parallel=pjit", *SPLIT)),
-        (("--parallel=pmap",), ("--parallel=pmap",)),
+        (("--parallel=pmap",), ("--parallel=pjit",)),
         ((), ("--parallel=pjit",)),  # several processes that are told nothing share the training
     ],
     ids=["pjit", "pmap", "nothing"],
