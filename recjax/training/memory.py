@@ -30,7 +30,7 @@ from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Params
 
 BATCHES_IN_FLIGHT = 4  # of recjax.data.batches: the step's own, two that wait, and one in the hands of the thread
-ENCODED_AT_ONCE = 4  # arrays of a checkpoint, about; tests/training/test_memory.py holds the count to what was taken
+ENCODED_AT_ONCE = 2  # arrays of a checkpoint, about; tests/training/test_memory.py holds the count to what was taken
 BESIDE = ("context", "teacher")  # what batches carry beside the data's own columns
 
 

@@ -95,7 +95,7 @@ def test_dense_adam_on_one_device(data: Data):
 def test_a_checkpoint_on_a_cpu_holds_the_state_and_the_writers_copy_of_all(data: Data):
     planned, batch = plan(data)
     state = 3 * PARAMS + COUNTS
-    encoded = 4 * (4 * USERS * DIM)  # the users' table, its two moments and the best one
+    encoded = 2 * (4 * USERS * DIM)  # the users' table and one of its moments
     written = training_needs(planned, batch, saves=True).held["checkpoint being written"]
     assert written == 2 * state + PARAMS + encoded
 
@@ -265,7 +265,10 @@ def test_gradients_are_a_part_of_what_the_compiled_step_needs(data: Data):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's peak memory")
 @pytest.mark.parametrize("optimizer", ["dense", "rowwise_adagrad"])
 def test_a_training_takes_what_was_counted(optimizer: str, tmp_path: Path):
-    """The peak of a process with wide tables less that of one with narrow ones, checkpoints written in both."""
+    """The peak of a process with wide tables less that of one with narrow ones, checkpoints written in both.
+
+    What the checkpoints' writer holds beside a step depends on when it comes to run: the largest of three peaks counts.
+    """
     file = tmp_path / "ratings.csv"
     rows = [f"{i},{i},{1 + i % 5},{1_000_000_000 + i}" for i in range(20_000)]
     file.write_text("\n".join(["user,item,rating,timestamp", *rows]) + "\n")
@@ -298,6 +301,6 @@ print(re.search("VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[
         planned = plan_step(model, params, data.schema, batch, training, chain(), total_steps=10)
         return training_needs(planned, batch, saves=True).n_bytes
 
-    taken = peak_bytes(1024) - peak_bytes(16)
+    taken = max(peak_bytes(1024) for _ in range(3)) - peak_bytes(16)
     print(f"{optimizer}: counted over taken {(counted(1024) - counted(16)) / taken:.2f}")
     assert 0.8 <= (counted(1024) - counted(16)) / taken <= 1.15

@@ -255,7 +255,7 @@ def test_every_config_fits_24_gb_or_says_why_not(path: Path, tmp_path: Path, mon
     )
     if path.stem == "dlrm_mlperf":
         with pytest.raises(
-            UserError, match=r"needs at least 722\.\d GB .*float32\[40000000, 128\] 2.6 GB a device \(row_wise\)"
+            UserError, match=r"needs at least 681\.\d GB .*float32\[40000000, 128\] 2.6 GB a device \(row_wise\)"
         ):
             check()
         return
@@ -293,7 +293,7 @@ sys.exit(code)
     assert done.returncode == 2
     assert_one_line(
         done.stderr,
-        "training MatrixFactorization needs at least 6.1 TB of memory and",
+        "training MatrixFactorization needs at least 5.7 TB of memory and",
         "users/table float32[30, 2000000000] 240.0 GB; items/table float32[24, 2000000000] 192.0 GB",
         "; to make it fit, set ",
     )
