@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from recjax.data.sources import check_source
 from recjax.errors import DeviceError, UserError
 from recjax.evaluation import ONE_DEVICE_EVALUATION, Data, Quality, make_evaluator, sanity_rows
 from recjax.hardware.facts import PRICES, load_prices
-from recjax.parallel.start import is_alone, is_writer
+from recjax.parallel.start import is_writer
 from recjax.parallel.table_plan import describe_plan
 from recjax.plan_table import WIDTH, plan_table
 from recjax.planning import PROGRAMS, parse_targets, plan
@@ -34,7 +35,8 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     make_output_folder(folder)
     data = load_data(experiment)
     experiment = spread_over_processes(experiment, data)
-    if not is_alone() and experiment.parallel.strategy == "single":
+    is_shared = jax.process_count() > 1
+    if is_shared and experiment.parallel.strategy == "single":
         raise UserError(
             f"{experiment.name} is solved from all interactions at once, which several processes cannot share; run it "
             "in one process"
@@ -70,7 +72,7 @@ def train_command(experiment: Experiment, folder: Path) -> None:
                 console.print("the same command goes on from the last validated epoch", markup=False)
             raise
     # On a mesh of several processes no device need have room for the whole model, but transforms look at all of it.
-    in_parts = not is_alone() and experiment.parallel.strategy == "pjit" and not experiment.transforms
+    in_parts = is_shared and experiment.parallel.strategy == "pjit" and not experiment.transforms
     model = finalize(experiment, data, result.spread if in_parts else result.params)
     devices = result.devices.evaluation if in_parts else ONE_DEVICE_EVALUATION
     quality = make_evaluator(model.score, data, "test", devices)(model.variables)

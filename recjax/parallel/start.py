@@ -136,11 +136,6 @@ def finish() -> None:
         _run.finished = True
 
 
-def is_alone() -> bool:
-    """Returns whether this process is the only one of its run."""
-    return _run is None
-
-
 def is_writer() -> bool:
     """Returns whether this process writes results: process 0, or the only one."""
     return _run is None or _run.processes.is_writer
