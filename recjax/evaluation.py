@@ -150,10 +150,10 @@ def _binary_evaluator(
 
     def evaluate(variables: object) -> Quality:
         batches = [
-            (scorer(variables, on_devices), batch["labels"], batch["weight"])
+            (np.asarray(scorer(variables, on_devices)), batch["labels"], batch["weight"])
             for batch, on_devices in _batches(data, part, devices)
         ]
-        logits, labels, weight = (np.concatenate([np.asarray(b[i]) for b in batches]) for i in range(3))
+        logits, labels, weight = (np.concatenate([b[i] for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
         samples = {"logits": logits[weight > 0], "labels": labels[weight > 0]}
         means = {name: float(value) for name, value in values.items()}

@@ -15,6 +15,12 @@ from jaxtyping import Bool, Int32
 from numpy.typing import NDArray
 
 PADDING_ID = -1  # marks the unused tail of a bag of ids
+PREFETCHED = 2  # batches on the device ahead of the loop
+
+# Steps dispatched before the oldest of them has ended: enough to hide what the host does for the next one. Without a
+# limit batches pile up on the device, and on several CPU devices the loop can stop for good: XLA holds 32 programs at
+# most on each, and those with room for their part of a step wait in its collective for one that has none.
+STEPS_IN_FLIGHT = 2
 
 NumpyBatch = dict[str, NDArray]
 
@@ -65,7 +71,7 @@ def sample_candidates(
 
 
 def prefetch_to_device(
-    batches: Iterable[NumpyBatch], depth: int = 2, send: Callable[[NumpyBatch], Any] = jax.device_put
+    batches: Iterable[NumpyBatch], depth: int = PREFETCHED, send: Callable[[NumpyBatch], Any] = jax.device_put
 ) -> Iterator[Mapping[str, jax.Array]]:
     """Yields the batches as device arrays, `depth` of them made and sent ahead by a thread.
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from recjax.config import Parallel, Training
-from recjax.data.batches import prefetch_to_device
+from recjax.data.batches import STEPS_IN_FLIGHT, prefetch_to_device
 from recjax.errors import TrainingDivergedError, UserError
 from recjax.evaluation import Data, is_better, make_evaluator
 from recjax.parallel.table_plan import TablePlan
@@ -164,6 +164,7 @@ def fit(
             for batch in prefetch_to_device(batches, send=devices.put_batch):
                 state, loss = begun.take(state, batch)
                 losses.append(loss)
+                jax.block_until_ready(losses[-STEPS_IN_FLIGHT:][0])
             train_loss = float(np.mean(jax.device_get(losses)))
             if not math.isfinite(train_loss):
                 raise TrainingDivergedError(

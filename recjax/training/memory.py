@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.dtypes import canonicalize_dtype
 
+from recjax.data.batches import PREFETCHED, STEPS_IN_FLIGHT
 from recjax.data.next_item import NextItemData
 from recjax.data.top_n import TopNData
 from recjax.errors import UserError
@@ -29,7 +30,7 @@ from recjax.training.table_store import ShardedParams
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Params
 
-BATCHES_IN_FLIGHT = 4  # of recjax.data.batches: the step's own, two that wait, and one in the hands of the thread
+BATCHES_IN_FLIGHT = STEPS_IN_FLIGHT + PREFETCHED + 1  # the last is in the hands of the thread that makes them
 ENCODED_AT_ONCE = 2  # arrays of a checkpoint, about; tests/training/test_memory.py holds the count to what was taken
 BESIDE = ("context", "teacher")  # what batches carry beside the data's own columns
 

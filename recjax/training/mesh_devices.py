@@ -123,7 +123,7 @@ class MeshDevices:
         if jax.process_count() == 1:
             return params
         everywhere = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self.mesh, WHOLE))
-        return jax.tree.map(lambda leaf: everywhere(leaf).addressable_data(0), params)
+        return jax.tree.map(lambda leaf: jax.block_until_ready(everywhere(leaf)).addressable_data(0), params)
 
     def score(self, module: Any) -> tuple[Callable[[TrainState, Any], Any], Callable[[Any, Batch], jax.Array]]:
         """Returns (state, context) -> variables, and (variables, batch) -> scores.

@@ -127,7 +127,7 @@ def test_row_updates_are_not_named_to_a_model_that_cannot_have_them(next_item: D
 
 def test_a_smaller_batch_is_named_where_batches_are_what_is_too_much(ratings: Data):
     large = Case(ratings, batch_size=4096, table_optimizer="sgd")
-    free = large.n_bytes - 100_000  # a batch has 16 bytes a sample, and four are in flight
+    free = large.n_bytes - 100_000  # a batch has 16 bytes a sample, and five are in flight
     advice = large.advice(free)
     assert advice.startswith("to make it fit, set training.batch_size=2048 (")
     Case(ratings, batch_size=2048, table_optimizer="sgd").check(free)
