@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.run import parse_arguments
 from recjax.command_line import OneLineParser
 from recjax.errors import UserError
 
@@ -28,6 +29,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def benchmark_command(python: str, device: str, rest: Sequence[str]) -> list[str]:
     """Returns the command that every host runs, over all devices unless `rest` says otherwise.
 
+    Options that benchmarks.run would not take end the program, with 2 and one line, before anything is handed over.
+
     Raises:
       UserError: `rest` names a device, which the launcher does.
     """
@@ -35,7 +38,9 @@ def benchmark_command(python: str, device: str, rest: Sequence[str]) -> list[str
         raise UserError(f"--device is set by the launcher, to {device}; leave it out after --")
     # Without it a run of one host would use one of its devices.
     spread = [] if any(option.partition("=")[0] == "--parallel" for option in rest) else ["--parallel=pjit"]
-    return [python, "-m", "benchmarks.run", f"--device={device}", *spread, *rest]
+    options = [f"--device={device}", *spread, *rest]
+    parse_arguments(options)
+    return [python, "-m", "benchmarks.run", *options]
 
 
 def check_name(name: str) -> str:

@@ -106,6 +106,7 @@ def test_unusable_input_is_one_line(arguments: list[str], part: str, capsys: pyt
         (["slurm", "--hosts=0"], "argument --hosts: 0 is less than 1"),
         (["slurm", "--hosts=two"], "'two' is no whole number"),
         (JOBSET[:-1], "required: --image"),
+        ([*SLURM, "--", "--siute=zoo"], "unrecognized arguments: --siute=zoo"),
     ],
 )
 def test_unusable_arguments_are_one_line(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
