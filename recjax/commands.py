@@ -81,7 +81,9 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     console.print(f"best epoch {result.best.epoch}, valid {metric} {result.best.validation[metric]:.4f}")
     print_quality(experiment, model, data, quality)
     console.print(
-        f"final model in {folder / 'final'}; curves: tensorboard --logdir {folder / 'tensorboard'}", markup=False
+        f"final model in {folder / 'final'}; curves, with TensorBoard installed: tensorboard --logdir "
+        f"{folder / 'tensorboard'}",
+        markup=False,
     )
 
 

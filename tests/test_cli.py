@@ -142,7 +142,7 @@ def test_no_figure_is_cut_off_in_a_terminal_or_a_log(
 
 def test_more_epochs_are_another_experiment(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", config, "--out", str(copy), "--set", "training.epochs=3"]) == 2
-    assert_one_line(capsys.readouterr().err, "of another experiment: training differ")
+    assert_one_line(capsys.readouterr().err, "of another experiment: training.epochs differ")
 
 
 def test_evaluate_before_train(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_evaluate_before_train(config: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_evaluate_of_another_experiment(config: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", config, "--out", str(trained), "--set", "training.seed=5"]) == 2
-    assert_one_line(capsys.readouterr().err, "holds another experiment: training differ")
+    assert_one_line(capsys.readouterr().err, "holds another experiment: training.seed differ")
 
 
 @pytest.mark.parametrize("metadata", ["", "{", "{}", "[]", '{"experiment": {}}'])

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,8 @@ class Checkpoints:
         with explained(f"cannot read checkpoint {where}", remedy):
             record = _record(where)
         if record["identity"] != self.identity:
-            different = sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k])
-            raise CheckpointError(
-                f"checkpoint {where} is of another experiment: {', '.join(different)} differ; {ANOTHER_FOLDER}"
-            )
+            different = ", ".join(differing_fields(self.identity, record["identity"]))
+            raise CheckpointError(f"checkpoint {where} is of another experiment: {different} differ; {ANOTHER_FOLDER}")
         expected, stored = _described(like), record["arrays"]
         for name in sorted(expected.keys() | stored.keys()):
             here, there = expected.get(name, "missing"), stored.get(name, "missing")
@@ -303,6 +301,18 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     identity = to_dict(experiment) | {"model": model, "transforms": [t.to_json() for t in experiment.transforms]}
     del identity["parallel"]  # where it is computed; a run may go on elsewhere
     return identity
+
+
+def differing_fields(identity: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Returns the dotted names of what two experiments' identities do not share, as "training.epochs"."""
+    found = []
+    for name in sorted(identity.keys() | other.keys()):
+        here, there = identity.get(name), other.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            found += [f"{name}.{inner}" for inner in differing_fields(here, there)]
+        elif here != there:
+            found.append(name)
+    return found
 
 
 def bytes_on_disk(directory: Path) -> int:

@@ -13,7 +13,7 @@ from recjax.config import Experiment, from_dict, to_dict
 from recjax.errors import CheckpointError
 from recjax.evaluation import Data, Quality
 from recjax.models.contract import Batch, precomputed
-from recjax.training.checkpoint import experiment_identity, load_metadata, load_tree, save_tree
+from recjax.training.checkpoint import differing_fields, experiment_identity, load_metadata, load_tree, save_tree
 from recjax.transforms.paths import flatten
 from recjax.transforms.protocol import Chain, Mode, TransformReport, Variables, chain
 
@@ -100,10 +100,10 @@ def load_final_model(directory: Path, experiment: Experiment, data: Data) -> Fin
     metadata = load_metadata(directory, ("experiment", "model_config", "report"))
     identity = experiment_identity(experiment)
     if metadata["experiment"] != identity:
-        different = sorted(key for key, value in identity.items() if metadata["experiment"].get(key) != value)
+        different = ", ".join(differing_fields(identity, metadata["experiment"]))
         raise CheckpointError(
-            f"{directory} holds another experiment: {', '.join(different)} differ; train this one, or give its folder "
-            "and the same --set as in its training"
+            f"{directory} holds another experiment: {different} differ; train this one, or give its folder and the "
+            "same --set as in its training"
         )
     return FinalModel(
         config=from_dict(type(experiment.model), metadata["model_config"]),

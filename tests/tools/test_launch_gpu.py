@@ -92,6 +92,8 @@ def test_jobset_tells_each_pod_where_process_0_is(
         ([*SLURM, "--partition=a b"], "--partition=a b cannot stand in a job script"),
         ([*SLURM[:-2], "--name=A", "--time=1"], "--name='A' cannot be"),
         ([*SLURM, "--", "--device=gpu"], "--device is set by the launcher, to gpu"),
+        ([*SLURM, "--", "--suite=zooo"], "unknown suite 'zooo'"),
+        ([*SLURM, "--", "--mesh=data"], "--mesh"),
     ],
 )
 def test_unusable_input_is_one_line(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

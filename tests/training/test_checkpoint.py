@@ -166,7 +166,7 @@ def test_training_of_another_experiment_is_refused(
     )
     train(short, labelled, folder=tmp_path / "run")
     other = dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=0.2))
-    with pytest.raises(CheckpointError, match=r"another experiment: training differ"):
+    with pytest.raises(CheckpointError, match=r"another experiment: training.learning_rate differ"):
         train(other, labelled, folder=tmp_path / "run")
 
 
