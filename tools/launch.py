@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.run import parse_arguments
 from recjax.command_line import OneLineParser, parallel_overrides
-from recjax.errors import UserError, unknown_name
+from recjax.errors import UserError
 
 REPLICATED_JOB = "workers"
 RESULTS_FOLDER = "/results"
@@ -32,19 +32,20 @@ def benchmark_command(python: str, device: str, rest: Sequence[str]) -> list[str
     Options that benchmarks.run would not take end the program, with 2 and one line, before anything is handed over.
 
     Raises:
-      UserError: `rest` names a device, which the launcher does, no suite, or a mesh of another form.
+      UserError: `rest` names a device, which the launcher does, no suite, a mesh of another form, or an override that
+        fits no experiment of the suite.
     """
+    from benchmarks.suite import load_suite
+
     if any(option == "--device" or option.startswith("--device=") for option in rest):
         raise UserError(f"--device is set by the launcher, to {device}; leave it out after --")
     # Without it a run of one host would use one of its devices.
     spread = [] if any(option.partition("=")[0] == "--parallel" for option in rest) else ["--parallel=pjit"]
     options = [f"--device={device}", *spread, *rest]
-    from benchmarks.suite import suite_names
-
     parsed = parse_arguments(options)
-    parallel_overrides(parsed)
-    if not parsed.config and parsed.suite not in suite_names():  # a config may be in the image alone
-        raise unknown_name("suite", parsed.suite, suite_names())
+    overrides = parallel_overrides(parsed) + parsed.overrides
+    if not parsed.config:  # which may be in the image alone
+        load_suite(parsed.suite, overrides)
     return [python, "-m", "benchmarks.run", *options]
 
 

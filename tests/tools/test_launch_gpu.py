@@ -17,7 +17,7 @@ JOBSET = ["jobset", *SIZES, "--name=dlrm", "--image=registry/recjax:1"]
 def test_slurm_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, script = record_tool("sbatch", tmp_path, monkeypatch)
     options = ["--partition=gpu", "--account=team", "--folder=/shared/recjax", "--requeue", "--python=.venv/bin/python"]
-    command = [*SLURM, *options, "--", "--suite=quick", "--set", "a.b=1 2"]
+    command = [*SLURM, *options, "--", "--suite=quick", "--set", "dataset.ratios=.8, .1, .1"]
     expected = [
         "#!/bin/bash",
         "#SBATCH --job-name=dlrm",
@@ -30,7 +30,7 @@ def test_slurm_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "#SBATCH --chdir=/shared/recjax",
         "#SBATCH --requeue",
         "srun --kill-on-bad-exit=1 .venv/bin/python -m benchmarks.run --device=gpu --parallel=pjit --suite=quick "
-        "--set 'a.b=1 2'",
+        "--set 'dataset.ratios=.8, .1, .1'",
     ]
     assert main(command) == 0
     assert script.read_text().splitlines() == expected
@@ -93,7 +93,8 @@ def test_jobset_tells_each_pod_where_process_0_is(
         ([*SLURM[:-2], "--name=A", "--time=1"], "--name='A' cannot be"),
         ([*SLURM, "--", "--device=gpu"], "--device is set by the launcher, to gpu"),
         ([*SLURM, "--", "--suite=zooo"], "unknown suite 'zooo'"),
-        ([*SLURM, "--", "--mesh=data"], "--mesh"),
+        ([*SLURM, "--", "--mesh=data"], "--mesh is 'data'; allowed: "),
+        ([*SLURM, "--", "--set", "training.epoch=1"], "did you mean 'epochs'?"),
     ],
 )
 def test_unusable_input_is_one_line(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,9 @@ def manifest_of(output: str) -> dict:
 def test_jobset_asks_for_the_hosts_of_the_slice(
     accelerator: str, label: str, topology: str, hosts: int, chips: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = dry_run(capsys, *JOBSET, f"--accelerator={accelerator}", "--", "--suite=quick", "--set", "a.b=1 2")
+    output = dry_run(
+        capsys, *JOBSET, f"--accelerator={accelerator}", "--", "--suite=quick", "--set", "dataset.ratios=.8, .1, .1"
+    )
     manifest = manifest_of(output)
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
@@ -51,7 +53,16 @@ def test_jobset_asks_for_the_hosts_of_the_slice(
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": chips}
     assert container["command"] == [
-        *("python3", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--suite=quick", "--set", "a.b=1 2")
+        *(
+            "python3",
+            "-m",
+            "benchmarks.run",
+            "--device=tpu",
+            "--parallel=pjit",
+            "--suite=quick",
+            "--set",
+            "dataset.ratios=.8, .1, .1",
+        )
     ]
     assert manifest["metadata"]["annotations"] == {
         "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
@@ -78,14 +89,14 @@ def test_jobset_options_reach_the_manifest(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_xpk(capsys: pytest.CaptureFixture[str]) -> None:
-    output = dry_run(capsys, *XPK, "--accelerator=v5e-16", "--", "--set", "a.b='x y'")
+    output = dry_run(capsys, *XPK, "--accelerator=v5e-16", "--", "--set", "dataset.source='x y'")
     *start, command = shlex.split(output)
     assert start == [
         *("xpk", "workload", "create", "--workload=dlrm", "--cluster=c", "--project=p", "--zone=z"),
         *("--tpu-type=v5litepod-16", "--num-slices=1", "--docker-image=registry/recjax:1"),
     ]
     assert shlex.split(command.removeprefix("--command=")) == [
-        *("python3", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--set", "a.b='x y'")
+        *("python3", "-m", "benchmarks.run", "--device=tpu", "--parallel=pjit", "--set", "dataset.source='x y'")
     ]
 
 
