@@ -1,0 +1,183 @@
+"""The process that sends queries when they are due and notes when their answers come; it knows no model.
+
+It imports NumPy and nothing of JAX, so that it starts fast and holds little memory, and it never waits for an answer
+before it sends: latency runs from the *scheduled* arrival. A window's schedule comes whole, before it begins.
+
+Shapes: N queries, S their samples, A frames of answers.
+"""
+
+import ctypes
+import gc
+import io
+import select
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recjax.load.wire import FrameReader, pack_end, pack_queries
+
+HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
+SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
+SPIN_SHARE = 0.2  # of a core, at most; at higher rates nothing is spun and what is due is sent together
+POLL_S = 0.05  # how often an idle generator looks at its limits
+KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
+PR_SET_TIMERSLACK = 29
+
+
+def play(
+    connection: socket.socket, due_N: NDArray, sizes_N: NDArray, rows_S: NDArray, limit_s: float, silence_s: float
+) -> dict[str, NDArray]:
+    """Sends every query at its time, receives all answers, and returns what was seen.
+
+    Args:
+      connection: to the system.
+      due_N: scheduled arrivals in seconds after the start, ascending.
+      sizes_N: samples of each query.
+      rows_S: rows of all samples.
+      limit_s: the window is ended when the oldest query without an answer has waited this long.
+      silence_s: likewise when the system has answered nothing for this long while something waited.
+
+    Returns:
+      Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, 6] likewise;
+      `completed` [A] queries completed until and with each frame; `kept` frames and their `kept_bytes`; `overloaded`,
+      `silent`, `cpu_s` and `spun_s` as single values.
+    """
+    connection.setblocking(False)
+    reader, n = FrameReader(connection), len(due_N)
+    ends_N = np.cumsum(sizes_N, dtype=np.int64)
+    sent_N, received_N = np.full(n, np.nan), np.full(n, np.nan)
+    stamps: list[tuple[float, ...]] = []
+    completed: list[int] = []
+    kept: dict[int, bytes] = {}
+    keep_every = 1
+    next_up = done = 0
+    unsent = b""
+    overloaded = silent = False
+    may_spin = n / (due_N[-1] + 1e-9) * SPIN_S < SPIN_SHARE
+    cpu_before = time.process_time()
+    start = time.perf_counter() + HEAD_START_S
+    last_answer = 0.0
+    while done < n:
+        now = time.perf_counter() - start
+        if next_up < n and due_N[next_up] <= now:
+            end = int(np.searchsorted(due_N, now, side="right"))
+            first_row = ends_N[next_up] - sizes_N[next_up]
+            unsent += pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]])
+            sent_N[next_up:end] = now
+            next_up = end
+        if unsent:
+            unsent = _send(connection, unsent)
+        wait_s = POLL_S if next_up == n else due_N[next_up] - (time.perf_counter() - start)
+        if may_spin:
+            answer_is_near = done < next_up and now - sent_N[next_up - 1] < SPIN_S
+            wait_s = 0.0 if answer_is_near else wait_s - SPIN_S  # 0 or less: the loop goes round without sleeping
+        select.select([connection], [connection] if unsent else [], [], min(max(wait_s, 0.0), POLL_S))
+        if reader.fill():
+            seen = time.perf_counter() - start
+            while (frame := reader.next_answers()) is not None:
+                received_N[done : done + frame.completed] = last_answer = seen
+                done += frame.completed
+                number = len(completed)
+                if number % keep_every == 0:
+                    kept[number] = frame.answers
+                    if len(kept) > KEPT_FRAMES:
+                        keep_every *= 2
+                        kept = {k: v for k, v in kept.items() if k % keep_every == 0}
+                completed.append(done)
+                stamps.append(frame.stamps)
+        now = time.perf_counter() - start
+        if done < next_up:
+            overloaded = now - due_N[done] > limit_s
+            silent = now - max(last_answer, due_N[done]) > silence_s
+            if overloaded or silent:
+                break
+    _end(connection, reader, unsent, abort=done < n, silence_s=silence_s)
+    return {
+        "sent": sent_N,
+        "received": received_N,
+        "stamps": np.array(stamps).reshape(-1, 6) - start,
+        "completed": np.array(completed, np.int64),
+        "kept": np.array(list(kept), np.int64),
+        "kept_sizes": np.array([len(answers) for answers in kept.values()], np.int64),
+        "kept_bytes": np.frombuffer(b"".join(kept.values()), np.uint8),
+        "overloaded": np.array(overloaded),
+        "silent": np.array(silent),
+        "cpu_s": np.array(time.process_time() - cpu_before),
+        "duration_s": np.array(time.perf_counter() - start),
+    }
+
+
+def _send(connection: socket.socket, unsent: bytes) -> bytes:
+    """Returns what the socket does not take yet."""
+    try:
+        return unsent[connection.send(unsent) :]
+    except BlockingIOError:
+        return unsent
+
+
+def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort: bool, silence_s: float) -> None:
+    """Tells the system that the window is over, and waits until it has understood; late answers are dropped.
+
+    Raises:
+      ConnectionError: it does not answer.
+    """
+    unsent += pack_end(abort=abort)
+    until = time.perf_counter() + max(silence_s, 1.0)
+    while time.perf_counter() < until:
+        unsent = _send(connection, unsent) if unsent else unsent
+        select.select([connection], [connection] if unsent else [], [], POLL_S)
+        reader.fill()
+        while (frame := reader.next_answers()) is not None:
+            if frame.completed == 0 and not any(frame.stamps):
+                return
+    raise ConnectionError(f"the system has not ended the window within {max(silence_s, 1.0):g} s")
+
+
+def arrays_to_bytes(arrays: Mapping[str, NDArray]) -> bytes:
+    """Returns named arrays as the bytes of an .npz."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
+    """Returns the named arrays of the bytes of an .npz; nothing in it is unpickled."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _sharpen_timers() -> None:
+    """Lets timers wake as early as the kernel can; on systems without it they stay as they are."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+def main(data_fd: int, control_fd: int) -> None:
+    """Plays one schedule after another, until the system's process closes the control connection."""
+    _sharpen_timers()
+    gc.freeze()
+    data, control = socket.socket(fileno=data_fd), Connection(control_fd)
+    while True:
+        try:
+            plan = arrays_of_bytes(control.recv_bytes())
+        except EOFError:
+            return
+        gc.collect()
+        gc.disable()  # a window makes no cycles
+        try:
+            seen = play(
+                data, plan["due"], plan["sizes"], plan["rows"], float(plan["limit_s"]), float(plan["silence_s"])
+            )
+        except ConnectionError:
+            return
+        gc.enable()
+        control.send_bytes(arrays_to_bytes(seen))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,119 @@
+"""The search for the highest rate at which a system holds its latency limit."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from recjax.load.window import Window, percentile_ms
+from recjax.measurement.early_stopping import limit_verdict
+
+CONFIRMATIONS = 3  # windows in a row that must hold at the rate that is reported
+MIN_CONFIRMING_QUERIES = 1307  # early stopping lets 5 of them exceed a limit of p99 (99% confidence)
+MIN_PROBE_QUERIES = 662  # and 1 of these
+LOWERED_BY = 0.9  # of the rate, when it is not confirmed
+MAX_LOWERED = 12  # times; 0.9 ** 12 = 0.28 of the rate that the probes found
+
+Probe = Callable[[float, int], Window]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RateSearch:
+    """The confirmed rate and how it was found.
+
+    Attributes:
+      rate_qps: the rate of `windows`: the highest that was confirmed or, if none was, the lowest that was tried.
+      windows: of the last attempt at confirming it, in order.
+      confirmed: whether all of CONFIRMATIONS windows held.
+      failed_at_qps: the lowest rate at which a window failed, None if none did.
+      probes: windows before the first attempt at confirming.
+      lowered: how often the rate was lowered because it was not confirmed.
+    """
+
+    rate_qps: float
+    windows: tuple[Window, ...]
+    confirmed: bool
+    failed_at_qps: float | None
+    probes: int
+    lowered: int
+
+    def in_row(self) -> dict[str, Any]:
+        """Returns the search as it stands in a result row."""
+        return {
+            "confirmed": self.confirmed,
+            "confirmations": len(self.windows),
+            "held_at_qps": self.rate_qps if self.confirmed else None,
+            "failed_at_qps": self.failed_at_qps,
+            "probes": self.probes,
+            "lowered": self.lowered,
+        }
+
+
+def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
+    """Returns whether the window shows with 99% confidence that p99 is within the limit, and in words why not.
+
+    Every arrival has to be answered; of n answers, as many may exceed the limit as MLPerf's early stopping allows.
+    """
+    if window.overloaded:
+        return False, f"waiting grew without bound: a query waited several times {slo_ms:g} ms"
+    if window.unanswered:
+        return False, f"{window.unanswered:,} arrivals were not answered"
+    return limit_verdict(window.latency_ms, slo_ms, percentile=0.99)
+
+
+def highest_rate_within_limit(
+    probe: Probe, capacity_qps: float, slo_ms: float, probe_s: float, steps: int
+) -> RateSearch:
+    """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
+
+    The bracket is halved (geometrically) `steps` times with short probes. A probe that fails is repeated once, so that
+    one stall of a shared machine does not cut the bracket. The rate found must then hold in CONFIRMATIONS windows
+    twice as long, none of which is repeated; at the first that fails, the rate is lowered by a tenth and has to be
+    confirmed anew.
+
+    Args:
+      probe: runs a window at (rate_qps, n_queries).
+      capacity_qps: what the system answers at most, such as its offline rate: the search starts at 0.6 and
+        never goes above 1.2 times this.
+      slo_ms: limit of p99.
+      probe_s: length of a probe; a probe has at least MIN_PROBE_QUERIES.
+      steps: halvings of the bracket.
+    """
+
+    def run(rate_qps: float, length_s: float, fewest: int) -> tuple[Window, bool]:
+        window = probe(rate_qps, max(fewest, round(rate_qps * length_s)))
+        return window, holds_limit(window, slo_ms)[0]
+
+    failed: list[float] = []
+    low, high = 0.0, 1.2 * capacity_qps
+    rate = 0.6 * capacity_qps
+    for _ in range(steps):
+        held = run(rate, probe_s, MIN_PROBE_QUERIES)[1] or run(rate, probe_s, MIN_PROBE_QUERIES)[1]
+        low, high = (rate, high) if held else (low, rate)
+        failed += [] if held else [rate]
+        rate = (low * high) ** 0.5 if low else high / 2
+    rate = low or rate
+    for lowered in range(MAX_LOWERED + 1):
+        windows: list[Window] = []
+        held = True
+        while held and len(windows) < CONFIRMATIONS:
+            window, held = run(rate, 2 * probe_s, MIN_CONFIRMING_QUERIES)
+            windows.append(window)
+        failed += [] if held else [rate]
+        if held or lowered == MAX_LOWERED:
+            break
+        rate *= LOWERED_BY
+    return RateSearch(
+        rate_qps=rate,
+        windows=tuple(windows),
+        confirmed=held,
+        failed_at_qps=float(np.min(failed)) if failed else None,
+        probes=steps,
+        lowered=lowered,
+    )
+
+
+def worst_p99_ms(windows: tuple[Window, ...]) -> float:
+    """Returns the largest p99 of the windows."""
+    return max(percentile_ms(window, 99) for window in windows)

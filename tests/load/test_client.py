@@ -1,0 +1,194 @@
+"""The generator's own process against systems of known service time, in real time."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import scipy.stats
+from simulated_systems import SimulatedSystem, lindley_ms
+
+from recjax.load.arrivals import Arrivals, arrival_times
+from recjax.load.client import LoadGenerator
+from recjax.load.closed_loop import closed_loop
+from recjax.load.queries import QueryMix, draw_queries
+from recjax.load.window import PARTS
+from recjax.serving.compiled import Stamps
+
+NEVER_MS = 1e6  # a latency limit that no run here reaches
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[LoadGenerator]:
+    with LoadGenerator() as started:
+        yield started
+
+
+def test_every_query_is_answered_once_and_in_order(generator: LoadGenerator) -> None:
+    system = SimulatedSystem(np.array([1e-4]))
+    window = generator.measure(system, 500.0, 200, slo_ms=NEVER_MS, seed=4, mix=QueryMix(popularity="zipf"))
+    np.testing.assert_array_equal(
+        np.concatenate(system.asked), draw_queries(QueryMix(popularity="zipf"), 200, 100, 4).rows
+    )
+    assert (window.queries, window.samples, window.padded_samples, window.unanswered) == (200, 200, 200, 0)
+    assert (window.overloaded, window.silent, window.offered_qps) == (False, False, 500.0)
+
+
+def test_the_parts_of_a_latency_are_its_whole_and_none_is_negative(generator: LoadGenerator) -> None:
+    window = generator.measure(SimulatedSystem(np.array([2e-3, 5e-4])), 300.0, 200, slo_ms=NEVER_MS, seed=0)
+    assert tuple(window.parts_ms) == PARTS
+    np.testing.assert_allclose(sum(window.parts_ms.values()), window.latency_ms, atol=1e-9)
+    for name, part in window.parts_ms.items():
+        assert part.min() >= 0, name
+    assert np.median(window.parts_ms["compute"]) >= 0.4
+
+
+def test_queries_go_out_when_they_are_due_and_never_before(generator: LoadGenerator) -> None:
+    window = generator.measure(SimulatedSystem(np.array([0.05])), 40.0, 20, slo_ms=NEVER_MS, seed=1)
+    # Answers take longer than the gaps: a sender that waited for them would be seconds late at the end.
+    assert window.parts_ms["send_lag"].min() >= 0
+    assert np.median(window.parts_ms["send_lag"]) < 5
+    assert window.latency_ms[-1] > 300
+
+
+def test_queries_of_many_samples_are_spread_over_batches_and_answered_with_their_last(generator: LoadGenerator) -> None:
+    class Wide(SimulatedSystem):
+        buckets = (64, 256)
+
+    system = Wide(np.array([1e-3]))
+    mix = QueryMix(sizes="dlrm_v2")
+    window = generator.measure(system, 100.0, 40, slo_ms=NEVER_MS, seed=2, mix=mix)
+    drawn = draw_queries(mix, 40, 100, 2)
+    np.testing.assert_array_equal(np.concatenate(system.asked), drawn.rows)
+    assert (window.queries, window.samples) == (40, drawn.sizes.sum())
+    assert max(len(rows) for rows in system.asked) == 256
+    assert window.padded_samples == sum(system.padded(len(rows)) for rows in system.asked)
+    for rows, content in window.kept_answers:
+        np.testing.assert_array_equal(np.frombuffer(content, rows.dtype), rows * 2)
+    assert sum(len(rows) for rows, _ in window.kept_answers) == drawn.sizes.sum()
+
+
+def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undisturbed(generator: LoadGenerator) -> None:
+    window = generator.measure(SimulatedSystem(np.array([0.02])), 500.0, 2000, slo_ms=10.0, seed=0)
+    assert window.overloaded
+    assert window.unanswered == 2000 - window.queries > 1000
+    after = generator.measure(SimulatedSystem(np.array([1e-4])), 200.0, 50, slo_ms=NEVER_MS, seed=0)
+    assert (after.queries, after.unanswered) == (50, 0)
+
+
+def test_bursts_and_the_rate_of_a_trace_reach_the_system(generator: LoadGenerator, tmp_path: object) -> None:
+    arrivals = Arrivals(kind="bursts", burst_ratio=8.0, burst_share=0.1)
+    window = generator.measure(SimulatedSystem(np.array([1e-5])), 400.0, 200, slo_ms=NEVER_MS, seed=5, arrivals=arrivals)
+    due = arrival_times(arrivals, 400.0, 200, 5)
+    assert window.duration_s == pytest.approx(due[-1] - due[0], abs=0.05)
+
+
+def test_a_system_that_fails_is_not_hidden() -> None:
+    class Broken(SimulatedSystem):
+        def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+            raise ZeroDivisionError("broken")
+
+    with pytest.raises(ZeroDivisionError, match="broken"), LoadGenerator() as own:
+        own.measure(Broken(np.zeros(1)), 100.0, 10, slo_ms=NEVER_MS, seed=0)
+
+
+def test_a_generator_that_has_died_is_an_error() -> None:
+    with LoadGenerator() as own:
+        own._process.kill()
+        own._process.wait()
+        with pytest.raises(RuntimeError, match="load generator's process has ended with code -9"):
+            own.measure(SimulatedSystem(np.zeros(1)), 100.0, 10, slo_ms=NEVER_MS, seed=0)
+
+
+# --- percentiles of known queues
+
+MEAN_S = 0.100  # so long that 2% are more than a shared machine takes between two services
+SERVICES = {
+    "deterministic": lambda rng, n: np.full(n, MEAN_S),
+    "exponential": lambda rng, n: rng.exponential(MEAN_S, n),
+    "bimodal": lambda rng, n: np.where(rng.random(n) < 0.9, 0.6 * MEAN_S, 4.6 * MEAN_S),
+    "stall": lambda rng, n: np.where(np.arange(n) == n // 3, 0.200, 0.5 * MEAN_S),
+}
+N, RATE_QPS = 200, 0.5 / MEAN_S
+
+
+def test_direct_computation_gives_what_queueing_theory_says() -> None:
+    """A million arrivals at half of the capacity, against the closed forms."""
+    rng, n, mean_s = np.random.default_rng(1), 1_000_000, MEAN_S
+    due = arrival_times(Arrivals(), RATE_QPS, n, seed=0)
+    exponential = lindley_ms(due, rng.exponential(mean_s, n))
+    rate_of_leaving = 1 / mean_s - RATE_QPS  # of M/M/1: its time in the system is exponential
+    for percent in (50, 90, 99):
+        expected_ms = -np.log(1 - percent / 100) / rate_of_leaving * 1e3
+        assert np.percentile(exponential, percent) == pytest.approx(expected_ms, rel=0.02)
+    deterministic = lindley_ms(due, np.full(n, mean_s))
+    rho = RATE_QPS * mean_s
+    wait_ms = 1e3 * rho * mean_s / (2 * (1 - rho))  # Pollaczek and Khinchine, of M/D/1
+    assert deterministic.mean() - 1e3 * mean_s == pytest.approx(wait_ms, rel=0.02)
+    bimodal = SERVICES["bimodal"](rng, n)
+    second_moment = (0.9 * 0.6**2 + 0.1 * 4.6**2) * mean_s**2
+    wait_ms = 1e3 * RATE_QPS * second_moment / (2 * (1 - rho))  # of M/G/1
+    assert lindley_ms(due, bimodal).mean() - 1e3 * mean_s == pytest.approx(wait_ms, rel=0.02)
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("name", SERVICES)
+def test_measured_percentiles_are_those_of_direct_computation(generator: LoadGenerator, name: str) -> None:
+    """Within 2%; a window that another process has disturbed is repeated, at most twice."""
+    service_s = SERVICES[name](np.random.default_rng(7), N)
+    due_s = arrival_times(Arrivals(), RATE_QPS, N, 3)
+    expected = percentiles(lindley_ms(due_s, service_s))
+    for _ in range(3):
+        window = generator.measure(SimulatedSystem(service_s, due_s), RATE_QPS, N, slo_ms=NEVER_MS, seed=3)
+        measured = percentiles(window.latency_ms)
+        if np.allclose(measured, expected, rtol=0.02):
+            return
+    np.testing.assert_allclose(measured, expected, rtol=0.02)
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_closed_loop_does_not_see_what_queueing_does(name: str) -> None:
+    """The same systems, asked one query after another: what the test above allows is missed by far."""
+    service_s = SERVICES[name](np.random.default_rng(7), N)
+    expected = percentiles(lindley_ms(arrival_times(Arrivals(), RATE_QPS, N, 3), service_s))
+    measured = percentiles(closed_loop(SimulatedSystem(service_s[:100]), 1, 0.0, 100, seed=3).latency_ms)
+    assert not np.allclose(measured, expected, rtol=0.02)
+    assert abs(measured[-1] / expected[-1] - 1) > 0.1
+
+
+def percentiles(latency_ms: np.ndarray) -> np.ndarray:
+    return np.percentile(latency_ms, (50, 90, 95, 99), method="inverted_cdf")
+
+
+def test_a_stall_shows_in_every_query_that_was_due_during_it(generator: LoadGenerator) -> None:
+    stall_s, stalled_call, rate_qps = 0.2, 10, 400.0
+
+    class Stalling(SimulatedSystem):
+        buckets = (1, 512)
+
+    times = np.full(200, 1e-4)
+    times[stalled_call] = stall_s
+    system = Stalling(times)
+    window = generator.measure(system, rate_qps, 200, slo_ms=NEVER_MS, seed=1)
+    due = arrival_times(Arrivals(), rate_qps, 200, 1)
+    first = sum(len(rows) for rows in system.asked[:stalled_call])  # the query that met the stall
+    during = (due > due[first]) & (due < due[first] + stall_s)
+    assert during.sum() > 40
+    assert np.all(window.latency_ms[during] >= (due[first] + stall_s - due[during]) * 1e3)
+    closed = closed_loop(Stalling(times), 1, 0.0, 200, seed=1)
+    assert (closed.latency_ms > 100).sum() == 1
+
+
+def test_the_processes_share_one_clock(generator: LoadGenerator) -> None:
+    before = time.perf_counter()
+    window = generator.measure(SimulatedSystem(np.array([1e-3])), 100.0, 5, slo_ms=NEVER_MS, seed=0)
+    assert window.latency_ms.max() < (time.perf_counter() - before) * 1e3
+
+
+@pytest.mark.timed
+def test_arrivals_of_a_window_are_poisson(generator: LoadGenerator) -> None:
+    window = generator.measure(SimulatedSystem(np.array([0.0])), 2000.0, 2000, slo_ms=NEVER_MS, seed=6)
+    due = arrival_times(Arrivals(), 2000.0, 2000, 6)
+    sent = due + window.parts_ms["send_lag"] / 1e3
+    assert scipy.stats.kstest(np.diff(sent), "expon", args=(0, 1 / 2000)).statistic < 0.1
