@@ -8,7 +8,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
-.PHONY: bench data test test-slow test-tpu-compiler test-gpu-compiler lint constraints screenshots clean
+.PHONY: bench data test test-slow test-timed test-tpu-compiler test-gpu-compiler lint constraints screenshots clean
 
 # The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
 comma := ,
@@ -27,7 +27,11 @@ test: $(VENV)/dev.installed
 	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/dev.installed
-	$(RUN) -m pytest --numprocesses=auto --dist=loadfile -m "slow and not gpu and not tpu" $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile -m "slow and not timed and not gpu and not tpu" $(ARGS)
+
+# One after another, and nothing else beside: they compare real time with what a formula says.
+test-timed: $(VENV)/dev.installed
+	$(RUN) -m pytest -m timed $(ARGS)
 
 # What compiles for TPUs without one; installs the extra `tpu`, 1.2 GB.
 test-tpu-compiler: $(VENV)/tpu.installed

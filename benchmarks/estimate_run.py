@@ -1,19 +1,17 @@
 """The cases of a suite compiled for hardware that is not here, one program after another: rows of estimates."""
 
-import dataclasses
 import datetime
 import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from benchmarks.environment import describe_software
 from benchmarks.estimates import EstimatedRow, print_estimates, render_estimates
 from benchmarks.report import wide_console
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored
-from benchmarks.suite import Case, Suite, load_suite, suite_of_config
+from benchmarks.suite import Case, Source
 from recjax.command_line import INTERRUPTED, UNUSABLE, make_output_folder
 from recjax.config import to_dict
 from recjax.data.sources import check_source
@@ -24,37 +22,6 @@ from recjax.hardware.topology import Target
 from recjax.planning import PROGRAMS, PlanRow, parse_targets, plan
 from recjax.progress import console, stage
 from recjax.transforms.protocol import Chain
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where a suite is from, so that the process of a compiler can make it again.
-
-    Attributes:
-      loader: which function of benchmarks.suite makes it.
-      name: a suite's, or the path of an experiment's file.
-      overrides: of its experiments' values.
-    """
-
-    loader: Literal["load_suite", "suite_of_config"]
-    name: str
-    overrides: tuple[str, ...]
-
-    def load(self) -> Suite:
-        """Returns the suite; raises UserError as its loader does."""
-        return {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader](
-            self.name, list(self.overrides)
-        )
-
-    def config_of(self, case: int, variant: int) -> str:
-        """Returns the text of a config file whose experiment is that case with that variant's transforms."""
-        return (
-            "import dataclasses\n\n"
-            f"from benchmarks.suite import {self.loader}\n\n\n"
-            "def get_config():\n"
-            f"    case = {self.loader}({self.name!r}, {list(self.overrides)!r}).cases[{case}]\n"
-            f"    return dataclasses.replace(case.experiment, transforms=case.variants[{variant}].members)\n"
-        )
 
 
 def targets_of(device: str) -> list[Target]:

@@ -1,211 +1,259 @@
-"""Measures the variants of one case against each other: closed loops in turn, then the server's rate."""
+"""Measures the variants of one case against each other in one process: closed loops in turn, then the server's rate."""
 
 import dataclasses
 import datetime
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.rate_search import highest_rate_within_limit, window_at_rate
-from benchmarks.results import Row
-from benchmarks.rows import RunFacts, make_row
-from benchmarks.scenarios import Window, closed_loop, server, warm_up
+from benchmarks.contestants import Contestant
+from benchmarks.measured import Measured, window_facts
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
-from benchmarks.summary import samples_key
 from benchmarks.timing import CompileCounter, quiet_heap
-from benchmarks.train_speed import TrainSpeed
-from recjax.config import Experiment
-from recjax.evaluation import Quality
+from recjax.config import Serving
+from recjax.load.checks import cached_answers, window_fault, wrong_answers
+from recjax.load.client import LoadGenerator
+from recjax.load.closed_loop import closed_loop, warm_up
+from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, highest_rate_within_limit
+from recjax.load.window import Window
+from recjax.measurement.energy import Energy, energy_between, read_energy
+from recjax.measurement.host_noise import HostWatch
+from recjax.measurement.jitter import probe_jitter
+from recjax.measurement.memory_growth import resident_bytes
 from recjax.progress import stage
-from recjax.serving.compiled import Columns, CompiledModel
-from recjax.training.final_model import FinalModel
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainedVariant:
-    """What is known of a variant before it is timed."""
-
-    model: FinalModel
-    quality: Quality
-    quality_metric: str
-    quality_retained: float | None  # of fp32's; None if that is 0
-    quality_retained_ci95: list[float] | None
-    references: dict[str, dict[str, float]]
-    validation_quality: float
-    below_floor: str | None  # why every row of it is invalid, if training fell short
-    checkpoint_bytes: int
-    sparsity: dict[str, Any]  # recjax.transforms.sparsity.sparsity_report
-    train_s: float
-    train_speed: TrainSpeed | None
-    no_train_speed: str  # why there is none
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contestant:
-    """One variant of an experiment, or the null model, ready to be measured."""
-
-    experiment: Experiment
-    label: str  # of the variant
-    compiled: CompiledModel
-    columns: Columns
-    trained: TrainedVariant | None = None  # None for the null model
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """The pooled windows of one variant in one scenario.
-
-    Attributes:
-      samples_per_s: [rounds] of each window, in the order of the rounds.
-      recompiles: compilations that happened inside the windows; anything but 0 makes the row invalid.
-      search: of the server scenario, how its rate was found.
-    """
-
-    scenario: str
-    batch_size: int
-    window: Window
-    samples_per_s: NDArray
-    recompiles: int
-    started_at: str
-    search: dict[str, Any] | None = None
-
-    @property
-    def throughput(self) -> float:
-        """Returns samples/s, the median of the windows: one stall of a shared machine does not move it."""
-        return float(np.median(self.samples_per_s))
-
+from recjax.training.memory import default_device
 
 COMPILATIONS = CompileCounter()
+NULL_RATE_QPS = 1_000.0  # at which the null model is served: the floor of the harness
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and as what this process measures.
+
+    Attributes:
+      process: its number, from 0; the first one searches the servers' rates.
+      platform: of the device.
+      n_devices: that answer together.
+      name: of the experiment.
+    """
+
+    process: int
+    platform: str
+    n_devices: int
+    name: str
+
+
+class _Memory:
+    """What this process holds, read after every window; the growth of a window is all that came since the last."""
+
+    def __init__(self) -> None:
+        self._host, self._device = self._read()
+
+    @property
+    def held(self) -> tuple[int, int | None]:
+        """Returns the bytes at the last reading, in host memory and on the device."""
+        return self._host, self._device
+
+    def growth(self) -> tuple[int, int | None]:
+        """Returns the bytes that came since the last call, in host memory and on the device."""
+        host, device = self._read()
+        grown = host - self._host, None if device is None else device - (self._device or 0)
+        self._host, self._device = host, device
+        return grown
+
+    def _read(self) -> tuple[int, int | None]:
+        return resident_bytes()[0] or 0, (default_device().memory_stats() or {}).get("bytes_in_use")
+
+
+class _Watched:
+    """Collects the windows of one contestant in one scenario, and what happened around them."""
+
+    def __init__(self, contestant: Contestant, place: Place, memory: _Memory) -> None:
+        self.contestant, self.place, self._memory = contestant, place, memory
+        self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.windows: list[Window] = []
+        self.recompiles = 0
+        self._held = memory.held
+        self._watched: list[Window] = []
+        self._noises: list[Mapping[str, Any]] = []
+        self._energies: list[Energy] = []
+        self._growths: list[tuple[int, int | None]] = []
+
+    def watch(self, measure: Callable[[], Window]) -> Window:
+        """Returns the window that `measure` gives, having noted what happened around it."""
+        compiled = COMPILATIONS.count
+        energy = read_energy(self.place.platform, self.place.n_devices)
+        with HostWatch() as host:
+            window = measure()
+        self._energies.append(energy_between(energy, read_energy(self.place.platform, self.place.n_devices)))
+        self.recompiles += COMPILATIONS.count - compiled
+        self._noises.append(dataclasses.asdict(host.noise))
+        self._growths.append(self._memory.growth())
+        self._watched.append(window)
+        return window
+
+    def measured(self, scenario: str, batch_size: int, **known: Any) -> Measured:
+        """Returns those of the windows that were watched that are in `windows`, as a record."""
+        kept = [index for index, window in enumerate(self._watched) if any(window is one for one in self.windows)]
+        used, grown = [self._energies[index] for index in kept], [self._growths[index] for index in kept]
+        reason = next((energy.reason for energy in used if energy.joules is None), None)
+        return Measured(
+            label=self.contestant.label,
+            scenario=scenario,
+            batch_size=batch_size,
+            process=self.place.process,
+            started_at=self.started_at,
+            windows=[window_facts(window) for window in self.windows],
+            latency_ms=[window.latency_ms for window in self.windows],
+            recompiles=self.recompiles,
+            host={"windows": [self._noises[index] for index in kept], "jitter": dataclasses.asdict(probe_jitter())},
+            energy_j=None if reason else sum(energy.joules or 0.0 for energy in used),
+            energy_reason=reason,
+            held_bytes=self._held,
+            host_growth_bytes=[host for host, _ in grown],
+            device_growth_bytes=None if grown[0][1] is None else [device or 0 for _, device in grown],
+            **({"search": None} | known),
+        )
 
 
 def measure_case(
-    contestants: list[Contestant], settings: Measurement, facts: RunFacts
-) -> Iterator[tuple[list[Row], dict[str, NDArray]]]:
-    """Yields, scenario by scenario, one row a contestant and every latency sample by row key.
+    contestants: Sequence[Contestant], settings: Measurement, serving: Serving, place: Place, rates: Mapping[str, float]
+) -> Iterator[list[Measured]]:
+    """Yields, scenario by scenario, what was measured of each contestant, in their order.
 
     In the closed-loop scenarios the contestants take turns, round after round, so that a change of the
     machine's speed falls on all of them; speed ratios are taken within a round.
+
+    Args:
+      contestants: fp32 first, the null model last.
+      settings: of the suite.
+      serving: of the experiment.
+      place: this process.
+      rates: of the server scenario by label, as the first process found them; empty in that one.
     """
-    serving = contestants[0].experiment.serving
-    closed = [("single_stream", 1), ("multi_stream", MULTI_STREAM_SAMPLES)]
-    closed += [("offline", size) for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
-    closed = [(scenario, size) for scenario, size in closed if scenario in settings.scenarios]
-    name = contestants[0].experiment.name
     best_rate = np.zeros(len(contestants))
     for contestant in contestants:
-        warm_up(contestant.compiled, contestant.columns)
+        warm_up(contestant.system)
+    memory = _Memory()
     with quiet_heap():
-        for scenario, size in closed:
-            title = f"{name}: {scenario}, {size} a query"
-            measured = _measure_closed_loop(title, contestants, scenario, size, settings)
-            best_rate = np.maximum(best_rate, [one.throughput for one in measured])
-            yield _rows(contestants, measured, facts)
-        if "server" not in settings.scenarios:
-            return
-        measured = _measure_server(
-            f"{name}: server, p99 within {serving.slo_ms:g} ms", contestants, settings, best_rate
-        )
-        yield _rows(contestants, measured, facts)
+        for scenario, size in closed_scenarios(settings, serving):
+            title = f"{place.name}: {scenario}, {size} a query"
+            measured = _measure_closed_loop(title, contestants, scenario, size, settings, place, memory)
+            best_rate = np.maximum(best_rate, [np.median(one.samples_per_s) for one in measured])
+            yield measured
+        if "server" in settings.scenarios:
+            title = f"{place.name}: server, p99 within {serving.slo_ms:g} ms"
+            capacity_qps = best_rate / settings.queries.mean_samples
+            yield _measure_server(title, contestants, settings, serving, place, memory, capacity_qps, rates)
+
+
+def closed_scenarios(settings: Measurement, serving: Serving) -> list[tuple[str, int]]:
+    """Returns the closed-loop scenarios of a suite with their samples a query, in order."""
+    closed = [("single_stream", 1), ("multi_stream", MULTI_STREAM_SAMPLES)]
+    closed += [("offline", size) for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
+    return [(scenario, size) for scenario, size in closed if scenario in settings.scenarios]
 
 
 def _measure_closed_loop(
-    title: str, contestants: list[Contestant], scenario: str, size: int, settings: Measurement
+    title: str,
+    contestants: Sequence[Contestant],
+    scenario: str,
+    size: int,
+    settings: Measurement,
+    place: Place,
+    memory: _Memory,
 ) -> list[Measured]:
-    windows: list[list[Window]] = [[] for _ in contestants]
-    recompiles = [0 for _ in contestants]
-    started_at = [_now() for _ in contestants]
+    watched = [_Watched(contestant, place, memory) for contestant in contestants]
     with stage(title, settings.rounds * len(contestants) + 1) as advance:
         for number in range(settings.rounds):
+            seed = settings.seed + settings.rounds * place.process + number
             # Another order each round: nobody is always the first after a pause, or after the same neighbour.
-            for index in np.random.default_rng([settings.seed, size, number]).permutation(len(contestants)):
-                contestant = contestants[index]
-                seed, before = settings.seed + number, COMPILATIONS.count
-                window = closed_loop(
-                    contestant.compiled, contestant.columns, size, settings.window_s, settings.min_queries, seed
+            for index in np.random.default_rng([seed, size]).permutation(len(contestants)):
+                one, system = watched[index], contestants[index].system
+                measure = functools.partial(
+                    closed_loop, system, size, settings.window_s, settings.min_queries, seed, settings.queries
                 )
-                recompiles[index] += COMPILATIONS.count - before
-                windows[index].append(window)
-                advance(f"{contestant.label} {window.samples / window.duration_s:,.0f} samples/s")
-        measured = [
-            Measured(
-                scenario, size, _pool(pooled), np.array([w.samples / w.duration_s for w in pooled]), compiled, start
-            )
-            for pooled, compiled, start in zip(windows, recompiles, started_at, strict=True)
-        ]
+                window = one.watch(measure)
+                one.windows.append(window)
+                advance(f"{contestants[index].label} {window.samples_per_s:,.0f} samples/s")
+        known: list[dict[str, Any]] = [{} for _ in contestants]
+        if scenario == "single_stream":
+            known = [_caching(contestant, settings.seed) for contestant in contestants]
+        measured = [one.measured(scenario, size, **more) for one, more in zip(watched, known, strict=True)]
         advance(_fp32_and_best(contestants, measured))
     return measured
 
 
+def _caching(contestant: Contestant, seed: int) -> dict[str, Any]:
+    seen, fault = cached_answers(contestant.system, seed)
+    return {"answer_caching": seen, "fault": fault}
+
+
 def _measure_server(
-    title: str, contestants: list[Contestant], settings: Measurement, capacity_qps: NDArray
+    title: str,
+    contestants: Sequence[Contestant],
+    settings: Measurement,
+    serving: Serving,
+    place: Place,
+    memory: _Memory,
+    capacity_qps: np.ndarray,
+    rates: Mapping[str, float],
 ) -> list[Measured]:
-    """Returns each contestant at the highest rate that holds its limit; the null model at fp32's rate."""
+    """Returns each contestant at the highest rate that holds its limit; the null model at NULL_RATE_QPS."""
     measured: list[Measured] = []
-    with stage(title, len(contestants) + 1) as advance:
+    with LoadGenerator() as generator, stage(title, len(contestants)) as advance:
         for contestant, capacity in zip(contestants, capacity_qps, strict=True):
-            started_at, before = _now(), COMPILATIONS.count
-            slo_ms = contestant.experiment.serving.slo_ms
+            one = _Watched(contestant, place, memory)
+            # A new draw of arrivals a window, the same ones for every contestant.
+            seeds = itertools.count(settings.seed + 1_000 * place.process)
 
-            seeds = itertools.count(settings.seed)  # a new draw of arrivals a probe, the same ones for every contestant
-
-            def probe(
-                rate_qps: float, n_queries: int, contestant: Contestant = contestant, seeds: Iterator[int] = seeds
-            ) -> Window:
-                limit_ms = contestant.experiment.serving.slo_ms
-                return server(contestant.compiled, contestant.columns, rate_qps, n_queries, limit_ms, next(seeds))
+            def probe(rate_qps: float, n: int, one: _Watched = one, seeds: Iterator[int] = seeds) -> Window:
+                return one.watch(
+                    functools.partial(
+                        generator.measure,
+                        one.contestant.system,
+                        rate_qps,
+                        n,
+                        slo_ms=serving.slo_ms,
+                        seed=next(seeds),
+                        arrivals=settings.arrivals,
+                        mix=settings.queries,
+                    )
+                )
 
             search = None
-            if contestant.trained:
-                window, search = highest_rate_within_limit(
-                    probe, float(capacity), slo_ms, settings.probe_s, settings.search_steps
-                )
+            if contestant.is_null or contestant.label in rates:
+                rate_qps = rates.get(contestant.label, NULL_RATE_QPS)
+                windows = [probe(rate_qps, max(MIN_CONFIRMING_QUERIES, round(2 * rate_qps * settings.probe_s)))]
             else:
-                of_fp32 = measured[0].window
-                rate_qps = of_fp32.queries / of_fp32.duration_s
-                window, _, _ = window_at_rate(probe, rate_qps, of_fp32.queries, slo_ms)
-            rate = np.array([window.samples / window.duration_s])
-            recompiles, largest = COMPILATIONS.count - before, contestant.compiled.buckets[-1]
-            measured.append(Measured("server", largest, window, rate, recompiles, started_at, search))
-            advance(f"{contestant.label} {window.offered_qps:,.0f} queries/s")
-        advance(f"fp32 {measured[0].window.offered_qps:,.0f} queries/s")
+                found = highest_rate_within_limit(
+                    probe, float(capacity), serving.slo_ms, settings.probe_s, settings.search_steps
+                )
+                windows = list(found.windows)
+                curve = [_point(probe, share * found.rate_qps, settings.probe_s) for share in settings.curve]
+                search = found.in_row() | {"curve": curve}
+            one.windows += windows
+            faults = (window_fault(w, serving.slo_ms) or wrong_answers(contestant.system, w) for w in windows)
+            fault = next((fault for fault in faults if fault), None)
+            measured.append(one.measured("server", serving.buckets[-1], search=search, fault=fault))
+            p99_ms = np.percentile(windows[-1].latency_ms, 99) if windows[-1].queries else float("nan")
+            advance(f"{contestant.label} {windows[-1].offered_qps:,.0f} queries/s, p99 {p99_ms:.2f} ms")
     return measured
 
 
-def _fp32_and_best(contestants: list[Contestant], measured: list[Measured]) -> str:
+def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: float) -> dict[str, float | None]:
+    """Returns what a server's latency is at a rate below the one found."""
+    window = probe(rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)))
+    p50, p99 = np.percentile(window.latency_ms, [50, 99], method="inverted_cdf") if window.queries else (None, None)
+    return {"rate_qps": rate_qps, "p50_ms": p50, "p99_ms": p99, "padding_waste": window.padding_waste}
+
+
+def _fp32_and_best(contestants: Sequence[Contestant], measured: Sequence[Measured]) -> str:
     """Returns fp32's rate and the highest, in words; the null model does not compete."""
-    rates = [m.throughput for c, m in zip(contestants, measured, strict=True) if c.trained]
+    rates = [float(np.median(m.samples_per_s)) for c, m in zip(contestants, measured, strict=True) if not c.is_null]
     best = int(np.argmax(rates))
     return f"fp32 {rates[0]:,.0f} samples/s" + (f", {contestants[best].label} {rates[best]:,.0f}" if best else "")
-
-
-def _rows(
-    contestants: list[Contestant], measured: list[Measured], facts: RunFacts
-) -> tuple[list[Row], dict[str, NDArray]]:
-    by_label = {c.label: m for c, m in zip(contestants, measured, strict=True) if c.trained}
-    rows = [
-        make_row(c, m, measured[0], facts, by_label.get(_masked_label(c)))
-        for c, m in zip(contestants, measured, strict=True)
-    ]
-    return rows, {samples_key(row): one.window.latency_ms for row, one in zip(rows, measured, strict=True)}
-
-
-def _masked_label(contestant: Contestant) -> str:
-    """Returns the label of the contestant's chain without what removes masked zeros."""
-    return contestant.trained.model.transform.only_masked().label if contestant.trained else ""
-
-
-def _pool(windows: list[Window]) -> Window:
-    return Window(
-        latency_ms=np.concatenate([window.latency_ms for window in windows]),
-        queries=sum(window.queries for window in windows),
-        samples=sum(window.samples for window in windows),
-        padded_samples=sum(window.padded_samples for window in windows),
-        duration_s=sum(window.duration_s for window in windows),
-    )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

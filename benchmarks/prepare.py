@@ -1,4 +1,4 @@
-"""Makes the contestants of a case: trained, transformed, evaluated, stored and compiled."""
+"""Makes the variants of a case: trained, transformed, evaluated and stored."""
 
 import dataclasses
 import functools
@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from benchmarks.measure import Contestant, TrainedVariant
+from benchmarks.prepared import PreparedCase, PreparedVariant, model_folder
 from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
 from benchmarks.train_speed import TrainSpeed, measure_train_speed
-from recjax.config import Experiment, check
+from recjax.config import Experiment, check, to_dict
 from recjax.data.next_item import NextItemData
 from recjax.data.top_n import TopNData
-from recjax.evaluation import LOWER_IS_BETTER, Data, is_better, make_evaluator, sanity_rows, share_kept
-from recjax.parallel.mesh import make_mesh
+from recjax.evaluation import LOWER_IS_BETTER, Data, Quality, is_better, make_evaluator, sanity_rows, share_kept
+from recjax.hardware.device import describe_training, support_platform
 from recjax.parallel.start import is_writer
 from recjax.progress import stage
-from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.checkpoint import bytes_on_disk
 from recjax.training.fit import EpochRecord, FitResult
+from recjax.training.memory import default_device
 from recjax.training.pipeline import (
     check_parameters_fit,
     finalize,
@@ -38,6 +36,8 @@ from recjax.training.step import init_params, is_solved
 from recjax.transforms.protocol import Chain, Params, chain
 from recjax.transforms.sparsity import sparsity_report
 
+_OF_TRAIN_SPEED = ("train_samples_per_s", "train_speedup")
+
 
 @dataclasses.dataclass(frozen=True)
 class _FineTuned:
@@ -47,8 +47,17 @@ class _FineTuned:
     seconds: float
 
 
-def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[Contestant]:
-    """Returns every variant of the case, fp32 first, and the null model last.
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+    """A variant and what others are compared with or timed by."""
+
+    prepared: PreparedVariant
+    quality: Quality
+    transform: Chain
+
+
+def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> PreparedCase:
+    """Returns every variant of the case, fp32 first; their models and what is known of them are stored.
 
     The experiment is trained once; then every variant, fp32 included, starts from those parameters and gets
     the same fine-tuning epochs, with its transforms in force. So no variant is better for having been
@@ -84,7 +93,7 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[
     fine_tuned: dict[tuple[Any, ...], _FineTuned] = {}
     if len(case.variants) == 1 or case.from_start:
         fine_tuned[()] = _FineTuned(base, time.perf_counter() - started)
-    contestants: list[Contestant] = []
+    finished: list[_Finished] = []
     for variant in case.variants:
         in_training = _in_training(variant)
         if in_training not in fine_tuned:
@@ -95,13 +104,15 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> list[
             result = _train(title, with_transforms, data, None if anew else base.params, base.params)
             fine_tuned[in_training] = _FineTuned(result, time.perf_counter() - started)
         final = dataclasses.replace(experiment, transforms=variant.members)
-        contestants.append(_finish(case, final, data, fine_tuned[in_training], references, contestants, folder))
+        finished.append(_finish(case, final, data, fine_tuned[in_training], references, finished, folder))
+    variants = [one.prepared for one in finished]
     if train_window_s:
-        contestants = _with_train_speed(contestants, experiment, data, base.params, train_window_s)
-
-    columns = data.serving_samples()
-    floor = CompiledModel(_answer_nothing, (), columns, experiment.serving.buckets, serving_mesh(experiment))
-    return [*contestants, Contestant(experiment=experiment, label="null", compiled=floor, columns=columns)]
+        variants = _with_train_speed(finished, experiment, data, base.params, train_window_s)
+    training = describe_training(experiment.parallel)
+    prepared = PreparedCase(experiment=experiment.name, training=training, variants=tuple(variants))
+    if is_writer():
+        prepared.save(folder)
+    return prepared
 
 
 def _finish(
@@ -110,62 +121,70 @@ def _finish(
     data: Data,
     tuned: _FineTuned,
     references: dict[str, dict[str, float]],
-    earlier: list[Contestant],
+    earlier: list[_Finished],
     folder: Path,
-) -> Contestant:
+) -> _Finished:
     """Returns the variant that `experiment` describes, finalized from fine-tuned parameters; `earlier[0]` is fp32."""
     label, metric = chain(*experiment.transforms).label, data.selection_metric
-    stored = folder / "models" / experiment.name / label.replace(" ", "")
+    stored = model_folder(folder, experiment.name, label)
     stored.parent.mkdir(parents=True, exist_ok=True)
-    columns, started = data.serving_samples(), time.perf_counter()
-    with stage(f"{experiment.name}: {label}: finishing and compiling", 3) as advance:
+    started = time.perf_counter()
+    with stage(f"{experiment.name}: {label}: finishing", 2) as advance:
         model = finalize(experiment, data, tuned.result.params)
         train_s = tuned.seconds + time.perf_counter() - started
         advance("finalized")
         quality = make_evaluator(model.score, data, "test")(model.variables)
         validated = make_evaluator(model.score, data, "valid")(model.variables).metrics[metric]
-        advance("evaluated")
         if is_writer():
             model.save(stored, experiment, quality)
-        serving = experiment.serving
-        compiled = compile_final_model(model, columns, serving.buckets, serving.top_k, serving_mesh(experiment))
         advance(f"test {metric} {quality.metrics[metric]:.4f}")
     float_params = jax.eval_shape(lambda: init_params(experiment.model.build(data.schema), one_batch(data, 1), 0))
-    fp32 = earlier[0].trained.quality if earlier and earlier[0].trained else quality
+    fp32 = earlier[0].quality if earlier else quality
     kept = share_kept(metric, quality.metrics[metric], fp32.metrics[metric])
-    floor = case.validation_floor
+    floor, interval = case.validation_floor, None
     misses_floor = floor is not None and is_better(metric, floor, validated)
     side = "above" if metric in LOWER_IS_BETTER else "below"
-    shortfall = f"validation {metric} {validated:.4f} is {side} the case's floor, {floor:g}" if misses_floor else None
-    trained = TrainedVariant(
-        model=model,
-        quality=quality,
-        quality_metric=metric,
-        quality_retained=kept,
-        references=references,
-        quality_retained_ci95=retained_interval(quality, fp32, metric, experiment.training.seed)
-        if kept is not None
+    reasons = dict.fromkeys(_OF_TRAIN_SPEED, "the suite times no training steps")
+    if kept is None:
+        reasons |= dict.fromkeys(["quality_retained", "quality_retained_ci95"], "fp32 scores 0: there is no ratio")
+    else:
+        interval = retained_interval(quality, fp32, metric, experiment.training.seed)
+    sparsity = sparsity_report(float_params, model.variables["params"])
+    row = {
+        "model": type(experiment.model).__name__.removesuffix("Config"),
+        "model_config": to_dict(model.config),
+        "protocol": quality.protocol,
+        "transforms": [member.to_json() for member in model.transform.members],
+        "transform_report": model.report.details,
+        "support": model.transform.support(support_platform(default_device())),
+        "quality": dict(quality.metrics),
+        "quality_metric": metric,
+        "quality_reference": references,
+        "quality_retained": kept,
+        "quality_retained_ci95": interval,
+        "validation_quality": validated,
+        "parameter_bytes": model.parameter_bytes(),
+        "dense_layer_bytes": model.dense_layer_bytes(),
+        "table_bytes": model.table_bytes(),
+        "masked_share": sparsity["masked_share"],
+        "realised_share": sparsity["realised_share"],
+        "checkpoint_bytes": bytes_on_disk(stored),
+        "train_s": train_s,
+        **dict.fromkeys(_OF_TRAIN_SPEED),
+    }
+    prepared = PreparedVariant(
+        label=label,
+        row=row,
+        reasons=reasons,
+        dot_dtype=model.transform.dot_dtype,
+        masks=model.transform.masks,
+        realises_masks=model.transform.realises_masks,
+        masked_label=model.transform.only_masked().label,
+        below_floor=f"validation {metric} {validated:.4f} is {side} the case's floor, {floor:g}"
+        if misses_floor
         else None,
-        validation_quality=validated,
-        below_floor=shortfall,
-        checkpoint_bytes=bytes_on_disk(stored),
-        sparsity=sparsity_report(float_params, model.variables["params"]),
-        train_s=train_s,
-        train_speed=None,
-        no_train_speed="the suite times no training steps",
     )
-    return Contestant(experiment=experiment, label=label, compiled=compiled, columns=columns, trained=trained)
-
-
-def serving_mesh(experiment: Experiment) -> Mesh | None:
-    """Returns the mesh that the experiment's model is served on; None where one device serves.
-
-    That is so without `pjit`, and in a run of several processes, whose requests all come to the first one.
-    """
-    parallel = experiment.parallel
-    if parallel.strategy != "pjit" or jax.process_count() > 1:
-        return None
-    return make_mesh({"data": parallel.data, "model": parallel.model})
+    return _Finished(prepared, quality, model.transform)
 
 
 def _check_variants(experiment: Experiment, variants: Sequence[Chain], data: Data) -> None:
@@ -185,34 +204,26 @@ def _in_training(variant: Chain) -> tuple[Any, ...]:
 
 
 def _with_train_speed(
-    contestants: list[Contestant], experiment: Experiment, data: Data, start: Params, window_s: float
-) -> list[Contestant]:
-    """Returns the contestants with the speed of their training steps; those that train as another does share it."""
+    finished: list[_Finished], experiment: Experiment, data: Data, start: Params, window_s: float
+) -> list[PreparedVariant]:
+    """Returns the variants with the speed of their training steps; those that train as another does share it."""
     if is_solved(experiment.model.build(data.schema)):
-        return [_with_speed(one, None, "the model is solved, not trained in steps") for one in contestants]
-    label_of = [chain(*_in_training(one.trained.model.transform)).label for one in contestants if one.trained]
+        why = dict.fromkeys(_OF_TRAIN_SPEED, "the model is solved, not trained in steps")
+        return [dataclasses.replace(one.prepared, reasons=one.prepared.reasons | why) for one in finished]
+    members = [_in_training(one.transform) for one in finished]
+    labels = [chain(*of_one).label for of_one in members]
     experiments = {
-        label: dataclasses.replace(experiment, transforms=_in_training(one.trained.model.transform))
-        for one, label in zip(contestants, label_of, strict=True)
-        if one.trained
+        label: dataclasses.replace(experiment, transforms=of_one) for label, of_one in zip(labels, members, strict=True)
     }
     with stage(f"{experiment.name}: training steps in turn", len(experiments) + 1) as advance:
         speeds = measure_train_speed(experiments, data, start, advance, window_s)
-    return [_with_speed(one, speeds[label], "") for one, label in zip(contestants, label_of, strict=True)]
+    return [_with_speed(one.prepared, speeds[label]) for one, label in zip(finished, labels, strict=True)]
 
 
-def _with_speed(contestant: Contestant, speed: TrainSpeed | None, reason: str) -> Contestant:
-    if contestant.trained is None:
-        return contestant
-    trained = dataclasses.replace(contestant.trained, train_speed=speed, no_train_speed=reason)
-    return dataclasses.replace(contestant, trained=trained)
-
-
-def _answer_nothing(variables: Any, batch: Any) -> dict[str, jax.Array]:
-    """The null model: reads one number of each input, so that none is optimised away; the harness's own floor."""
-    del variables
-    touched = sum(column.ravel()[0].astype(jnp.float32) for column in batch.values())
-    return {"nothing": jnp.full(len(next(iter(batch.values()))), touched)}
+def _with_speed(variant: PreparedVariant, speed: TrainSpeed) -> PreparedVariant:
+    fields = {"train_samples_per_s": speed.samples_per_s, "train_speedup": speed.speedup}
+    reasons = {name: why for name, why in variant.reasons.items() if name not in fields}
+    return dataclasses.replace(variant, row=variant.row | fields, reasons=reasons)
 
 
 def _reference_quality(reference: Experiment, data: Data) -> dict[str, float]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
 
-SCHEMA_VERSION = 3
-READ_VERSIONS = (1, 2, 3)
+SCHEMA_VERSION = 4
+READ_VERSIONS = (1, 2, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Row:
     support: str | None  # native, emulated or none on this platform
     device: dict[str, Any]  # platform, kind, count, mesh
     scenario: str  # offline, single_stream, multi_stream, server
+    processes: int | None  # fresh ones that measured the row
     batch_size: int  # samples a query (server: the largest batch that may form)
     quality: dict[str, float] | None  # of the served program on the test part
     quality_metric: str | None  # the one that chose the epoch and that `quality_retained` is of
@@ -55,15 +56,24 @@ class Row:
     quality_retained_ci95: list[float] | None  # of that ratio, resampled over the same test queries
     validation_quality: float | None  # of the final model
     latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
+    time_split_ms: dict[str, float] | None  # mean of each part of a latency; their sum is the mean latency
+    outliers: dict[str, Any] | None  # how many latencies lie beyond Tukey's fences; none is dropped
+    early_stopping: dict[str, Any] | None  # a latency that a percentile does not exceed, with 99% confidence
+    steady: bool | None  # whether the last windows of each process agree within 10%
     throughput_queries_per_s: float
     throughput_samples_per_s: float
-    speedup: dict[str, Any] | None  # samples/s over fp32 at this batch size, round by round: median, range, rounds
+    throughput_ci95: list[float] | None  # of samples/s, over processes or windows
+    speedup: (
+        dict[str, Any] | None
+    )  # samples/s over fp32 at this batch size, round by round: median, ci95, range, rounds
     target_qps: float | None  # server: the rate that held the limit
     search: dict[str, Any] | None  # server: how that rate was found
     slo_ms: float | None  # server: limit of p99
+    load: dict[str, Any] | None  # what was asked, in words; server: how late it was sent, and by what
     valid: bool
     invalid_reason: str | None
-    compile_s: float  # of all programs of this model, outside every window
+    compile_s: float  # of all programs of this model, outside every window and without a cache
+    compile_cached_s: float | None  # of the same in a later process, from JAX's compilation cache
     recompiles_in_window: int
     padding_waste: float  # share of computed samples that nobody asked for
     parameter_bytes: int  # stored variables
@@ -76,7 +86,11 @@ class Row:
     products: dict[str, int] | None  # the optimised program's matrix products by XLA's types
     checkpoint_bytes: int | None  # final model on disk
     program_memory_bytes: int | None  # arguments + outputs + temporaries of this batch size, by the compiler
-    peak_memory_bytes: int | None  # held at most by the device, whole process so far
+    peak_memory_bytes: int | None  # held at most by the device, by the process that measures all variants
+    peak_host_bytes: int | None  # and in host memory
+    memory_growth: dict[str, Any] | None  # does memory grow with the queries?
+    answer_caching: dict[str, Any] | None  # single_stream: how much faster a repeated query is than fresh ones
+    host: dict[str, Any] | None  # what else happened on the host during the row's windows
     energy_j_per_1k_samples: float | None
     train_samples_per_s: float | None  # of training steps alone, with the transforms in force
     train_speedup: dict[str, Any] | None  # of those steps over fp32's, in the same rounds
@@ -91,6 +105,7 @@ class Row:
     reasons: dict[str, str]
 
 
+WINDOWS = "#windows"  # ends the key of a row's windows in samples.npz
 SINCE_VERSION_2 = (
     "table_bytes",
     "masked_share",
@@ -102,7 +117,22 @@ SINCE_VERSION_2 = (
     "train_speedup",
 )
 SINCE_VERSION_3 = ("mfu",)
-FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons")
+SINCE_VERSION_4 = (
+    "processes",
+    "time_split_ms",
+    "outliers",
+    "early_stopping",
+    "steady",
+    "throughput_ci95",
+    "load",
+    "compile_cached_s",
+    "peak_host_bytes",
+    "memory_growth",
+    "answer_caching",
+    "host",
+)
+SINCE = {2: SINCE_VERSION_2, 3: SINCE_VERSION_3, 4: SINCE_VERSION_4}
+FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons", "load", "host")
 
 
 def check_row(row: Row) -> None:
@@ -201,14 +231,65 @@ def _brought_up_to_date(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a row; those that its version had not are None, and the reason says so."""
     if values["schema_version"] == SCHEMA_VERSION or not isinstance(values.get("reasons"), dict):
         return values
-    newer = SINCE_VERSION_3 if values["schema_version"] == 2 else SINCE_VERSION_2 + SINCE_VERSION_3
+    newer = [name for version, names in SINCE.items() if version > values["schema_version"] for name in names]
     missing = [name for name in newer if name not in values]
     reasons = values["reasons"] | dict.fromkeys(missing, "measured before rows had it")
     return values | dict.fromkeys(missing) | {"schema_version": SCHEMA_VERSION, "reasons": reasons}
 
 
+@dataclasses.dataclass(frozen=True)
+class RowSamples:
+    """Every latency of a row.
+
+    Attributes:
+      windows_ms: [W] arrays, float32.
+      processes: [W] the process of each window.
+    """
+
+    windows_ms: list[NDArray]
+    processes: list[int]
+
+    @property
+    def latency_ms(self) -> NDArray:
+        """Returns [N] all of them, window after window."""
+        return np.concatenate(self.windows_ms)
+
+
+def write_samples(path: Path, samples: Mapping[str, RowSamples]) -> None:
+    """Writes the samples of rows by `samples_key`: latencies, and under KEY#windows the [2, W] sizes and processes."""
+    arrays: dict[str, Any] = {}
+    for key, row in samples.items():
+        arrays[key] = row.latency_ms.astype(np.float32)
+        arrays[key + WINDOWS] = np.array([[len(window) for window in row.windows_ms], row.processes], np.int32)
+    np.savez_compressed(path, **arrays)
+
+
+def read_row_samples(path: Path) -> dict[str, RowSamples]:
+    """Returns what `write_samples` wrote; of rows from before version 4 all samples are one window of process 0.
+
+    Raises:
+      UserError: not such a file.
+    """
+    arrays, rows = _read_arrays(path), {}
+    for key, latency_ms in arrays.items():
+        if key.endswith(WINDOWS):
+            continue
+        sizes, processes = arrays.get(key + WINDOWS, np.array([[len(latency_ms)], [0]]))
+        rows[key] = RowSamples(np.split(latency_ms, np.cumsum(sizes)[:-1]), processes.tolist())
+    return rows
+
+
 def read_samples(path: Path) -> dict[str, NDArray]:
     """Returns the latencies in ms of a `samples.npz` by `samples_key`; none if there is no such file.
+
+    Raises:
+      UserError: not such a file.
+    """
+    return {key: latencies for key, latencies in _read_arrays(path).items() if not key.endswith(WINDOWS)}
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray]:
+    """Returns the arrays of a file, none if there is no such file.
 
     Raises:
       UserError: not such a file.

@@ -75,26 +75,29 @@ def _run(options: argparse.Namespace) -> int:
         print_suites()
         return 0
 
-    from benchmarks.suite import load_suite, suite_of_config
-    from recjax.hardware.device import select_device
-    from recjax.parallel.start import finish, quiet_others, start
+    from benchmarks.suite import Source
 
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
+    source = Source("suite_of_config" if of_file else "load_suite", of_file or options.suite, tuple(overrides))
     if options.estimate:
-        from benchmarks.estimate_run import Source, run_estimate, targets_of
+        from benchmarks.estimate_run import run_estimate, targets_of
 
-        source = Source("suite_of_config" if of_file else "load_suite", of_file or options.suite, tuple(overrides))
         out = options.out or Path("runs") / f"{Path(source.name).stem}-estimate"
         return run_estimate(source, targets_of(options.device), out)
-    suite = suite_of_config(of_file, overrides) if of_file else load_suite(options.suite, overrides)
-    start()
+    suite = source.load()
+    folder = options.out or Path("runs") / f"{suite.name}-{options.device}"
+    from recjax.parallel.start import finish, quiet_others, start
+
+    if start().count == 1:
+        from benchmarks.runner import run_apart
+
+        return run_apart(suite, source, options.device, folder)
     quiet_others()
-    device = select_device(options.device)[0]
-
     from benchmarks.runner import run_suite
+    from recjax.hardware.device import select_device
 
-    code = run_suite(suite, device, options.out or Path("runs") / f"{suite.name}-{options.device}")
+    code = run_suite(suite, select_device(options.device)[0], folder)
     finish()
     return code
 

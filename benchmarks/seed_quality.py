@@ -138,8 +138,8 @@ def render(rows: Sequence[SeedRow]) -> str:
 def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: dict[str, Any]) -> list[SeedRow]:
     references = tuple(_reseeded(reference, seed) for reference in case.references)
     case = dataclasses.replace(case, experiment=_reseeded(case.experiment, seed), references=references)
-    trained = {c.label: c.trained for c in prepare_case(case, folder) if c.trained}
-    fp32 = next(iter(trained.values()))
+    variants = prepare_case(case, folder).variants
+    fp32 = variants[0].row
 
     def row(variant: str, quality: Mapping[str, float], **known: Any) -> SeedRow:
         values = {"quality_retained": None, "validation_quality": None} | known
@@ -148,8 +148,8 @@ def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: 
             experiment=case.experiment.name,
             variant=variant,
             seed=seed,
-            protocol=fp32.quality.protocol,
-            quality_metric=fp32.quality_metric,
+            protocol=fp32["protocol"],
+            quality_metric=fp32["quality_metric"],
             quality=dict(quality),
             environment=environment,
             **values,
@@ -157,15 +157,15 @@ def _rows_of_seed(suite: str, case: Case, seed: int, folder: Path, environment: 
 
     rows = [
         row(
-            label,
-            variant.quality.metrics,
-            quality_retained=variant.quality_retained,
-            validation_quality=variant.validation_quality,
+            variant.label,
+            variant.row["quality"],
+            quality_retained=variant.row["quality_retained"],
+            validation_quality=variant.row["validation_quality"],
             below_floor=variant.below_floor,
         )
-        for label, variant in trained.items()
+        for variant in variants
     ]
-    return rows + [row(name, metrics) for name, metrics in fp32.references.items()]
+    return rows + [row(name, metrics) for name, metrics in fp32["quality_reference"].items()]
 
 
 def _reseeded(experiment: Experiment, seed: int) -> Experiment:

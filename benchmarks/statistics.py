@@ -1,9 +1,8 @@
-"""Latency samples in, percentiles with confidence intervals out; every sample counts, none is dropped.
+"""How sure a comparison is: intervals of qualities and of means, ranges of ratios.
 
-Shapes: N samples.
+Percentiles of latencies are those of `recjax.measurement.percentiles`, under their names here.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,62 +10,28 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from recjax.evaluation import Quality
+from recjax.measurement.percentiles import (
+    CONFIDENCE,
+    MIN_SAMPLES,
+    PER_MILLE,
+    LatencySummary,
+    percentile_interval,
+    summarize_latency,
+)
 
-CONFIDENCE = 0.95
+__all__ = [
+    "CONFIDENCE",
+    "MIN_SAMPLES",
+    "PER_MILLE",
+    "LatencySummary",
+    "mean_interval",
+    "percentile_interval",
+    "ratio_summary",
+    "retained_interval",
+    "summarize_latency",
+]
+
 MEAN_RESAMPLES, AUC_RESAMPLES = 2_000, 200  # an AUC needs a sort a resample
-MIN_SAMPLES = {"p50": 1, "p90": 10, "p95": 20, "p99": 100, "p99_9": 10_000}
-PER_MILLE = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999}
-
-
-@dataclasses.dataclass(frozen=True)
-class LatencySummary:
-    """Milliseconds; a percentile that N samples cannot carry is None, with the reason in `reasons`."""
-
-    values: dict[str, float | list[float] | int | None]
-    reasons: dict[str, str]
-
-
-def summarize_latency(latency_ms: NDArray) -> LatencySummary:
-    """Returns p50, p90, p95, p99, p99_9, max, mean, n and 95% intervals of p50 and p99.
-
-    Percentiles are order statistics (the smallest sample that at least q% of the samples do not exceed);
-    intervals are those of the binomial distribution of ranks, which assume independent samples.
-
-    Source: Hahn and Meeker, Statistical Intervals (1991), section 5.2.
-    """
-    ordered = np.sort(latency_ms)
-    n = len(ordered)
-    values: dict[str, float | list[float] | int | None] = {}
-    reasons = {}
-    for name, per_mille in PER_MILLE.items():
-        if n >= MIN_SAMPLES[name]:
-            rank = -(-n * per_mille // 1000)  # whole numbers: 0.999 n in floating point can round up a rank
-            values[name] = float(ordered[rank - 1])
-        else:
-            values[name] = None
-            reasons[f"latency_ms.{name}"] = f"{n} samples; at least {MIN_SAMPLES[name]:,} are needed"
-    values |= {"max": float(ordered[-1]), "mean": float(ordered.mean()), "n": n}
-    for name in ("p50", "p99"):
-        interval = percentile_interval(ordered, PER_MILLE[name] / 1000)
-        values[f"ci95_{name}"] = interval
-        if interval is None:
-            reasons[f"latency_ms.ci95_{name}"] = f"{n} samples do not bracket {name} with 95% confidence"
-    return LatencySummary(values, reasons)
-
-
-def percentile_interval(ordered: NDArray, quantile: float) -> list[float] | None:
-    """Returns the order statistics that bracket the quantile with 95% confidence, None if N is too small.
-
-    The lower rank is the largest l with P(Binomial(N, q) < l) <= 2.5%, the upper the smallest u with
-    P(Binomial(N, q) >= u) <= 2.5%.
-    """
-    n = len(ordered)
-    tail = (1 - CONFIDENCE) / 2
-    lower = int(scipy.stats.binom.ppf(tail, n, quantile))  # rank, from 1
-    upper = int(scipy.stats.binom.ppf(1 - tail, n, quantile)) + 1
-    if lower < 1 or upper > n:
-        return None
-    return [float(ordered[lower - 1]), float(ordered[upper - 1])]
 
 
 def retained_interval(quality: Quality, reference: Quality, metric: str, seed: int) -> list[float]:

@@ -5,9 +5,12 @@ A suite file in `configs/suites/` defines `get_suite() -> Suite`.
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from recjax.config import Experiment, check, config, has_key, load_config, override, run_config_file
 from recjax.errors import unknown_name
+from recjax.load.arrivals import Arrivals
+from recjax.load.queries import QueryMix
 from recjax.transforms.protocol import Chain, chain
 
 SCENARIOS = ("single_stream", "multi_stream", "offline", "server")
@@ -47,11 +50,15 @@ class Measurement:
     """How long each row is measured. Closed-loop windows of all variants take turns, round after round."""
 
     scenarios: tuple[str, ...] = SCENARIOS  # those to measure, in any order
-    rounds: int = 5  # of interleaved windows; >= 1
+    processes: int = 1  # fresh ones, each of which measures every row; >= 1
+    rounds: int = 5  # of interleaved windows, in each process; >= 1
     window_s: float = 0.3  # of each closed-loop window
     min_queries: int = 20  # of each closed-loop window
     probe_s: float = 0.7  # of each probe of the server's rate search
     search_steps: int = 6  # halvings of that search's bracket
+    curve: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the rate found: where the server is measured once more
+    arrivals: Arrivals = Arrivals()  # of the server scenario
+    queries: QueryMix = QueryMix()  # sizes of the server scenario's queries, and how popular rows are in all scenarios
     train_window_s: float = 0.0  # of training steps, for each variant that trains in its own way; 0 times none
     seed: int = 0  # of request draws and arrivals
 
@@ -60,7 +67,9 @@ class Measurement:
         check(known, "Measurement.scenarios", self.scenarios, f"one or more of {', '.join(SCENARIOS)}")
         alone = set(self.scenarios) == {"server"}
         check(not alone, "Measurement.scenarios", self.scenarios, "server beside another, whose rate starts its search")
+        check(self.processes >= 1, "Measurement.processes", self.processes, ">= 1")
         check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
+        check(all(0 < share < 1 for share in self.curve), "Measurement.curve", self.curve, "shares within 0 and 1")
         check(self.window_s > 0, "Measurement.window_s", self.window_s, "> 0")
         check(self.train_window_s >= 0, "Measurement.train_window_s", self.train_window_s, ">= 0")
         check(self.min_queries >= 1, "Measurement.min_queries", self.min_queries, ">= 1")
@@ -124,3 +133,34 @@ def suite_of_config(path: str, overrides: list[str]) -> Suite:
     transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
     case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
     return Suite(name=experiment.name, description=f"the experiment of {path}", cases=(case,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a suite is from, so that another process can make it again.
+
+    Attributes:
+      loader: which function of this module makes it.
+      name: a suite's, or the path of an experiment's file.
+      overrides: of its experiments' values.
+    """
+
+    loader: Literal["load_suite", "suite_of_config"]
+    name: str
+    overrides: tuple[str, ...]
+
+    def load(self) -> Suite:
+        """Returns the suite; raises UserError as its loader does."""
+        return {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader](
+            self.name, list(self.overrides)
+        )
+
+    def config_of(self, case: int, variant: int) -> str:
+        """Returns the text of a config file whose experiment is that case with that variant's transforms."""
+        return (
+            "import dataclasses\n\n"
+            f"from benchmarks.suite import {self.loader}\n\n\n"
+            "def get_config():\n"
+            f"    case = {self.loader}({self.name!r}, {list(self.overrides)!r}).cases[{case}]\n"
+            f"    return dataclasses.replace(case.experiment, transforms=case.variants[{variant}].members)\n"
+        )

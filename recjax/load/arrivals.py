@@ -42,7 +42,9 @@ class Arrivals:
         if self.kind == "bursts" and not self.burst_s > 0:
             raise UserError(f"burst_s is {self.burst_s!r}; allowed: > 0")
         if (self.kind == "trace") != bool(self.trace):
-            raise UserError(f"arrivals of kind {self.kind!r} with trace={self.trace!r}; a trace needs a file, others none")
+            raise UserError(
+                f"arrivals of kind {self.kind!r} with trace={self.trace!r}; a trace needs a file, others none"
+            )
 
 
 def arrival_times(arrivals: Arrivals, rate_qps: float, n: int, seed: int) -> NDArray:
@@ -87,7 +89,7 @@ def _bursts(arrivals: Arrivals, rate_qps: float, n: int, rng: np.random.Generato
 
 
 def _replayed(trace_T: NDArray, rate_qps: float, n: int) -> NDArray:
-    """Returns the trace from its first gap on, again and again, stretched so that its mean rate is the one asked for."""
+    """Returns the trace from its first gap on, again and again, stretched to the mean rate that is asked for."""
     gaps_T = np.diff(trace_T) / ((trace_T[-1] - trace_T[0]) * rate_qps / (len(trace_T) - 1))
     return np.cumsum(np.resize(gaps_T, n))
 
@@ -105,7 +107,9 @@ def read_trace(file: Path) -> NDArray:
         try:
             value = float(line)
         except ValueError as error:
-            raise UserError(f"{file}:{number}: {line[:40]!r} is no time in seconds; expected one number a line") from error
+            raise UserError(
+                f"{file}:{number}: {line[:40]!r} is no time in seconds; expected one number a line"
+            ) from error
         if not np.isfinite(value) or (times and value < times[-1]):
             raise UserError(f"{file}:{number}: {line[:40]!r} is not a time at or after the one before; sort the trace")
         times.append(value)

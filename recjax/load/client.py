@@ -3,7 +3,6 @@
 Shapes: N queries, A frames of answers.
 """
 
-import socket
 import subprocess
 import sys
 import types
@@ -92,9 +91,7 @@ class LoadGenerator:
         return _window(due_N, queries, seen, served, rate_qps)
 
 
-def _window(
-    due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], served: Served, rate_qps: float
-) -> Window:
+def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], served: Served, rate_qps: float) -> Window:
     """Returns the window of what the generator saw; times of a query that several batches share are of the last."""
     completed_A = seen["completed"]
     done = int(completed_A[-1]) if len(completed_A) else 0

@@ -9,8 +9,11 @@ Shapes: N queries, S their samples, A frames of answers.
 import ctypes
 import gc
 import io
+import os
+import platform
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
@@ -27,6 +30,8 @@ SPIN_SHARE = 0.2  # of a core, at most; at higher rates nothing is spun and what
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
 PR_SET_TIMERSLACK = 29
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux's number of the system call
+SLICE_NS = 100_000  # the shortest that the scheduler takes
 
 
 def play(
@@ -151,15 +156,26 @@ def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
         return dict(arrays)
 
 
-def _sharpen_timers() -> None:
-    """Lets timers wake as early as the kernel can; on systems without it they stay as they are."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+def _be_prompt() -> None:
+    """Lets timers wake as early as Linux can, and asks for short slices of a core.
+
+    A process with a short slice is let in sooner when it wakes, without having more of the core: with the default,
+    queries went out up to 4 ms late beside a model that kept both cores of a machine busy, with this 0.5 ms. Kernels
+    before 6.12, and other systems, do not know it; then the lag of the queries shows it.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    if platform.machine() in SCHED_SETATTR:
+        # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, two clamps
+        attributes = struct.pack("=IIQiIQQQII", 56, 0, 0, os.nice(0), 0, SLICE_NS, 0, 0, 0, 0)
+        library.syscall(SCHED_SETATTR[platform.machine()], 0, ctypes.create_string_buffer(attributes), 0)
 
 
 def main(data_fd: int, control_fd: int) -> None:
     """Plays one schedule after another, until the system's process closes the control connection."""
-    _sharpen_timers()
+    _be_prompt()
     gc.freeze()
     data, control = socket.socket(fileno=data_fd), Connection(control_fd)
     while True:

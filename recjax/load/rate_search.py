@@ -1,12 +1,13 @@
 """The search for the highest rate at which a system holds its latency limit."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recjax.load.window import Window, percentile_ms
+from recjax.load.window import Window
 from recjax.measurement.early_stopping import limit_verdict
 
 CONFIRMATIONS = 3  # windows in a row that must hold at the rate that is reported
@@ -55,11 +56,17 @@ def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
 
     Every arrival has to be answered; of n answers, as many may exceed the limit as MLPerf's early stopping allows.
     """
-    if window.overloaded:
+    facts = {"overloaded": window.overloaded, "unanswered": window.unanswered}
+    return holds_limit_of(window.latency_ms, facts, slo_ms)
+
+
+def holds_limit_of(latency_ms: NDArray, facts: Mapping[str, Any], slo_ms: float) -> tuple[bool, str]:
+    """Returns the same of a window that was stored as its latencies and its facts."""
+    if facts["overloaded"]:
         return False, f"waiting grew without bound: a query waited several times {slo_ms:g} ms"
-    if window.unanswered:
-        return False, f"{window.unanswered:,} arrivals were not answered"
-    return limit_verdict(window.latency_ms, slo_ms, percentile=0.99)
+    if facts["unanswered"]:
+        return False, f"{facts['unanswered']:,} arrivals were not answered"
+    return limit_verdict(latency_ms, slo_ms, percentile=0.99)
 
 
 def highest_rate_within_limit(
@@ -112,8 +119,3 @@ def highest_rate_within_limit(
         probes=steps,
         lowered=lowered,
     )
-
-
-def worst_p99_ms(windows: tuple[Window, ...]) -> float:
-    """Returns the largest p99 of the windows."""
-    return max(percentile_ms(window, 99) for window in windows)

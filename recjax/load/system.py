@@ -12,8 +12,13 @@ from recjax.serving.compiled import Columns, CompiledModel, Stamps
 class System(Protocol):
     """What a load generator can measure."""
 
-    buckets: Sequence[int]  # batch sizes, ascending
-    n_rows: int  # of the request pool
+    @property
+    def buckets(self) -> Sequence[int]:
+        """Returns the batch sizes, ascending."""
+
+    @property
+    def n_rows(self) -> int:
+        """Returns how many rows the request pool has."""
 
     def answer(self, rows: NDArray) -> tuple[Mapping[str, NDArray], Stamps]:
         """Returns the answers to [n] rows in order, n being at most the largest bucket, and when the stages ended."""

@@ -9,7 +9,6 @@ Shapes: N queries that were answered.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from numpy.typing import NDArray
 
 # Of a query's latency, in order; their sum is the latency.
@@ -74,10 +73,3 @@ class Window:
     def queries_per_s(self) -> float:
         """Returns answered queries a second."""
         return self.queries / self.duration_s
-
-
-def percentile_ms(window: Window, percent: float) -> float:
-    """Returns the latency that so many percent of the queries do not exceed; infinite without an answered query."""
-    if not window.queries:
-        return float("inf")
-    return float(np.percentile(window.latency_ms, percent, method="inverted_cdf"))

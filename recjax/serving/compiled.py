@@ -23,6 +23,24 @@ Columns = Mapping[str, NDArray]  # request columns: one row a sample
 Answer = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # (variables, batch) -> outputs
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stamps:
+    """When each stage of one batch ended, in seconds of `time.perf_counter`.
+
+    Attributes:
+      prepared: the batch is gathered and padded on the host.
+      transferred_in: inputs are handed to the device and the program is enqueued. An accelerator may still be copying
+        them: that is part of the next stage.
+      computed: the outputs are ready on the device.
+      transferred_out: and in host memory.
+    """
+
+    prepared: float
+    transferred_in: float
+    computed: float
+    transferred_out: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One compiled batch size, and what the compiler says of it.
@@ -96,6 +114,14 @@ class CompiledModel:
         Raises:
           UserError: more rows than the largest bucket.
         """
+        return self.answer(columns, rows)[0]
+
+    def answer(self, columns: Columns, rows: NDArray) -> tuple[dict[str, NDArray], Stamps]:
+        """Returns the outputs as the call does, and when each stage of the work ended.
+
+        Raises:
+          UserError: more rows than the largest bucket.
+        """
         n = len(rows)
         if n > self.buckets[-1]:
             raise UserError(f"{n} requests in one call; allowed: at most the largest bucket, {self.buckets[-1]}")
@@ -105,8 +131,14 @@ class CompiledModel:
             padded = np.zeros((size, *column.shape[1:]), column.dtype)
             np.take(column, rows, axis=0, out=padded[:n])
             batch[name] = padded
+        prepared = time.perf_counter()
         outputs = self.programs[size].executable(self.variables, batch)
-        return {name: np.asarray(value)[:n] for name, value in outputs.items()}
+        transferred_in = time.perf_counter()
+        for value in outputs.values():
+            value.block_until_ready()
+        computed = time.perf_counter()
+        answers = {name: np.asarray(value)[:n] for name, value in outputs.items()}
+        return answers, Stamps(prepared, transferred_in, computed, time.perf_counter())
 
     def _compile(self, answer: Answer, columns: Columns, size: int) -> Program:
         split = whole = None

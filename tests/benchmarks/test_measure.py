@@ -7,91 +7,130 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
-from benchmarks.measure import Measured, measure_case
-from benchmarks.scenarios import Window
+from benchmarks.measure import NULL_RATE_QPS, Place, measure_case
+from benchmarks.measured import Measured, append_measured, read_measured, window_facts
 from benchmarks.suite import Measurement
+from recjax.config import Serving
+from recjax.load.window import Window
 
-LABELS = ("fp32", "prune", "prune + shrink", "null")
-SETTINGS = Measurement(rounds=12, search_steps=2)
+LABELS = ("fp32", "prune", "null")
+SETTINGS = Measurement(rounds=12, search_steps=2, curve=(0.5,))
+SERVING = Serving(buckets=(1, 8, 32), slo_ms=10.0)
 
 
-def contestant(label: str) -> Any:
-    experiment = SimpleNamespace(name="toy", serving=SimpleNamespace(buckets=(1, 8, 32), slo_ms=10.0))
-    compiled = SimpleNamespace(label=label, buckets=(1, 8, 32))
-    # "prune + shrink" is what "prune" becomes once its zeros are removed.
-    without = SimpleNamespace(label=label.removesuffix(" + shrink"))
-    transform = SimpleNamespace(only_masked=lambda: without)
-    trained = None if label == "null" else SimpleNamespace(model=SimpleNamespace(transform=transform))
-    return SimpleNamespace(experiment=experiment, label=label, compiled=compiled, columns={}, trained=trained)
+def window(n: int, samples: int, rate_qps: float | None = None) -> Window:
+    latency_ms = np.full(n, 1.0)
+    parts = {"queue": latency_ms * 0.25, "compute": latency_ms * 0.75}
+    return Window(
+        latency_ms=latency_ms,
+        parts_ms=parts,
+        samples=samples,
+        padded_samples=samples,
+        duration_s=1.0,
+        offered_qps=rate_qps,
+    )
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Returns the order of the closed-loop windows by batch size, and what was measured in the server scenario.
-
-    The null model's first server window stalls.
-    """
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns a function that measures in a process, and the order of the closed-loop windows by batch size."""
     orders: dict[int, list[str]] = {}
-    null_windows: list[float] = []
+    rates: list[tuple[str, float]] = []
 
-    def closed_loop(compiled: Any, columns: Any, size: int, *settings: Any) -> Window:
-        del columns, settings
-        orders.setdefault(size, []).append(compiled.label)
-        return Window(np.ones(10), 10, 10 * size, 10 * size, 1.0)
+    def closed_loop(system: Any, size: int, *settings: Any) -> Window:
+        del settings
+        orders.setdefault(size, []).append(system.label)
+        return window(10, 10 * size)
 
-    def server(compiled: Any, columns: Any, rate_qps: float, n_queries: int, *settings: Any) -> Window:
-        del columns, settings
-        stalls = compiled.label == "null" and not null_windows
-        if compiled.label == "null":
-            null_windows.append(rate_qps)
-        latency_ms = np.full(n_queries, 50.0 if stalls else 1.0)
-        return Window(latency_ms, n_queries, n_queries, n_queries, n_queries / rate_qps, rate_qps)
+    class Generator:
+        def __enter__(self) -> "Generator":
+            return self
 
-    monkeypatch.setattr(measure, "warm_up", lambda compiled, columns: None)
+        def __exit__(self, *exception: object) -> None:
+            return
+
+        def measure(self, system: Any, rate_qps: float, n_queries: int, **settings: Any) -> Window:
+            del settings
+            rates.append((system.label, rate_qps))
+            return window(n_queries, n_queries, rate_qps)
+
+    monkeypatch.setattr(measure, "warm_up", lambda system: None)
     monkeypatch.setattr(measure, "closed_loop", closed_loop)
-    monkeypatch.setattr(measure, "server", server)
+    monkeypatch.setattr(measure, "cached_answers", lambda system, seed: ({"fresh_over_repeated": 1.0}, None))
+    monkeypatch.setattr(measure, "wrong_answers", lambda system, window: None)
+    monkeypatch.setattr(measure, "LoadGenerator", Generator)
 
-    def make_row(contestant: Any, measured: Measured, of_fp32: Measured, facts: Any, of_masked: Any) -> Any:
-        del of_fp32, facts
-        masked[contestant.label] = of_masked
-        return contestant.label, measured
+    def measured_in(process: int, of_first: dict[str, float]) -> dict[tuple[str, int], list[Measured]]:
+        contestants: Any = [
+            SimpleNamespace(label=label, system=SimpleNamespace(label=label), is_null=label == "null")
+            for label in LABELS
+        ]
+        place = Place(process=process, platform="cpu", n_devices=1, name="toy")
+        groups = measure_case(contestants, SETTINGS, SERVING, place, of_first)
+        return {(records[0].scenario, records[0].batch_size): records for records in groups}
 
-    masked: dict[str, Any] = {}
-    monkeypatch.setattr(measure, "make_row", make_row)
-    monkeypatch.setattr(measure, "samples_key", lambda row: row[0])
-    facts: Any = None
-    rows = [row for rows, _ in measure_case([contestant(label) for label in LABELS], SETTINGS, facts) for row in rows]
-    server_rows = {label: one for label, one in rows if one.scenario == "server"}
-    return {"orders": orders, "server": server_rows, "masked": masked}
+    return SimpleNamespace(measured_in=measured_in, orders=orders, rates=rates)
 
 
-def test_every_round_has_every_contestant_once_in_an_order_of_its_own(measured: dict[str, Any]) -> None:
+def test_every_round_has_every_contestant_once_in_an_order_of_its_own(run: Any) -> None:
+    measured = run.measured_in(0, {})
+    assert list(measured) == [("single_stream", 1), ("multi_stream", 8), ("offline", 32), ("server", 32)]
     rounds = {
         size: [tuple(labels[i : i + len(LABELS)]) for i in range(0, len(labels), len(LABELS))]
-        for size, labels in measured["orders"].items()
+        for size, labels in run.orders.items()
     }
     assert {size: len(orders) for size, orders in rounds.items()} == {1: 12, 8: 12, 32: 12}
     for orders in rounds.values():
         assert {frozenset(order) for order in orders} == {frozenset(LABELS)}
-        neighbours = {order[order.index("fp32") - 1] for order in orders if order[0] != "fp32"}
-        assert len(neighbours) > 1  # a fixed cycle, wherever it begins, has one
+        assert len(set(orders)) > 1
     assert len({tuple(orders) for orders in rounds.values()}) == 3  # nor do all scenarios share one sequence
+    for records in measured.values():
+        assert [record.label for record in records] == list(LABELS)
 
 
-def test_a_row_knows_the_windows_of_its_chain_with_the_zeros_left_in(measured: dict[str, Any]) -> None:
-    server, masked = measured["server"], measured["masked"]
-    assert masked["prune + shrink"] is server["prune"]
-    assert masked["prune"] is server["prune"]
-    assert masked["null"] is None
+def test_two_processes_have_other_orders(run: Any) -> None:
+    run.measured_in(0, {})
+    first = list(run.orders[1])
+    run.orders.clear()
+    run.measured_in(1, {"fp32": 50.0, "prune": 60.0})
+    assert run.orders[1] != first
 
 
-def test_a_stall_in_the_null_models_first_server_window_is_not_its_result(measured: dict[str, Any]) -> None:
-    null, fp32 = measured["server"]["null"], measured["server"]["fp32"]
-    assert null.window.latency_ms.max() == 1.0
-    assert null.window.offered_qps == pytest.approx(fp32.window.queries / fp32.window.duration_s)
-    assert null.search is None
+def test_the_first_process_searches_and_the_others_use_its_rates(run: Any) -> None:
+    first = run.measured_in(0, {})[("server", 32)]
+    assert [record.search is None for record in first] == [False, False, True]
+    assert len(first[0].windows) == 3
+    assert first[0].search is not None
+    found = first[0].windows[0]["offered_qps"]
+    assert [point["rate_qps"] for point in first[0].search["curve"]] == [pytest.approx(found / 2)]
+    run.rates.clear()
+    second = run.measured_in(1, {"fp32": 50.0, "prune": 60.0})[("server", 32)]
+    assert run.rates == [("fp32", 50.0), ("prune", 60.0), ("null", NULL_RATE_QPS)]
+    assert [(record.search, len(record.windows)) for record in second] == [(None, 1)] * 3
 
 
-def test_throughput_is_the_median_window() -> None:
-    window = Window(np.ones(3), 3, 3, 3, 1.0)
-    assert Measured("offline", 1, window, np.array([1.0, 100.0, 10.0]), 0, "now").throughput == 10.0
+def test_what_was_watched_belongs_to_the_windows_that_are_kept(run: Any) -> None:
+    for records in run.measured_in(0, {}).values():
+        for record in records:
+            n = len(record.windows)
+            assert len(record.latency_ms) == len(record.host["windows"]) == len(record.host_growth_bytes) == n
+            assert (record.energy_j is None) == (record.energy_reason is not None)
+
+
+def test_records_come_back_from_disk(run: Any, tmp_path: Any) -> None:
+    records = run.measured_in(0, {})[("server", 32)]
+    append_measured(tmp_path, records)
+    again = read_measured(tmp_path, "server", 32, LABELS)
+    assert again is not None
+    for ours, theirs in zip(records, again, strict=True):
+        for before, after in zip(ours.latency_ms, theirs.latency_ms, strict=True):
+            np.testing.assert_array_equal(before, after)
+        assert (ours.windows, ours.search) == (theirs.windows, theirs.search)
+        assert ours.host["jitter"] == theirs.host["jitter"]
+    assert read_measured(tmp_path, "server", 32, [*LABELS, "another"]) is None
+
+
+def test_facts_of_a_window_are_plain_values() -> None:
+    facts = window_facts(window(4, 8, 100.0))
+    assert facts["parts_ms"] == {"queue": 1.0, "compute": 3.0}
+    assert (facts["samples"], facts["offered_qps"], facts["send_lag_ms"]) == (8, 100.0, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_rows import SINCE_4
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
@@ -88,7 +89,7 @@ def make_row(
         "mfu": 0.2,
         "environment": {"versions": {"jax": "0.12.0"}, "seed": 0},
     }
-    values |= changes
+    values = SINCE_4 | values | changes
     missing = {name: REASON for name, value in values.items() if value is None}
     row = Row(**values, reasons={**missing, "device.mesh": "one device", **latency.reasons})
     check_row(row)

@@ -5,8 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_rows import SINCE_4
 
-from benchmarks.results import SCHEMA_VERSION, SINCE_VERSION_2, SINCE_VERSION_3, ResultWriter, Row, check_row, read_rows
+from benchmarks.results import (
+    SCHEMA_VERSION,
+    SINCE_VERSION_2,
+    SINCE_VERSION_3,
+    SINCE_VERSION_4,
+    ResultWriter,
+    Row,
+    RowSamples,
+    check_row,
+    read_row_samples,
+    read_rows,
+    read_samples,
+    write_samples,
+)
 from benchmarks.statistics import summarize_latency
 from recjax.errors import UserError
 
@@ -72,14 +86,20 @@ def make_row(**changes: Any) -> Row:
         "environment": {"seed": 0},
         "reasons": {"device.mesh": "one device, no mesh"},
     }
-    return Row(**(values | changes))
+    return Row(**(SINCE_4 | values | changes))
 
 
 CAN_BE_NONE = [field.name for field in dataclasses.fields(Row) if str(field.type).endswith("| None")]
 
 
 @pytest.mark.parametrize(
-    ("version", "lacks"), [(1, SINCE_VERSION_2 + SINCE_VERSION_3), (2, SINCE_VERSION_3)], ids=["1", "2"]
+    ("version", "lacks"),
+    [
+        (1, SINCE_VERSION_2 + SINCE_VERSION_3 + SINCE_VERSION_4),
+        (2, SINCE_VERSION_3 + SINCE_VERSION_4),
+        (3, SINCE_VERSION_4),
+    ],
+    ids=["1", "2", "3"],
 )
 def test_rows_of_earlier_versions_have_reasons_for_what_they_lack(
     tmp_path: Path, version: int, lacks: tuple[str, ...]
@@ -220,7 +240,7 @@ def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
         ("{", r":2: not JSON \(.*\); expected one result row a line"),
         ("", r":2: not JSON"),
         ("[1]", ":2: not a result row of schema version 1"),
-        ('{"schema_version": 4}', ":2: not a result row of schema version 1 to 3"),
+        ('{"schema_version": 5}', ":2: not a result row of schema version 1 to 4"),
         ('{"run_id": "r"}', ":2: not a result row of schema version 1"),
     ],
 )
@@ -239,3 +259,18 @@ def test_missing_and_unknown_fields_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(values) + "\n")
     with pytest.raises(UserError, match=":1: missing or unknown fields: colour, slo_ms"):
         read_rows(path)
+
+
+def test_samples_come_back_by_window_and_process(tmp_path: Path) -> None:
+    windows = [np.array([1.0, 2.0], np.float32), np.array([3.0], np.float32), np.array([], np.float32)]
+    write_samples(tmp_path / "samples.npz", {"a/server/8": RowSamples(windows, [0, 0, 1])})
+    again = read_row_samples(tmp_path / "samples.npz")["a/server/8"]
+    assert [window.tolist() for window in again.windows_ms] == [[1.0, 2.0], [3.0], []]
+    assert again.processes == [0, 0, 1]
+    assert read_samples(tmp_path / "samples.npz")["a/server/8"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_samples_from_before_there_were_windows_are_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", key=np.array([1.0, 2.0]))
+    row = read_row_samples(tmp_path / "samples.npz")["key"]
+    assert ([window.tolist() for window in row.windows_ms], row.processes) == ([[1.0, 2.0]], [0])

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
-from benchmarks import measure, runner
+from benchmarks import measure, measuring
 from benchmarks.prepare import prepare_case
-from benchmarks.results import Row, check_row, read_rows
+from benchmarks.results import Row, check_row, read_row_samples, read_rows
 from benchmarks.runner import run_suite
-from benchmarks.scenarios import Window
 from benchmarks.suite import Case, Measurement, Suite
 from recjax.config import Experiment, Serving
 from recjax.errors import UserError
 from recjax.hardware import ceilings
+from recjax.load import rate_search
 from recjax.transforms.precision import bf16
 from recjax.transforms.protocol import chain
 from recjax.transforms.prune import prune
@@ -45,7 +44,15 @@ def tiny_suite(sasrec_experiment: Experiment) -> Suite:
         description="three variants of a tiny SASRec",
         cases=(Case(experiment=experiment, variants=(chain(), MASKED, FULL_CHAIN)),),
         measurement=Measurement(
-            rounds=2, window_s=0.01, min_queries=5, probe_s=0.01, search_steps=1, train_window_s=0.01, seed=0
+            processes=2,
+            rounds=3,
+            window_s=0.01,
+            min_queries=5,
+            probe_s=0.01,
+            search_steps=1,
+            curve=(0.5,),
+            train_window_s=0.01,
+            seed=0,
         ),
     )
 
@@ -55,7 +62,9 @@ def small_ceilings() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ceilings.MATRIX_SIZE, "cpu", 64)
         patch.setitem(ceilings.PASS_BYTES, "cpu", 1 << 16)
-        patch.setattr("benchmarks.rate_search.MIN_SERVER_QUERIES", 100)
+        for module in (measure, rate_search):
+            patch.setattr(module, "MIN_PROBE_QUERIES", 100)
+            patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)  # of which early stopping lets none exceed the limit
         yield
 
 
@@ -107,7 +116,7 @@ def test_rows_of_closed_loops_count_what_was_answered(rows: list[Row]) -> None:
     for row in rows:
         if row.scenario == "server":
             continue
-        assert row.latency_ms["n"] >= 2 * 5  # rounds x min_queries
+        assert row.latency_ms["n"] >= 2 * 3 * 5  # processes x rounds x min_queries
         assert row.padding_waste == 0  # each query fills a bucket
         ratio = row.throughput_samples_per_s / row.throughput_queries_per_s
         assert ratio == pytest.approx(row.batch_size)
@@ -120,9 +129,15 @@ def test_server_rows_hold_the_limit_or_say_that_they_do_not(rows: list[Row]) -> 
         assert row.slo_ms == 200.0
         assert row.target_qps is not None
         assert row.target_qps > 0
-        assert row.latency_ms["n"] >= 100 or not row.valid
-        assert row.valid == (row.latency_ms["p99"] is not None and row.latency_ms["p99"] <= 200)
         assert (row.search is None) == (row.variant == "null")
+        assert not row.valid or row.latency_ms["p99"] <= 200
+        if row.search:
+            held = row.search["confirmed"]
+            assert (row.search["confirmations"] == 3) or not held
+            assert row.search["windows"] == row.search["confirmations"] + 1  # one more in the second process
+            assert [point["rate_qps"] for point in row.search["curve"]] == [pytest.approx(row.target_qps / 2)]
+        assert row.load is not None
+        assert row.load["loop"] == "open, from a process of its own"
 
 
 def test_speedups_are_over_fp32_in_the_same_rounds(rows: list[Row]) -> None:
@@ -130,10 +145,10 @@ def test_speedups_are_over_fp32_in_the_same_rounds(rows: list[Row]) -> None:
         if row.scenario == "server" or row.variant == "null":
             assert row.speedup is None
         elif row.variant == "fp32":
-            assert row.speedup == {"median": 1.0, "range": [1.0, 1.0], "rounds": 2}
+            assert row.speedup == {"median": 1.0, "range": [1.0, 1.0], "rounds": 6, "ci95": [1.0, 1.0]}
         else:
             assert row.speedup is not None
-            assert row.speedup["rounds"] == 2
+            assert row.speedup["rounds"] == 6
             assert row.speedup["range"][0] <= row.speedup["median"] <= row.speedup["range"][1]
 
 
@@ -243,18 +258,42 @@ def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
 
 
 def test_every_latency_sample_is_kept(rows: list[Row], run_folder: Path) -> None:
-    with np.load(run_folder / "samples.npz") as samples:
-        assert set(samples) == {f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows}
-        for row in rows:
-            latency_ms = samples[f"{row.case}/{row.scenario}/{row.batch_size}"]
-            assert len(latency_ms) == row.latency_ms["n"]
-            assert latency_ms.max() == pytest.approx(row.latency_ms["max"], rel=1e-6)
+    samples = read_row_samples(run_folder / "samples.npz")
+    assert set(samples) == {f"{row.case}/{row.scenario}/{row.batch_size}" for row in rows}
+    for row in rows:
+        of_row = samples[f"{row.case}/{row.scenario}/{row.batch_size}"]
+        assert len(of_row.latency_ms) == row.latency_ms["n"]
+        assert of_row.latency_ms.max() == pytest.approx(row.latency_ms["max"], rel=1e-6)
+        if row.scenario != "server":
+            assert of_row.processes == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_parts_of_a_latency_add_up_to_its_mean(rows: list[Row]) -> None:
+    for row in rows:
+        assert row.time_split_ms is not None
+        assert sum(row.time_split_ms.values()) == pytest.approx(row.latency_ms["mean"])
+        assert ("queue" in row.time_split_ms) == (row.scenario == "server")
+
+
+def test_rows_say_what_was_checked(rows: list[Row]) -> None:
+    for row in rows:
+        assert row.processes == 2
+        assert row.outliers is not None
+        assert row.host is not None
+        assert row.host["watched_s"] > 0
+        assert row.peak_host_bytes is not None
+        assert row.peak_host_bytes > 50_000_000
+        assert row.compile_cached_s is not None
+        if row.scenario != "server":
+            assert row.memory_growth is not None
+        assert (row.answer_caching is None) == (row.scenario != "single_stream")
+        assert row.energy_j_per_1k_samples is not None or "RAPL" in row.reasons["energy_j_per_1k_samples"]
 
 
 def test_the_run_leaves_a_report_and_the_models(rows: list[Row], run_folder: Path) -> None:
     assert FULL_CHAIN.label in (run_folder / "report.md").read_text()
     assert FULL_CHAIN.label in (run_folder / "report.html").read_text()
-    models = sorted(path.name for path in (run_folder / "models" / "tiny_sasrec").iterdir())
+    models = sorted(path.name for path in (run_folder / "models" / "tiny_sasrec").iterdir() if path.is_dir())
     assert models == sorted(variant.replace(" ", "") for variant in ("fp32", MASKED.label, FULL_CHAIN.label))
     for row in (row for row in rows if row.variant != "null"):
         files = (run_folder / "models" / "tiny_sasrec" / row.variant.replace(" ", "")).rglob("*")
@@ -273,7 +312,7 @@ def test_the_environment_says_what_the_figures_depend_on(rows: list[Row]) -> Non
 def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the folder of a run under an impossible floor, interrupted in its first server window."""
 
-    def interrupt(*arguments: object) -> Window:
+    def interrupt(*arguments: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     folder = tmp_path_factory.mktemp("interrupted")
@@ -281,7 +320,7 @@ def interrupted_folder(tiny_suite: Suite, small_ceilings: None, tmp_path_factory
         dataclasses.replace(case, variants=(chain(), chain(bf16())), validation_floor=1.0) for case in tiny_suite.cases
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "server", interrupt)
+        patch.setattr(measure.LoadGenerator, "measure", interrupt)
         assert run_suite(dataclasses.replace(tiny_suite, cases=cases), jax.devices("cpu")[0], folder) == 130
     return folder
 
@@ -293,8 +332,8 @@ def test_an_interrupted_run_keeps_its_finished_rows_and_its_report(interrupted_f
         check_row(row)
     assert "ndcg@10" in (interrupted_folder / "report.md").read_text()
     assert (interrupted_folder / "report.html").is_file()
-    with np.load(interrupted_folder / "samples.npz") as samples:
-        assert len(samples.files) == len(kept)
+    assert len(read_row_samples(interrupted_folder / "samples.npz")) == len(kept)
+    assert {row.processes for row in kept} == {1}
 
 
 def test_rows_below_the_floor_are_invalid_and_say_so(interrupted_folder: Path) -> None:
@@ -332,7 +371,7 @@ def test_an_interruption_before_the_first_row_leaves_no_report(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "measure_ceilings", interrupt)
+    monkeypatch.setattr(measuring, "measure_ceilings", interrupt)
     assert run_suite(tiny_suite, jax.devices("cpu")[0], tmp_path) == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "results.jsonl"]
     assert read_rows(tmp_path / "results.jsonl") == []

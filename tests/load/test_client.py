@@ -78,7 +78,9 @@ def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undist
 
 def test_bursts_and_the_rate_of_a_trace_reach_the_system(generator: LoadGenerator, tmp_path: object) -> None:
     arrivals = Arrivals(kind="bursts", burst_ratio=8.0, burst_share=0.1)
-    window = generator.measure(SimulatedSystem(np.array([1e-5])), 400.0, 200, slo_ms=NEVER_MS, seed=5, arrivals=arrivals)
+    window = generator.measure(
+        SimulatedSystem(np.array([1e-5])), 400.0, 200, slo_ms=NEVER_MS, seed=5, arrivals=arrivals
+    )
     due = arrival_times(arrivals, 400.0, 200, 5)
     assert window.duration_s == pytest.approx(due[-1] - due[0], abs=0.05)
 

@@ -132,7 +132,9 @@ def test_windows_are_long_enough_for_early_stopping_and_those_of_confirmation_tw
     simulated = SimulatedServer(1e9)
     rate = simulated.search(capacity_qps=2000.0).rate_qps
     sizes = [n for _, n in simulated.probes]
-    assert sizes[:-CONFIRMATIONS] == [max(MIN_PROBE_QUERIES, round(qps)) for qps, _ in simulated.probes[:-CONFIRMATIONS]]
+    assert sizes[:-CONFIRMATIONS] == [
+        max(MIN_PROBE_QUERIES, round(qps)) for qps, _ in simulated.probes[:-CONFIRMATIONS]
+    ]
     assert sizes[-CONFIRMATIONS:] == [round(2 * rate)] * CONFIRMATIONS
     slow = SimulatedServer(1e9)
     slow.search(capacity_qps=10.0)

@@ -1,0 +1,98 @@
+"""Whether a window, or the system it measured, can be believed.
+
+A row whose system leaks, compiles while it serves, answers from a cache, answers late or wrongly, or whose generator
+fell behind, is invalid: each check says why in one sentence.
+
+Shapes: N queries.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recjax.load.system import System
+from recjax.load.window import Window
+from recjax.measurement.answer_caching import answers_are_cached
+
+LAG_SHARE = 0.1  # of the latency limit: a generator whose p99 of lags is above it has fallen behind
+CACHING_ROUNDS = 5
+CACHING_S = 0.05  # of each kind of query in each round
+CACHING_QUERIES = (3, 60)  # fewest and most
+ANSWER_RTOL, ANSWER_ATOL = 1e-3, 1e-5  # one program gives one batch the same answers but for the order of sums
+
+
+def window_fault(window: Window, slo_ms: float) -> str | None:
+    """Returns why an open-loop window is no measurement of its system, or that the system let queries go unanswered.
+
+    Args:
+      window: of a `LoadGenerator`.
+      slo_ms: latency limit that the window is judged by.
+    """
+    if window.silent:
+        return f"{window.unanswered:,} arrivals had no answer when the system had been silent for seconds"
+    if window.unanswered and not window.overloaded:
+        return f"{window.unanswered:,} arrivals were not answered"
+    lag_ms = window.parts_ms.get("send_lag")
+    if lag_ms is not None and len(lag_ms):
+        p99_ms = float(np.percentile(lag_ms, 99))
+        if p99_ms > LAG_SHARE * slo_ms:
+            return (
+                f"the load generator fell behind: it sent queries late by {p99_ms:.2f} ms (p99), more than "
+                f"{LAG_SHARE:.0%} of the limit of {slo_ms:g} ms"
+            )
+    return None
+
+
+def wrong_answers(system: System, window: Window) -> str | None:
+    """Returns how answers that were kept from the window differ from the system's answers to the same batches now."""
+    for rows, content in window.kept_answers:
+        answers, _ = system.answer(rows)
+        expected = [np.asarray(answers[name]) for name in sorted(answers)]
+        if len(content) != sum(array.nbytes for array in expected):
+            return f"a batch of {len(rows)} samples was answered with {len(content)} bytes under load"
+        start = 0
+        for name, array in zip(sorted(answers), expected, strict=True):
+            under_load = np.frombuffer(content, array.dtype, array.size, start).reshape(array.shape)
+            start += array.nbytes
+            is_number = np.issubdtype(array.dtype, np.floating)
+            if is_number and not np.allclose(under_load, array, ANSWER_RTOL, ANSWER_ATOL, equal_nan=True):
+                return f"{name!r} of a batch of {len(rows)} samples was answered differently under load"
+    return None
+
+
+def cached_answers(system: System, seed: int) -> tuple[dict[str, Any], str | None]:
+    """Returns how much faster a repeated query is than fresh ones, as it stands in a row, and the fault if it is one.
+
+    Args:
+      system: answers queries of one sample.
+      seed: of the draw of the queries.
+    """
+    rng = np.random.default_rng([seed, 2])
+    fresh_ms, repeated_ms = list[NDArray](), list[NDArray]()
+    unseen = rng.permutation(system.n_rows)
+    for number in range(CACHING_ROUNDS):
+        fresh = np.roll(unseen, -number * CACHING_QUERIES[1])
+        repeated = np.full(CACHING_QUERIES[1], fresh[-1])
+        _latencies(system, repeated[:1], 1)  # its first answer is not a repeated one
+        kinds = [(fresh_ms, fresh), (repeated_ms, repeated)]
+        for latencies, rows in kinds if number % 2 else reversed(kinds):
+            latencies.append(_latencies(system, rows, CACHING_QUERIES[0]))
+    cached, ratio, words = answers_are_cached(fresh_ms, repeated_ms, [0] * CACHING_ROUNDS)
+    seen = {"fresh_over_repeated": ratio.value, "ci95": None if ratio.low is None else [ratio.low, ratio.high or 0.0]}
+    return seen, words if cached else None
+
+
+def _latencies(system: System, rows: NDArray, fewest: int) -> NDArray:
+    latencies: list[float] = []
+    end = time.perf_counter() + CACHING_S
+    for row in rows[: CACHING_QUERIES[1]]:
+        start = time.perf_counter()
+        answers, _ = system.answer(np.array([row], np.int32))
+        for value in answers.values():
+            np.asarray(value)
+        latencies.append((time.perf_counter() - start) * 1e3)
+        if len(latencies) >= fewest and time.perf_counter() > end:
+            break
+    return np.array(latencies)
