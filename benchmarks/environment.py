@@ -11,16 +11,22 @@ from typing import Any
 import jax
 
 from recjax.hardware.ceilings import Ceilings
+from recjax.measurement.container import container_limits
 from recjax.processor import cpu_model
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "numpy", "recjax")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "qwix", "numpy", "recjax")
 FLAG_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "OMP_", "CUDA_", "NVIDIA_TF32")
 REPOSITORY = Path(__file__).parent.parent
 
 
 def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
-    """Returns `describe_software` with the driver and the measured ceilings."""
-    return describe_software() | {"driver": device.client.platform_version, "ceilings": dataclasses.asdict(ceilings)}
+    """Returns `describe_software` with the driver, the container's limits and the measured ceilings."""
+    limits = container_limits()
+    return describe_software() | {
+        "driver": device.client.platform_version,
+        "container": {"cpus": limits.cpus, "memory_bytes": limits.memory_bytes, "reasons": limits.reasons},
+        "ceilings": dataclasses.asdict(ceilings),
+    }
 
 
 def describe_software() -> dict[str, Any]:
@@ -28,7 +34,6 @@ def describe_software() -> dict[str, Any]:
 
     Rows are published: the home folder in a flag's value is written as `~`.
     """
-    status = _git("status", "--porcelain")
     jax_settings: Any = jax.config  # its attributes are made at run time; not every version declares them
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -43,8 +48,14 @@ def describe_software() -> dict[str, Any]:
         "matmul_precision": jax_settings.jax_default_matmul_precision or "default of the platform",
         "cpu": cpu_model(),
         "os": platform.platform(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
+        "git": describe_git(),
     }
+
+
+def describe_git() -> dict[str, Any]:
+    """Returns the commit, and whether files differ from it; None outside a repository."""
+    status = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
 
 
 def _git(*arguments: str) -> str | None:

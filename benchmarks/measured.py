@@ -63,10 +63,16 @@ class Measured:
         return np.array([window["samples"] / window["duration_s"] for window in self.windows])
 
 
-def window_facts(window: Window) -> dict[str, Any]:
-    """Returns what a row needs of a window beside its latencies, as plain values."""
+def window_facts(window: Window, started_at_s: float) -> dict[str, Any]:
+    """Returns what a row needs of a window beside its latencies, as plain values.
+
+    Args:
+      window: that was measured.
+      started_at_s: seconds since the epoch.
+    """
     lag_ms = window.parts_ms.get("send_lag")
     return {
+        "started_at_s": started_at_s,
         "samples": window.samples,
         "padded_samples": window.padded_samples,
         "duration_s": window.duration_s,

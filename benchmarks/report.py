@@ -18,11 +18,13 @@ from benchmarks.summary import (
     EMULATED_MARK,
     INVALID_MARK,
     Line,
+    floor_in_words,
     group_experiments,
     invalid_rows,
     metric_name,
     null_variants,
     server_limits,
+    steadiness_in_words,
     summary_columns,
     summary_lines,
 )
@@ -101,4 +103,8 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
     )
     if null_variants(rows):
         words += "; null: the harness's floor, a model that does no work"
-    return [*notes, Text(words, style="dim")]
+    notes.append(Text(words, style="dim"))
+    notes += [Text(words, style="dim") for words in floor_in_words(rows)]
+    if words := steadiness_in_words(rows):
+        notes.append(Text(words, style="dim"))
+    return notes

@@ -199,6 +199,7 @@ FULL_COLUMNS = [
     "MFU %",
     "bound by",
     "support",
+    "steady",
     "valid",
 ]
 
@@ -233,6 +234,7 @@ def _full_cells(row: Row) -> list[str]:
         format_percent(row.mfu),
         row.bound_by or MISSING,
         row.support or MISSING,
+        MISSING if row.steady is None else "yes" if row.steady else "no",
         "yes" if row.valid else f"no: {row.invalid_reason}",
     ]
 

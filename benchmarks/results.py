@@ -9,7 +9,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Row:
     peak_memory_bytes: int | None  # held at most by the device, by the process that measures all variants
     peak_host_bytes: int | None  # and in host memory
     memory_growth: dict[str, Any] | None  # does memory grow with the queries?
-    answer_caching: dict[str, Any] | None  # single_stream: how much faster a repeated query is than fresh ones
+    answer_caching: dict[str, Any] | None  # first scenario: how much faster a repeated query is than fresh ones
     host: dict[str, Any] | None  # what else happened on the host during the row's windows
     energy_j_per_1k_samples: float | None
     train_samples_per_s: float | None  # of training steps alone, with the transforms in force
@@ -167,6 +167,13 @@ class ResultWriter:
         self.path.open("a").close()
         self.rows: list[Row] = []
 
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Makes the rows those of the file, in place of what it holds: the finished ones of a run that goes on."""
+        replacement = self.path.with_suffix(".new")
+        replacement.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        replacement.replace(self.path)
+        self.rows = list(rows)
+
     def write(self, rows: Iterable[Row]) -> None:
         """Checks and appends the rows."""
         if not self.rows:
@@ -174,10 +181,14 @@ class ResultWriter:
         with self.path.open("a") as file:
             for row in rows:
                 check_row(row)
-                file.write(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n")
+                file.write(_line(row))
                 self.rows.append(row)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _line(row: Row) -> str:
+    return json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n"
 
 
 def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:

@@ -104,7 +104,7 @@ def make_row(
       variant: whose row it is.
       records: what was measured.
       processes: that measured it, in order.
-      run: run_id and suite.
+      run: run_id, suite, and the command that all of it came from.
       training: over which devices the training was spread.
     """
     row, first, experiment = _Row(), records.of_variant[0], case.experiment
@@ -124,7 +124,7 @@ def make_row(
     _put_memory(row, records, facts, program)
     _put_sparse_speeds(row, variant, records)
     _put_roofline(row, variant, program, facts, first, throughput)
-    row.put("answer_caching", first.answer_caching, "it is looked at once, beside single_stream")
+    row.put("answer_caching", first.answer_caching, "it is looked at once, before the first scenario")
     energies = [record.energy_j for record in records.of_variant]
     no_energy = next((record.energy_reason for record in records.of_variant if record.energy_j is None), None)
     joules = None if no_energy or not samples else sum(e or 0.0 for e in energies) / samples * 1e3
@@ -153,7 +153,7 @@ def make_row(
         compile_s=compiled[0],
         recompiles_in_window=sum(record.recompiles for record in records.of_variant),
         padding_waste=1 - samples / padded if padded else 0.0,
-        environment=facts.environment | {"training": dict(training)},
+        environment=facts.environment | {"training": dict(training), "command": run["command"]},
         reasons=row.reasons,
         **row.fields,
     )

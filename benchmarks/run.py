@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=tpu --parallel=pjit          on all chips; the same on every host of a slice
   python -m benchmarks.run --device=tpu --estimate               nothing runs: estimates for v6e:1x1 (for gpu, h200:1)
   python -m benchmarks.run --device=v6e:2x2,h200:8 --estimate --config=configs/sasrec_movielens_small.py
+  python -m benchmarks.run --device=cpu --suite=zoo --resume     where an interrupted run stopped
+  python -m benchmarks.run --device=cpu --suite=zoo --shard=1/4  every fourth model; three other machines take the rest
   python -m benchmarks.run --list
 
 results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html, models/
@@ -58,6 +60,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="results folder (default: runs/SUITE-DEVICE, with --estimate runs/SUITE-estimate)",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out: what it finished is kept")
+    parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     return parser.parse_args(arguments)
 
@@ -75,7 +79,8 @@ def _run(options: argparse.Namespace) -> int:
         print_suites()
         return 0
 
-    from benchmarks.suite import Source
+    from benchmarks.suite import Source, shard_of
+    from recjax.hardware.device import check_platform
 
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
@@ -85,14 +90,19 @@ def _run(options: argparse.Namespace) -> int:
 
         out = options.out or Path("runs") / f"{Path(source.name).stem}-estimate"
         return run_estimate(source, targets_of(options.device), out)
+    check_platform(options.device)
     suite = source.load()
-    folder = options.out or Path("runs") / f"{suite.name}-{options.device}"
+    name = f"{suite.name}-{options.device}"
+    if options.shard:
+        suite = shard_of(suite, options.shard)
+        name += f"-{options.shard.replace('/', '-of-')}"
+    folder = options.out or Path("runs") / name
     from recjax.parallel.start import finish, quiet_others, start
 
     if start().count == 1:
         from benchmarks.runner import run_apart
 
-        return run_apart(suite, source, options.device, folder)
+        return run_apart(suite, source, options.device, folder, resume=options.resume)
     quiet_others()
     from benchmarks.runner import run_suite
     from recjax.hardware.device import select_device

@@ -18,38 +18,54 @@ import jax
 
 from benchmarks import step
 from benchmarks.contestants import NULL_LABEL
+from benchmarks.manifest import check_goes_on, describe_command, write_manifest
 from benchmarks.measured import Measured
-from benchmarks.measuring import found_rates, load_facts, measure_part, read_part, scenarios_of
+from benchmarks.measuring import found_rates, load_facts, measure_part, process_folder, read_part, scenarios_of
 from benchmarks.prepare import prepare_case
-from benchmarks.prepared import PreparedCase, load_prepared
+from benchmarks.prepared import PreparedCase, case_folder, load_prepared
 from benchmarks.report import print_table, wide_console, write_report
-from benchmarks.results import ResultWriter, Row, RowSamples, write_samples
-from benchmarks.rows import Rowed, make_row, samples_of
+from benchmarks.results import ResultWriter, Row, RowSamples, read_row_samples, read_rows, write_samples
+from benchmarks.rows import ProcessFacts, Rowed, make_row, samples_of
 from benchmarks.suite import Case, Source, Suite
-from benchmarks.summary import samples_key
+from benchmarks.summary import row_name, samples_key
 from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
+from recjax.measurement.histogram_log import write_histogram_log
 from recjax.parallel.start import is_writer
 from recjax.progress import console
 
 Step = Callable[[dict[str, Any]], None]  # runs what the request describes, here or in a process of its own
 
 
-def run_apart(suite: Suite, source: Source, device: str, folder: Path) -> int:
-    """Runs the suite with every step in a process of its own; arguments and outcome are those of `run_suite`."""
+def run_apart(suite: Suite, source: Source, device: str, folder: Path, *, resume: bool = False) -> int:
+    """Runs the suite with every step in a process of its own; otherwise as `run_suite`.
+
+    Args:
+      suite: of the source, or a shard of it.
+      source: from which those processes make it again.
+      device: "cpu", "gpu" or "tpu".
+      folder: of the results.
+      resume: go on with the run that is there: finished cases, trainings and processes are kept.
+
+    Raises:
+      UserError: nothing is there to go on with, or what is there is of another command or commit.
+    """
+    command = describe_command(source, device)
+    if resume:
+        check_goes_on(folder, command)
     with tempfile.TemporaryDirectory() as cache:
-        # The first process that measures a case compiles for itself, later ones read what it left.
-        of_compiler = {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        # The first process that measures a case compiles for itself, later ones read what it left in the cache.
+        shared = {"source": dataclasses.asdict(source), "device": device, "folder": str(folder), "cache": cache}
 
         def run(request: dict[str, Any]) -> None:
-            described = {"source": dataclasses.asdict(source), "device": device, "folder": str(folder)}
-            step.run_apart(described | request, of_compiler if request["step"] == "measure" else {})
+            step.run_apart(shared | request)
 
-        return _run(suite, folder, run)
+        if device != "cpu":
+            try:
+                run({"step": "look for", "name": device})  # before anything of an earlier run is touched
+            except step.StepError as error:
+                return error.code
+        return _run(suite, folder, run, command, resume=resume)
 
 
 def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
@@ -68,10 +84,10 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
         elif is_writer():  # every process trains; the first one measures what serves, and writes
             measure_part(suite, case, folder, device, request["process"], request["rates"], request["ceilings"])
 
-    return _run(suite, folder, run)
+    return _run(suite, folder, run, {"suite": suite.name, "device": device.platform}, resume=False)
 
 
-def _run(suite: Suite, folder: Path, run: Step) -> int:
+def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], *, resume: bool) -> int:
     for case in suite.cases:
         check_source(case.experiment.dataset)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
@@ -79,48 +95,81 @@ def _run(suite: Suite, folder: Path, run: Step) -> int:
     console.print(suite.description, markup=False)
     writer, code = (ResultWriter(folder) if is_writer() else None), 0
     samples: dict[str, RowSamples] = {}
-    of_run = {"run_id": f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "suite": suite.name}
-    if is_writer():
-        _clear(folder, suite)
+    of_run = {"run_id": f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "suite": suite.name, "command": command}
+    if writer and resume:
+        samples = _keep_finished(writer, suite, folder)
+    elif writer:
+        shutil.rmtree(folder / "parts", ignore_errors=True)  # no figure of it may be taken for one of this run
+        write_manifest(folder, command)
+    finished = {row.case.partition("/")[0] for row in writer.rows} if writer else set()
     unwritten: Case | None = None
     ceilings: dict[str, Any] | None = None
+
+    def write_rows(case: Case) -> None:
+        if writer:
+            samples.update(_write_rows(writer, suite, case, folder, of_run))
+            if samples:
+                write_samples(folder / "samples.npz", samples)
+
     try:
-        for case in suite.cases:
+        for number, case in enumerate(suite.cases):
+            if case.experiment.name in finished:
+                console.print(f"{case.experiment.name}: finished before", markup=False)
+                continue
+            if len(suite.cases) > 1:
+                console.print(_time_left(number, len(suite.cases), time.perf_counter() - started), markup=False)
             unwritten = case
-            run({"step": "prepare", "name": case.experiment.name})
+            if not (resume and load_prepared(folder, case.experiment.name)):
+                if writer:
+                    shutil.rmtree(case_folder(folder, case.experiment.name), ignore_errors=True)
+                run({"step": "prepare", "name": case.experiment.name})
             ceilings = _measure(suite, case, folder, run, ceilings)
-            if writer:
-                samples |= _write_rows(writer, suite, case, folder, of_run)
+            write_rows(case)
             unwritten = None
     except KeyboardInterrupt:
         code = INTERRUPTED
-        if writer and unwritten is not None:
-            samples |= _write_rows(writer, suite, unwritten, folder, of_run)
+        if unwritten is not None:
+            write_rows(unwritten)
         kept = "no row was finished"
         if writer and writer.rows:
-            kept = f"{len(writer.rows)} finished rows are kept in {writer.path}"
+            kept = f"{len(writer.rows)} finished rows are kept in {writer.path}; the same command with --resume goes on"
         console.print(f"interrupted; {kept}", markup=False)
     except step.StepError as error:
         code = error.code
     finally:
         if writer and writer.rows:
-            write_samples(folder / "samples.npz", samples)
             latencies = {key: row.latency_ms for key, row in samples.items()}
             report = write_report(writer.rows, folder, latencies)
             print_table(writer.rows, wide_console())
             console.print(
                 f"{len(writer.rows)} rows in {time.perf_counter() - started:.0f} s; open {report}", markup=False
             )
-        if writer:
-            shutil.rmtree(folder / "parts", ignore_errors=True)
+    if writer and not code:
+        shutil.rmtree(folder / "parts", ignore_errors=True)
     return code
 
 
-def _clear(folder: Path, suite: Suite) -> None:
-    """Removes what an earlier run left between its steps, so that no figure of it can be taken for one of this run."""
-    shutil.rmtree(folder / "parts", ignore_errors=True)
-    for case in suite.cases:
-        shutil.rmtree(folder / "models" / case.experiment.name, ignore_errors=True)
+def _time_left(done: int, cases: int, elapsed_s: float) -> str:
+    left = f", about {elapsed_s / done * (cases - done) / 60:.0f} minutes left" if done else ""
+    return f"case {done + 1} of {cases}{left}"
+
+
+def _keep_finished(writer: ResultWriter, suite: Suite, folder: Path) -> dict[str, RowSamples]:
+    """Keeps the rows of cases that an earlier run has finished, and returns their samples."""
+    rows, samples = read_rows(writer.path), {}
+    if (folder / "samples.npz").is_file():
+        samples = read_row_samples(folder / "samples.npz")
+    needed = {
+        f"{case.experiment.name}/{label}/{scenario}/{size}": case.experiment.name
+        for case in suite.cases
+        for label in _labels(case)
+        for scenario, size in scenarios_of(suite, case)
+    }
+    there = {samples_key(row) for row in rows if row.processes == suite.measurement.processes}
+    unfinished = {name for key, name in needed.items() if key not in there or key not in samples}
+    kept = [row for row in rows if row.case.partition("/")[0] not in unfinished]
+    writer.keep(kept)
+    return {key: samples[key] for key in map(samples_key, kept)}
 
 
 def _measure(
@@ -131,7 +180,9 @@ def _measure(
     for process in range(suite.measurement.processes):
         if suite.measurement.processes > 1:
             console.print(f"{name}: process {process + 1} of {suite.measurement.processes}", markup=False)
-        run({"step": "measure", "name": name, "process": process, "rates": rates, "ceilings": ceilings})
+        if len(read_part(suite, case, folder, process, _labels(case))) < len(scenarios_of(suite, case)):
+            shutil.rmtree(process_folder(folder, name, process), ignore_errors=True)
+            run({"step": "measure", "name": name, "process": process, "rates": rates, "ceilings": ceilings})
         facts = load_facts(folder, name, process)
         ceilings = facts.environment["ceilings"] if facts else ceilings
         if process == 0:
@@ -155,7 +206,7 @@ def _write_rows(
     for key in scenarios_of(suite, case):
         measured = [part[key] for part in parts if key in part]
         if measured:
-            rows, of_rows = _rows(case, prepared, measured, parts, known, of_run)
+            rows, of_rows = _rows(case, prepared, measured, parts, known, folder, of_run)
             writer.write(rows)
             samples |= of_rows
     return samples
@@ -166,7 +217,8 @@ def _rows(
     prepared: PreparedCase,
     measured: Sequence[Sequence[Measured]],
     parts: Sequence[Mapping[tuple[str, int], Sequence[Measured]]],
-    facts: Sequence[Any],
+    facts: Sequence[ProcessFacts],
+    folder: Path,
     of_run: Mapping[str, Any],
 ) -> tuple[list[Row], dict[str, RowSamples]]:
     """Returns one row a variant and the null model, of one scenario that was measured in one or more processes."""
@@ -183,7 +235,24 @@ def _rows(
         row = make_row(case, variant, records, facts, of_run, prepared.training)
         rows.append(row)
         samples[samples_key(row)] = samples_of(records.of_variant)
+        _write_histograms(folder, row, records.of_variant)
     return rows, samples
+
+
+def _write_histograms(folder: Path, row: Row, records: Sequence[Measured]) -> None:
+    """Writes the row's latencies as an HdrHistogram log, one interval a window."""
+    stem = samples_key(row).replace("/", "-").replace(" ", "")
+    windows = sorted(
+        (
+            (facts["started_at_s"], facts["duration_s"], latencies)
+            for record in records
+            for facts, latencies in zip(record.windows, record.latency_ms, strict=True)
+        ),
+        key=lambda window: window[0],
+    )
+    starts, durations, latencies = zip(*windows, strict=True)
+    (folder / "histograms").mkdir(exist_ok=True)
+    write_histogram_log(folder / "histograms" / f"{stem}.hlog", latencies, starts, durations, row_name(row))
 
 
 def _labels(case: Case) -> list[str]:

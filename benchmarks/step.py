@@ -5,14 +5,13 @@ held by two, and what a training leaves in memory is in no figure.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import Source
+from benchmarks.suite import source_of
 from recjax.command_line import INTERRUPTED, UNUSABLE, run_command
 from recjax.errors import UserError
 
@@ -26,7 +25,7 @@ class StepError(Exception):
         self.code = code
 
 
-def run_apart(request: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+def run_apart(request: Mapping[str, Any]) -> None:
     """Runs a step in a process of its own and returns when it is done.
 
     Raises:
@@ -35,7 +34,7 @@ def run_apart(request: Mapping[str, Any], environment: Mapping[str, str]) -> Non
       UserError: it ended in another way, as when the system runs out of memory.
     """
     command = [sys.executable, "-m", "benchmarks.step", json.dumps(request)]
-    code = subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code == UNUSABLE:
@@ -56,10 +55,11 @@ def main(arguments: list[str]) -> int:
 def _run(request: Mapping[str, Any]) -> int:
     from recjax.hardware.device import select_device
 
-    source = request["source"]
-    suite = Source(source["loader"], source["name"], tuple(source["overrides"])).load()
-    case = next(case for case in suite.cases if case.experiment.name == request["name"])
     device = select_device(request["device"])[0]
+    if request["step"] == "look for":
+        return 0
+    suite = source_of(request["source"]).load()
+    case = next(case for case in suite.cases if case.experiment.name == request["name"])
     folder = Path(request["folder"])
     if request["step"] == "prepare":
         from benchmarks.prepare import prepare_case
@@ -68,8 +68,18 @@ def _run(request: Mapping[str, Any]) -> int:
     else:
         from benchmarks.measuring import measure_part
 
+        _cache_programs(request["cache"])
         measure_part(suite, case, folder, device, request["process"], request["rates"], request["ceilings"])
     return 0
+
+
+def _cache_programs(folder: str) -> None:
+    """Lets JAX keep every program in the folder, for the processes that come after this one."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ A suite file in `configs/suites/` defines `get_suite() -> Suite`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recjax.config import Experiment, check, config, has_key, load_config, override, run_config_file
 from recjax.errors import unknown_name
@@ -96,6 +97,20 @@ class Suite:
             check(largest > MULTI_STREAM_SAMPLES, "largest of serving.buckets", largest, allowed)
 
 
+def shard_of(suite: Suite, text: str) -> Suite:
+    """Returns the cases of a suite that "i/n" names: every n-th one, beginning with the i-th, from 1.
+
+    Raises:
+      UserError: another form, or a shard without a case.
+    """
+    number, separator, count = text.partition("/")
+    is_form = bool(separator) and number.isdecimal() and count.isdecimal()
+    check(is_form and 1 <= int(number) <= int(count), "--shard", text, "i/n with 1 <= i <= n, as in 2/4")
+    cases = suite.cases[int(number) - 1 :: int(count)]
+    check(bool(cases), "--shard", text, f"at most {len(suite.cases)} shards: {suite.name} has as many cases")
+    return dataclasses.replace(suite, cases=cases)
+
+
 def suite_names() -> list[str]:
     """Returns the names of the suites in configs/suites/."""
     return sorted(path.stem for path in SUITES.glob("*.py"))
@@ -143,17 +158,30 @@ class Source:
       loader: which function of this module makes it.
       name: a suite's, or the path of an experiment's file.
       overrides: of its experiments' values.
+      case: the experiment that alone is run; empty for all.
+      variants: labels of the variants that alone are run; none for all.
+      scenarios: that alone are measured; none for the suite's own.
     """
 
     loader: Literal["load_suite", "suite_of_config"]
     name: str
     overrides: tuple[str, ...]
+    case: str = ""
+    variants: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ()
 
     def load(self) -> Suite:
-        """Returns the suite; raises UserError as its loader does."""
-        return {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader](
-            self.name, list(self.overrides)
-        )
+        """Returns the suite, or the part of it; raises UserError as its loader does."""
+        loader = {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader]
+        suite = loader(self.name, list(self.overrides))
+        cases = [case for case in suite.cases if self.case in ("", case.experiment.name)]
+        if self.variants:
+            kept = [tuple(v for v in case.variants if v.label in self.variants) for case in cases]
+            cases = [dataclasses.replace(case, variants=variants) for case, variants in zip(cases, kept, strict=True)]
+        measurement = suite.measurement
+        if self.scenarios:
+            measurement = dataclasses.replace(measurement, scenarios=self.scenarios)
+        return dataclasses.replace(suite, cases=tuple(cases), measurement=measurement)
 
     def config_of(self, case: int, variant: int) -> str:
         """Returns the text of a config file whose experiment is that case with that variant's transforms."""
@@ -164,3 +192,9 @@ class Source:
             f"    case = {self.loader}({self.name!r}, {list(self.overrides)!r}).cases[{case}]\n"
             f"    return dataclasses.replace(case.experiment, transforms=case.variants[{variant}].members)\n"
         )
+
+
+def source_of(values: Mapping[str, Any]) -> Source:
+    """Returns the source that `dataclasses.asdict` made plain values of."""
+    lists = {name: tuple(values[name]) for name in ("overrides", "variants", "scenarios")}
+    return Source(loader=values["loader"], name=values["name"], case=values["case"], **lists)

@@ -132,6 +132,29 @@ def invalid_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return [(row_name(row), row.invalid_reason or "no reason was given") for row in rows if not row.valid]
 
 
+def floor_in_words(rows: Iterable[Row]) -> list[str]:
+    """Returns what a query to the null model takes when it is sent by the load generator, one line an experiment."""
+    return [
+        f"floor of the load generator and the serving loop at {row.target_qps:,.0f} queries/s, {null.experiment}'s "
+        f"requests: p50 {format_number(row.latency_ms['p50'])} ms, p99 {format_number(row.latency_ms['p99'])} ms"
+        for null in null_variants(rows)
+        for row in null.of("server")
+        if row.processes  # rows from before version 4 had no load generator
+    ]
+
+
+def steadiness_in_words(rows: Iterable[Row]) -> str:
+    """Returns how many rows are not steady, nothing where all are or it was not looked at."""
+    judged = [row for row in rows if row.steady is not None]
+    unsteady = sum(not row.steady for row in judged)
+    if not unsteady:
+        return ""
+    return (
+        f"unsteady: in {unsteady} of {len(judged)} rows the last windows of a process differ by more than 10%; the "
+        "report marks them"
+    )
+
+
 def row_name(row: Row) -> str:
     """Returns the row in words, as in "sasrec / int8, offline, batch 64"."""
     return f"{_experiment(row)} / {row.variant}, {row.scenario}, batch {row.batch_size}"

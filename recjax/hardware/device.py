@@ -44,8 +44,7 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
       UserError: another name.
       DeviceError: JAX has no such device here; the message says what it has.
     """
-    if platform_name not in PLATFORMS:
-        raise unknown_name("device", platform_name, PLATFORMS)
+    check_platform(platform_name)
     if platform_name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
@@ -58,6 +57,12 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
         ) from error
     jax.config.update("jax_default_device", devices[0])
     return devices
+
+
+def check_platform(platform_name: str) -> None:
+    """Does nothing for "cpu", "gpu" and "tpu"; raises UserError for another name."""
+    if platform_name not in PLATFORMS:
+        raise unknown_name("device", platform_name, PLATFORMS)
 
 
 def _found_devices() -> str:

@@ -27,6 +27,7 @@ from recjax.load.wire import FrameReader, pack_end, pack_queries
 HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
 SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
 SPIN_SHARE = 0.2  # of a core, at most; at higher rates nothing is spun and what is due is sent together
+END_S = 60.0  # for the system to understand that a window is over, at least
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
 PR_SET_TIMERSLACK = 29
@@ -132,7 +133,7 @@ def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort
       ConnectionError: it does not answer.
     """
     unsent += pack_end(abort=abort)
-    until = time.perf_counter() + max(silence_s, 1.0)
+    until = time.perf_counter() + max(silence_s, END_S)
     while time.perf_counter() < until:
         unsent = _send(connection, unsent) if unsent else unsent
         select.select([connection], [connection] if unsent else [], [], POLL_S)
@@ -140,7 +141,7 @@ def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort
         while (frame := reader.next_answers()) is not None:
             if frame.completed == 0 and not any(frame.stamps):
                 return
-    raise ConnectionError(f"the system has not ended the window within {max(silence_s, 1.0):g} s")
+    raise ConnectionError(f"the system has not ended the window within {max(silence_s, END_S):g} s")
 
 
 def arrays_to_bytes(arrays: Mapping[str, NDArray]) -> bytes:

@@ -131,6 +131,6 @@ def test_records_come_back_from_disk(run: Any, tmp_path: Any) -> None:
 
 
 def test_facts_of_a_window_are_plain_values() -> None:
-    facts = window_facts(window(4, 8, 100.0))
+    facts = window_facts(window(4, 8, 100.0), 12.0)
     assert facts["parts_ms"] == {"queue": 1.0, "compute": 3.0}
     assert (facts["samples"], facts["offered_qps"], facts["send_lag_ms"]) == (8, 100.0, None)

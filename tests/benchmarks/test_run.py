@@ -10,7 +10,7 @@ import jax
 import pytest
 from assertions import assert_help_is_light, assert_one_line
 
-from benchmarks import runner
+from benchmarks import measuring, runner
 from benchmarks.run import main
 from benchmarks.runner import run_suite
 from benchmarks.suite import Case, Suite
@@ -80,10 +80,10 @@ def test_an_unknown_option_is_one_line_and_exit_code_2(
 
 @pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize("device", ["gpu", "tpu"])
-def test_an_absent_device_is_never_replaced(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_device_is_never_replaced(device: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main([f"--device={device}", "--suite=smoke", f"--out={out}"]) == 2
-    assert_one_line(capsys.readouterr().err, f"no {device} device", f"JAX {jax.__version__} found cpu:0")
+    assert_one_line(capfd.readouterr().err, f"no {device} device", f"JAX {jax.__version__} found cpu:0")
     assert not out.exists()
 
 
@@ -115,7 +115,7 @@ def test_buckets_too_small_for_a_scenario_are_refused_before_training(
         raise AssertionError("training started")
 
     monkeypatch.setattr(runner, "prepare_case", too_late)
-    monkeypatch.setattr(runner, "measure_ceilings", lambda device: Ceilings({"float32": 1.0}, 1.0))
+    monkeypatch.setattr(measuring, "measure_ceilings", lambda device: Ceilings({"float32": 1.0}, 1.0))
     experiment = dataclasses.replace(sasrec_experiment, serving=Serving(buckets=buckets))
 
     def start() -> int:

@@ -43,7 +43,8 @@ def write_config(folder: Path, transforms: str) -> str:
 
 
 def test_the_suites_of_the_repository() -> None:
-    assert suite_names() == ["quantized_training", "quick", "smoke", "transforms", "wide_mlp", "zoo"]
+    named = ["dlrm_v2_like", "dlrm_v3_like", "quantized_training", "quick", "smoke", "transforms", "wide_mlp", "zoo"]
+    assert suite_names() == named
 
 
 def test_offline_alone_needs_a_batch_that_it_measures() -> None:

@@ -1,0 +1,46 @@
+"""run.json: by which command and code a run's folder came about, so that it can go on, or be done again."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import describe_git
+from benchmarks.suite import Source
+from recjax.errors import UserError
+
+FILE = "run.json"
+
+
+def describe_command(source: Source, device: str) -> dict[str, Any]:
+    """Returns what was run, as it stands in a row's environment."""
+    return {**dataclasses.asdict(source), "device": device}
+
+
+def write_manifest(folder: Path, command: dict[str, Any]) -> None:
+    """Writes the command and the state of the code."""
+    content = {"command": command, "git": describe_git()}
+    (folder / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
+    """Does nothing if the folder holds an unfinished or finished run of this command by this code.
+
+    Raises:
+      UserError: it holds none, or another one; in one line.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"--resume: there is no {file}; leave --resume out, or give the folder of the run with --out")
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(command))
+    if earlier["command"] != now:
+        names = [name for name in now if earlier["command"].get(name) != now[name]]
+        seen = ", ".join(f"{name}={earlier['command'].get(name)!r}" for name in names)
+        raise UserError(f"--resume: {folder} holds a run of another command ({seen}); repeat that one, or leave it out")
+    commits = earlier["git"]["commit"], describe_git()["commit"]
+    if commits[0] != commits[1]:
+        raise UserError(
+            f"--resume: {folder} was begun at commit {str(commits[0])[:9]} and this is {str(commits[1])[:9]}: one run "
+            "must not mix them; check that commit out, or leave --resume out"
+        )

@@ -1,0 +1,214 @@
+"""Systems that leak, compile while they serve, answer from a cache or answer late: their rows are invalid."""
+
+import time
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import measure
+from benchmarks.measure import Place, measure_case
+from benchmarks.measured import Measured
+from benchmarks.prepared import PreparedVariant
+from benchmarks.results import Row, check_row
+from benchmarks.rows import ProcessFacts, Rowed, make_row
+from benchmarks.suite import Measurement
+from recjax.config import Serving
+from recjax.load import rate_search
+from recjax.serving.compiled import Stamps
+
+SERVICE_S = 2e-4
+SERVING = Serving(buckets=(1, 8), slo_ms=40.0)
+SETTINGS = Measurement(
+    scenarios=("single_stream", "server"),
+    rounds=6,
+    window_s=0.05,
+    min_queries=20,
+    probe_s=0.2,
+    search_steps=2,
+    curve=(),
+)
+SETTINGS_CLOSED = Measurement(scenarios=("single_stream",), rounds=6, window_s=0.05, min_queries=20)
+
+
+class HonestSystem:
+    """Takes a known time for every batch."""
+
+    buckets: Sequence[int] = (1, 8)
+    n_rows = 2_000
+
+    def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+        self.work(rows)
+        now = time.perf_counter()
+        return {"row": rows * 2.0}, Stamps(now, now, now, now)
+
+    def work(self, rows: np.ndarray) -> None:
+        end = time.perf_counter() + SERVICE_S
+        while time.perf_counter() < end:
+            pass
+
+    def padded(self, n: int) -> int:
+        return next(size for size in self.buckets if size >= n)
+
+
+class LeakingSystem(HonestSystem):
+    """Keeps 64 KiB of every batch."""
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray] = []
+
+    def work(self, rows: np.ndarray) -> None:
+        super().work(rows)
+        self.kept.append(np.ones(8_192))
+
+
+class RecompilingSystem(HonestSystem):
+    """Compiles for every batch: a new function is a new program."""
+
+    def work(self, rows: np.ndarray) -> None:
+        offset = float(np.random.default_rng().random())
+        jax.block_until_ready(jax.jit(lambda x: x + offset)(jnp.asarray(rows, jnp.float32)))
+
+
+class CachingSystem(HonestSystem):
+    """Answers a query that it has seen without doing the work."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+
+    def work(self, rows: np.ndarray) -> None:
+        if rows.tobytes() not in self.seen:
+            self.seen.add(rows.tobytes())
+            super().work(rows)
+
+
+class LateSystem(HonestSystem):
+    """Answers one batch of forty half a second late."""
+
+    calls = 0
+
+    def work(self, rows: np.ndarray) -> None:
+        self.calls += 1
+        super().work(rows)
+        if self.calls % 40 == 0:
+            time.sleep(0.5)
+
+
+class LyingSystem(HonestSystem):
+    """Answers wrongly what it has not been asked before: right again when it is checked."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+
+    def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+        answers, stamps = super().answer(rows)
+        known = rows.tobytes() in self.seen
+        self.seen.add(rows.tobytes())
+        return (answers if known else {"row": answers["row"] + 1}), stamps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_queries() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (measure, rate_search):
+            patch.setattr(module, "MIN_PROBE_QUERIES", 100)
+            patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)
+        yield
+
+
+def rows_of(system: HonestSystem, settings: Measurement = SETTINGS) -> dict[str, Row]:
+    """Returns the rows of a system by scenario, measured in this process."""
+    contestant: Any = SimpleNamespace(label="fp32", system=system, is_null=False)
+    place = Place(process=0, platform="cpu", n_devices=1, name="faulty")
+    groups = [records[0] for records in measure_case([contestant], settings, SERVING, place, {})]
+    return {record.scenario: row_of(record, groups) for record in groups}
+
+
+def row_of(record: Measured, every: list[Measured]) -> Row:
+    program = {
+        "compile_s": 1.0,
+        "flops": None,
+        "bytes_accessed": None,
+        "memory_bytes": 1,
+        "products": {},
+        "fault": None,
+    }
+    facts = ProcessFacts(
+        process=0,
+        device={"platform": "cpu", "kind": "a CPU", "count": 1, "mesh": None},
+        device_kind="cpu",
+        programs={"fp32": {"1": program, "8": program}},
+        environment={"ceilings": {"flops_per_s": {}, "bytes_per_s": 1.0}},
+        peak_host_bytes=1,
+    )
+    fields = ("protocol", "support", "quality", "quality_metric", "quality_reference", "quality_retained", "train_s")
+    fields += ("quality_retained_ci95", "validation_quality", "dense_layer_bytes", "checkpoint_bytes", "table_bytes")
+    fields += ("masked_share", "realised_share", "train_samples_per_s", "train_speedup")
+    known = {"model": "Known", "model_config": {}, "transforms": [], "transform_report": {}, "parameter_bytes": 0}
+    variant = PreparedVariant(
+        label="fp32",
+        row=known | dict.fromkeys(fields),
+        reasons=dict.fromkeys(fields, "not trained"),
+        dot_dtype="float32",
+        masks=False,
+        realises_masks=False,
+        masked_label="fp32",
+        below_floor=None,
+    )
+    case: Any = SimpleNamespace(
+        experiment=SimpleNamespace(name="faulty", serving=SERVING, dataset=SimpleNamespace(source="none"))
+    )
+    records = Rowed(of_variant=[record], of_fp32=[record], of_masked=None, of_all=[every])
+    row = make_row(case, variant, records, [facts], {"run_id": "r", "suite": "s", "command": {}}, {})
+    check_row(row)
+    return row
+
+
+def test_an_honest_system_is_valid_in_closed_loops() -> None:
+    row = rows_of(HonestSystem(), SETTINGS_CLOSED)["single_stream"]
+    assert (row.valid, row.invalid_reason) == (True, None)
+    assert row.latency_ms["p50"] >= SERVICE_S * 1e3
+    assert row.memory_growth is not None
+    assert row.memory_growth["leaking"] is False
+    assert row.answer_caching is not None
+
+
+def test_a_leaking_system_is_caught() -> None:
+    row = rows_of(LeakingSystem(), SETTINGS_CLOSED)["single_stream"]
+    assert not row.valid
+    assert row.invalid_reason is not None
+    assert row.invalid_reason.startswith("the system leaks host memory: ")
+    assert row.memory_growth is not None
+    assert row.memory_growth["bytes_per_query"] == pytest.approx(65_536, rel=0.3)
+
+
+def test_a_recompiling_system_is_caught() -> None:
+    row = rows_of(RecompilingSystem(), SETTINGS_CLOSED)["single_stream"]
+    assert row.recompiles_in_window >= 6 * 20
+    assert row.invalid_reason == f"{row.recompiles_in_window} programs were compiled inside the timed windows"
+
+
+def test_a_caching_system_is_caught() -> None:
+    for row in rows_of(CachingSystem(), SETTINGS_CLOSED).values():
+        assert not row.valid
+        assert row.invalid_reason is not None
+        assert "answers are cached" in row.invalid_reason
+
+
+@pytest.mark.timed
+def test_a_late_system_is_caught() -> None:
+    row = rows_of(LateSystem())["server"]
+    assert not row.valid
+    assert row.invalid_reason is not None
+    assert "p99 did not hold 40 ms at any rate tried" in row.invalid_reason
+
+
+@pytest.mark.timed
+def test_a_system_that_answers_otherwise_under_load_is_caught() -> None:
+    row = rows_of(LyingSystem())["server"]
+    assert row.invalid_reason is not None
+    assert "was answered differently under load" in row.invalid_reason
