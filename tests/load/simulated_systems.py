@@ -18,18 +18,18 @@ class SimulatedSystem:
         """With `due_s`, a service begins when its query is due or the one before has ended, whichever is later.
 
         Then what the harness and other processes of the machine take between two services is not part of them. When
-        second 0 was follows from the first query.
+        second 0 was follows from the query that came with the least delay so far.
         """
         self.service_s = service_s
         self.due_s = due_s
         self.calls = 0
         self.asked: list[np.ndarray] = []
-        self.origin_s = self.free_s = 0.0
+        self.origin_s, self.free_s = np.inf, 0.0
 
     def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
         start = now = time.perf_counter()
         if self.due_s is not None:
-            self.origin_s = self.origin_s or now - self.due_s[0]
+            self.origin_s = min(self.origin_s, now - self.due_s[self.calls])
             start = max(self.free_s, self.origin_s + self.due_s[self.calls])
         self.free_s = end = start + float(self.service_s[self.calls % len(self.service_s)])
         self.calls += 1

@@ -1,7 +1,7 @@
 """The generator's own process against systems of known service time, in real time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ SERVICES = {
     "bimodal": lambda rng, n: np.where(rng.random(n) < 0.9, 0.6 * MEAN_S, 4.6 * MEAN_S),
     "stall": lambda rng, n: np.where(np.arange(n) == n // 3, 0.200, 0.5 * MEAN_S),
 }
-N, RATE_QPS = 200, 0.5 / MEAN_S
+N, RATE_QPS = 120, 0.5 / MEAN_S
 
 
 def test_direct_computation_gives_what_queueing_theory_says() -> None:
@@ -145,7 +145,7 @@ def test_measured_percentiles_are_those_of_direct_computation(generator: LoadGen
         measured = percentiles(window.latency_ms)
         if np.allclose(measured, expected, rtol=0.02):
             return
-    np.testing.assert_allclose(measured, expected, rtol=0.02)
+    np.testing.assert_allclose(measured, expected, rtol=0.02, err_msg=f"mean parts: {means(window.parts_ms)}")
 
 
 @pytest.mark.timed
@@ -154,9 +154,13 @@ def test_a_closed_loop_does_not_see_what_queueing_does(name: str) -> None:
     """The same systems, asked one query after another: what the test above allows is missed by far."""
     service_s = SERVICES[name](np.random.default_rng(7), N)
     expected = percentiles(lindley_ms(arrival_times(Arrivals(), RATE_QPS, N, 3), service_s))
-    measured = percentiles(closed_loop(SimulatedSystem(service_s[:100]), 1, 0.0, 100, seed=3).latency_ms)
+    measured = percentiles(closed_loop(SimulatedSystem(service_s[:50]), 1, 0.0, 50, seed=3).latency_ms)
     assert not np.allclose(measured, expected, rtol=0.02)
     assert abs(measured[-1] / expected[-1] - 1) > 0.1
+
+
+def means(parts_ms: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: round(float(part.mean()), 3) for name, part in parts_ms.items()}
 
 
 def percentiles(latency_ms: np.ndarray) -> np.ndarray:

@@ -154,8 +154,8 @@ def test_the_verdict_is_loadgens_own() -> None:
     assert short["over_limit"] == 0
     long = measure(SimulatedSystem(np.array([1e-5])), "server", 459, rate_qps=2000.0).verdict
     assert (long["result"], long["early_stopping_met"], long["latency_limit_met"]) == ("VALID", True, True)
-    late = measure(SimulatedSystem(np.array([2e-3])), "server", 200, rate_qps=100.0, slo_ms=1.0).verdict
-    assert (late["result"], late["latency_limit_met"], late["over_limit"]) == ("INVALID", False, 200)
+    late = measure(SimulatedSystem(np.array([2e-3])), "server", 100, rate_qps=100.0, slo_ms=1.0).verdict
+    assert (late["result"], late["latency_limit_met"], late["over_limit"]) == ("INVALID", False, 100)
 
 
 def test_a_server_that_cannot_keep_up_ends_the_window_as_overloaded() -> None:
@@ -206,15 +206,14 @@ class Sleeping(SimulatedSystem):
 
 
 def test_a_query_that_is_never_completed_ends_the_run_and_the_next_one_is_undisturbed() -> None:
-    start = time.perf_counter()
     with pytest.raises(
         LoadGenError, match=r"server run hangs.* 50 samples issued, 20 completed, then nothing for 0.5 s"
     ):
         measure(Sleeping(np.array([1e-4])), "server", 50, silence_s=0.5)
-    assert time.perf_counter() - start < 10
     assert measure(SimulatedSystem(np.array([1e-4])), "server", 50).queries == 50
 
 
+@pytest.mark.slow
 def test_a_system_that_cannot_be_interrupted_takes_its_process_with_it() -> None:
     """Python's signal handlers do not run while C code waits for a lock: here for one that it holds itself."""
     program = """
@@ -315,16 +314,16 @@ def test_unusable_arguments() -> None:
 # --- both generators
 
 
-def replayed(theirs: LoadGenWindow, system: Any, generator: LoadGenerator, folder: Path, **settings: Any) -> np.ndarray:
+def replayed(theirs: LoadGenWindow, system: Any, generator: LoadGenerator, folder: Path) -> np.ndarray:
     """Returns the latencies that recjax's generator measures when queries arrive as LoadGen has recorded it.
 
     On draws of its own the percentiles of so few queries would differ by more than 5% by chance alone.
     """
-    n, mean_s = len(theirs.arrival_s), theirs.arrival_s[-1] / (len(theirs.arrival_s) - 1)
+    n, mean_s = len(theirs.arrival_s), float(theirs.arrival_s[-1]) / (len(theirs.arrival_s) - 1)
     trace = folder / "arrivals.txt"
     trace.write_text("\n".join(map(repr, [-mean_s, *theirs.arrival_s.tolist()])))  # a trace begins after its first gap
     arrivals = Arrivals(kind="trace", trace=str(trace))
-    return generator.measure(system, 1 / mean_s, n, slo_ms=NEVER_MS, seed=0, arrivals=arrivals, **settings).latency_ms
+    return generator.measure(system, 1 / mean_s, n, slo_ms=NEVER_MS, seed=0, arrivals=arrivals).latency_ms
 
 
 def percentiles(latency_ms: np.ndarray) -> np.ndarray:
@@ -343,21 +342,46 @@ def test_recjaxs_generator_can_repeat_loadgens_arrivals(tmp_path: Path) -> None:
     assert least[-1] > 50  # arrivals are faster than services
 
 
+class Punctual(SimulatedSystem):
+    """A system of due times that learns second 0 from the query that was least late, rather than from the first."""
+
+    def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+        assert self.due_s is not None
+        origin_s = time.perf_counter() - self.due_s[self.calls]
+        self.origin_s = min(self.origin_s or origin_s, origin_s)
+        return super().answer(rows)
+
+
+def test_a_schedule_scales_with_its_rate() -> None:
+    slow, fast = (
+        measure(SimulatedSystem(np.zeros(1)), "server", 50, rate_qps=rate).arrival_s for rate in (500.0, 5000.0)
+    )
+    np.testing.assert_allclose(slow, 10 * fast, atol=50 * 10e-9)  # LoadGen cuts each gap to whole nanoseconds
+
+
 @pytest.mark.timed
 def test_both_generators_agree_at_half_of_the_load(tmp_path: Path) -> None:
-    """Within 5% on p50 and p99, of each other and of direct computation.
+    """Within 5% on p50 and p99, of each other and of direct computation; a disturbed pair is repeated, at most twice.
 
-    Services are so long that 5% are more than a shared machine takes between two of them. A pair of windows that
-    another process has disturbed is repeated, at most twice.
+    Services begin when they are due or the one before has ended: what else a machine does between two of them would
+    otherwise add up while queries wait, and another amount in each window. LoadGen's schedule is known from a run at
+    100 times the rate.
     """
-    n, mean_s = 160, 0.06
-    service_s = np.random.default_rng(7).exponential(mean_s, n)
+    n, mean_s = 100, 0.08
+    rate_qps, service_s = 0.5 / mean_s, np.random.default_rng(7).exponential(mean_s, n)
+    drawn_s = 100 * measure(SimulatedSystem(np.zeros(1)), "server", n, rate_qps=100 * rate_qps).arrival_s
+    expected = percentiles(lindley_ms(drawn_s, service_s))
     with LoadGenerator() as generator:
         for _ in range(3):
-            theirs = measure(SimulatedSystem(service_s), "server", n, rate_qps=0.5 / mean_s)
-            ours = percentiles(replayed(theirs, SimulatedSystem(service_s), generator, tmp_path))
-            measured, expected = percentiles(theirs.latency_ms), percentiles(lindley_ms(theirs.arrival_s, service_s))
-            if np.allclose(measured, ours, rtol=0.05) and np.allclose(measured, expected, rtol=0.05):
+            theirs = measure(Punctual(service_s, drawn_s), "server", n, rate_qps=rate_qps)
+            first_gap_s = theirs.arrival_s[-1] / (n - 1)
+            ours = percentiles(replayed(theirs, Punctual(service_s, drawn_s + first_gap_s), generator, tmp_path))
+            measured = percentiles(theirs.latency_ms)
+            print(f"p50 and p99: LoadGen {measured}, recjax {ours}, by direct computation {expected} ms")
+            if all(
+                np.allclose(*pair, rtol=0.05) for pair in ((measured, ours), (measured, expected), (ours, expected))
+            ):
                 return
     np.testing.assert_allclose(measured, ours, rtol=0.05)
     np.testing.assert_allclose(measured, expected, rtol=0.05)
+    np.testing.assert_allclose(ours, expected, rtol=0.05)
