@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=v6e:2x2,h200:8 --estimate --config=configs/sasrec_movielens_small.py
   python -m benchmarks.run --device=cpu --suite=zoo --resume     where an interrupted run stopped
   python -m benchmarks.run --device=cpu --suite=zoo --shard=1/4  every fourth model; three other machines take the rest
+  python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/64     one row again, by its own command
   python -m benchmarks.run --list
 
 results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html, models/
@@ -45,6 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--suite", default="quick", metavar="NAME", help="a suite of configs/suites/ (default: quick)")
     what.add_argument("--config", metavar="FILE", help="one experiment: a Python file that defines get_config()")
+    what.add_argument("--reproduce", metavar="ROW", help="measure a stored row again: RUN:CASE/VARIANT/SCENARIO/BATCH")
     parser.add_argument(
         "--set",
         action="append",
@@ -82,6 +84,10 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.suite import Source, shard_of
     from recjax.hardware.device import check_platform
 
+    if options.reproduce:
+        from benchmarks.reproduce import reproduce
+
+        return reproduce(options.reproduce, options.out or Path("runs/reproduce"))
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
     source = Source("suite_of_config" if of_file else "load_suite", of_file or options.suite, tuple(overrides))

@@ -95,7 +95,8 @@ def measure_with_loadgen(
       rate_qps: mean rate of `server`.
       slo_ms: latency limit of `server`; when as many queries wait as arrive in OVERLOAD_FACTOR times this, the window
         ends as overloaded.
-      mix: one uniform row a query by default. With a mix, LoadGen's samples are whole queries of it, drawn beforehand.
+      mix: one uniform row a query by default. With another mix, LoadGen's samples are whole queries of it, drawn
+        beforehand.
       silence_s: the run is ended as hung when nothing was issued or answered for so long.
       log_folder: where LoadGen's logs stay; by default they are not kept.
 
@@ -133,8 +134,8 @@ def measure_with_loadgen(
 
 
 def _library(mix: QueryMix | None, n_rows: int, seed: int) -> Queries:
-    """Returns the queries that LoadGen's indices name: without a mix, each row of the pool."""
-    if mix is None:
+    """Returns the queries that LoadGen's indices name: of one uniform row each, the rows of the pool."""
+    if mix is None or mix == QueryMix():
         return Queries(np.ones(n_rows, np.int32), np.arange(n_rows, dtype=np.int32))
     return draw_queries(mix, DRAWN_QUERIES, n_rows, seed)
 

@@ -56,14 +56,14 @@ class HonestSystem:
 
 
 class LeakingSystem(HonestSystem):
-    """Keeps 64 KiB of every batch."""
+    """Keeps 512 KiB of every batch."""
 
     def __init__(self) -> None:
         self.kept: list[np.ndarray] = []
 
     def work(self, rows: np.ndarray) -> None:
         super().work(rows)
-        self.kept.append(np.ones(8_192))
+        self.kept.append(np.ones(65_536))
 
 
 class RecompilingSystem(HonestSystem):
@@ -183,7 +183,7 @@ def test_a_leaking_system_is_caught() -> None:
     assert row.invalid_reason is not None
     assert row.invalid_reason.startswith("the system leaks host memory: ")
     assert row.memory_growth is not None
-    assert row.memory_growth["bytes_per_query"] == pytest.approx(65_536, rel=0.3)
+    assert row.memory_growth["bytes_per_query"] == pytest.approx(524_288, rel=0.3)
 
 
 def test_a_recompiling_system_is_caught() -> None:

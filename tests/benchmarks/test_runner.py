@@ -373,5 +373,5 @@ def test_an_interruption_before_the_first_row_leaves_no_report(
 
     monkeypatch.setattr(measuring, "measure_ceilings", interrupt)
     assert run_suite(tiny_suite, jax.devices("cpu")[0], tmp_path) == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "results.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "results.jsonl", "run.json"]
     assert read_rows(tmp_path / "results.jsonl") == []

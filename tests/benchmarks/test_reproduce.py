@@ -1,0 +1,110 @@
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_rows import SINCE_4
+from test_results import make_row
+
+from benchmarks.manifest import check_goes_on, describe_command, write_manifest
+from benchmarks.reproduce import differences, find_row, source_of_row
+from benchmarks.suite import Source, load_suite, shard_of, source_of
+from recjax.errors import UserError
+
+SOURCE = Source("load_suite", "smoke", ("training.epochs=2",))
+
+
+def stored(folder: Path, **changes: Any) -> Path:
+    command = describe_command(SOURCE, "cpu")
+    row = make_row(**({"environment": {"command": command}} | changes))
+    assert dataclasses.asdict(row)["processes"] == SINCE_4["processes"]
+    (folder / "results.jsonl").write_text(json.dumps(dataclasses.asdict(row)) + "\n")
+    return folder
+
+
+def test_a_row_leads_back_to_the_part_of_the_suite_that_it_needs(tmp_path: Path) -> None:
+    row = find_row(f"{stored(tmp_path, scenario='offline', batch_size=64)}:sasrec/int8/offline/64")
+    source, device = source_of_row(row)
+    assert (source.loader, source.name, source.overrides, device) == ("load_suite", "smoke", SOURCE.overrides, "cpu")
+    assert (source.case, source.variants, source.scenarios) == ("sasrec", ("fp32", "int8"), ("offline",))
+
+
+def test_a_server_row_needs_the_other_scenarios_too(tmp_path: Path) -> None:
+    source, _ = source_of_row(find_row(f"{stored(tmp_path)}:sasrec/int8/server/8"))
+    assert source.scenarios == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("sasrec/int9/server/8", "did you mean 'sasrec/int8/server/8'"),
+        ("sasrec/int8/server", "allowed: RUN:CASE/VARIANT/SCENARIO/BATCH"),
+    ],
+)
+def test_a_row_that_is_not_there(tmp_path: Path, key: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        find_row(f"{stored(tmp_path)}:{key}")
+
+
+def test_a_row_that_does_not_say_where_it_is_from(tmp_path: Path) -> None:
+    row = find_row(f"{stored(tmp_path, environment={'seed': 0})}:sasrec/int8/server/8")
+    with pytest.raises(UserError, match="does not say by which command"):
+        source_of_row(row)
+    with pytest.raises(UserError, match="no rows at nowhere"):
+        find_row("nowhere:sasrec/int8/server/8")
+
+
+def test_differences_of_environments_are_told() -> None:
+    then = {"versions": {"jax": "1"}, "cpu": "a", "flags": {"XLA_FLAGS": "x"}, "seed": 1, "old": 1}
+    now = {"versions": {"jax": "2"}, "cpu": "a", "flags": {}, "seed": 2}
+    assert differences(then, now) == ["versions.jax: 1 -> 2", "flags.XLA_FLAGS: x -> not set"]
+
+
+def test_a_source_survives_json_and_narrows_its_suite() -> None:
+    source = dataclasses.replace(SOURCE, case="sasrec", variants=("fp32",), scenarios=("offline",))
+    again = source_of(json.loads(json.dumps(dataclasses.asdict(source))))
+    assert again == source
+    suite = again.load()
+    assert [case.experiment.name for case in suite.cases] == ["sasrec"]
+    assert [variant.label for variant in suite.cases[0].variants] == ["fp32"]
+    assert suite.measurement.scenarios == ("offline",)
+    assert suite.cases[0].experiment.training.epochs == 2
+
+
+def test_shards_are_every_nth_case() -> None:
+    suite = load_suite("zoo", [])
+    shards = [shard_of(suite, f"{number}/4") for number in (1, 2, 3, 4)]
+    names = [[case.experiment.name for case in shard.cases] for shard in shards]
+    assert sorted(itertools.chain(*names)) == sorted(case.experiment.name for case in suite.cases)
+    assert abs(len(names[0]) - len(names[3])) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "/"])
+def test_a_shard_that_cannot_be(text: str) -> None:
+    with pytest.raises(UserError, match=r"--shard is .*; allowed: i/n"):
+        shard_of(load_suite("smoke", []), text)
+
+
+def test_a_shard_without_a_case() -> None:
+    with pytest.raises(UserError, match="smoke has as many cases"):
+        shard_of(load_suite("smoke", []), "3/3")
+
+
+def test_a_run_goes_on_only_by_its_own_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*run.json"):
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+    write_manifest(tmp_path, describe_command(SOURCE, "cpu"))
+    check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+    with pytest.raises(UserError, match=r"another command \(device='cpu'\)"):
+        check_goes_on(tmp_path, describe_command(SOURCE, "gpu"))
+
+
+def test_a_run_goes_on_only_at_its_own_commit(tmp_path: Path) -> None:
+    write_manifest(tmp_path, describe_command(SOURCE, "cpu"))
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["git"]["commit"] = "0" * 40
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="begun at commit 000000000"):
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))

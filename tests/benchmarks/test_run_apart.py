@@ -1,0 +1,116 @@
+"""A run whose steps have processes of their own: from the beginning, from where it stopped, and one row again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks import step
+from benchmarks.manifest import describe_command, write_manifest
+from benchmarks.reproduce import reproduce
+from benchmarks.results import Row, check_row, read_row_samples, read_rows
+from benchmarks.runner import run_apart
+from benchmarks.suite import Source
+
+CONFIG = """
+from recjax.config import Dataset, Experiment, Serving, Training
+from recjax.models.sasrec import SASRecConfig
+
+
+def get_config() -> Experiment:
+    training = Training(epochs=1, batch_size=16)
+    return Experiment(
+        name="tiny",
+        dataset=Dataset(source={source!r}, min_interactions=1, max_history=6),
+        model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16,)),
+        training=training,
+        finetuning=training,
+        serving=Serving(buckets=(1, 16), slo_ms=500.0, top_k=5),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def source(ratings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG.format(source=str(ratings_file)))
+    return Source("suite_of_config", str(path), (), scenarios=("single_stream", "offline"))
+
+
+@pytest.fixture(scope="module")
+def folder(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a run that had stopped after its training, and then went on."""
+    folder = tmp_path_factory.mktemp("run")
+    write_manifest(folder, describe_command(source, "cpu"))
+    (folder / "results.jsonl").touch()
+    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(folder), "cache": ""}
+    step.run_apart(request | {"step": "prepare", "name": "tiny"})
+    trained = (folder / "models" / "tiny" / "prepared.json").read_text()
+    assert run_apart(source.load(), source, "cpu", folder, resume=True) == 0
+    assert (folder / "models" / "tiny" / "prepared.json").read_text() == trained  # the training is that of before
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[Row]:
+    return read_rows(folder / "results.jsonl")
+
+
+@pytest.mark.slow
+def test_every_row_is_complete_and_says_how_to_get_it_again(rows: list[Row], source: Source) -> None:
+    assert [(row.scenario, row.batch_size, row.variant) for row in rows] == [
+        (scenario, size, variant)
+        for scenario, size in (("single_stream", 1), ("offline", 16))
+        for variant in ("fp32", "null")
+    ]
+    for row in rows:
+        check_row(row)
+        assert row.environment["command"] == json.loads(json.dumps(describe_command(source, "cpu")))
+        assert row.peak_host_bytes is not None
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_the_steps_and_every_sample_is_kept(folder: Path, rows: list[Row]) -> None:
+    assert not (folder / "parts").exists()
+    samples = read_row_samples(folder / "samples.npz")
+    assert {len(samples[f"{r.case}/{r.scenario}/{r.batch_size}"].latency_ms) for r in rows} == {
+        row.latency_ms["n"] for row in rows
+    }
+    assert len(list((folder / "histograms").glob("*.hlog"))) == len(rows)
+
+
+@pytest.mark.slow
+def test_a_finished_run_that_goes_on_measures_nothing(
+    folder: Path, rows: list[Row], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(request: object) -> None:
+        raise AssertionError(f"a step was run: {request}")
+
+    monkeypatch.setattr(step, "run_apart", refuse)
+    assert run_apart(source.load(), source, "cpu", folder, resume=True) == 0
+    assert read_rows(folder / "results.jsonl") == rows
+
+
+@pytest.mark.slow
+def test_one_row_is_measured_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(f"{folder}:tiny/fp32/offline/16", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "tiny/fp32/offline/16" in printed
+    assert "now / then" in printed
+    again = read_rows(tmp_path / "results.jsonl")
+    assert {row.scenario for row in again} == {"offline"}
+    assert {row.variant for row in again} == {"fp32", "null"}
+
+
+@pytest.mark.slow
+def test_a_step_that_dies_is_one_line_and_keeps_what_there_is(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recjax.errors import UserError
+
+    monkeypatch.setenv("XLA_FLAGS", "--no_such_flag_of_xla")  # XLA ends the process
+    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(tmp_path), "cache": ""}
+    with pytest.raises(UserError, match=r"the process that was to prepare tiny ended with code -?\d+"):
+        step.run_apart(request | {"step": "prepare", "name": "tiny"})
+    assert "XLA_FLAGS" in os.environ
