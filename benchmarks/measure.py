@@ -18,8 +18,11 @@ from recjax.config import Serving
 from recjax.load.checks import cached_answers, window_fault, wrong_answers
 from recjax.load.client import LoadGenerator
 from recjax.load.closed_loop import closed_loop, warm_up
+from recjax.load.mlperf import measure_with_loadgen
+from recjax.load.mlperf_log import LoadGenError
 from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, highest_rate_within_limit
-from recjax.load.window import Window
+from recjax.load.system import ModelSystem
+from recjax.load.window import Window, nothing_measured
 from recjax.measurement.energy import Energy, energy_between, read_energy
 from recjax.measurement.host_noise import HostWatch
 from recjax.measurement.jitter import probe_jitter
@@ -78,6 +81,7 @@ class _Watched:
         self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.windows: list[Window] = []
         self.recompiles = 0
+        self.fault: str | None = None
         self._held = memory.held
         self._watched: list[tuple[Window, float]] = []
         self._noises: list[Mapping[str, Any]] = []
@@ -89,7 +93,10 @@ class _Watched:
         compiled = COMPILATIONS.count
         energy, started_at_s = read_energy(self.place.platform, self.place.n_devices), time.time()
         with HostWatch() as host:
-            window = measure()
+            try:
+                window = measure()
+            except LoadGenError as error:
+                window, self.fault = nothing_measured(), str(error)
         self._energies.append(energy_between(energy, read_energy(self.place.platform, self.place.n_devices)))
         self.recompiles += COMPILATIONS.count - compiled
         self._noises.append(dataclasses.asdict(host.noise))
@@ -117,7 +124,7 @@ class _Watched:
             held_bytes=self._held,
             host_growth_bytes=[host for host, _ in grown],
             device_growth_bytes=None if grown[0][1] is None else [device or 0 for _, device in grown],
-            **({"search": None} | known),
+            **({"search": None, "fault": self.fault} | known),
         )
 
 
@@ -146,7 +153,10 @@ def measure_case(
             title = f"{place.name}: {scenario}, {size} a query"
             measured = _measure_closed_loop(title, contestants, scenario, size, settings, place, memory)
             best_rate = np.maximum(best_rate, [np.median(one.samples_per_s) for one in measured])
-            yield [dataclasses.replace(one, **seen) for one, seen in zip(measured, caching, strict=True)]
+            yield [
+                dataclasses.replace(one, **_unless_faulty(one, seen))
+                for one, seen in zip(measured, caching, strict=True)
+            ]
             caching = [{} for _ in contestants]
         if "server" in settings.scenarios:
             title = f"{place.name}: server, p99 within {serving.slo_ms:g} ms"
@@ -157,7 +167,10 @@ def measure_case(
 def closed_scenarios(settings: Measurement, serving: Serving) -> list[tuple[str, int]]:
     """Returns the closed-loop scenarios of a suite with their samples a query, in order."""
     closed = [("single_stream", 1), ("multi_stream", MULTI_STREAM_SAMPLES)]
-    closed += [("offline", size) for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
+    batches = [size for size in serving.buckets if size > MULTI_STREAM_SAMPLES]
+    if settings.loadgen == "mlperf":
+        batches = batches[-1:]  # LoadGen's offline scenario is one query, which fills the largest batches
+    closed += [("offline", size) for size in batches]
     return [(scenario, size) for scenario, size in closed if scenario in settings.scenarios]
 
 
@@ -177,15 +190,19 @@ def _measure_closed_loop(
             # Another order each round: nobody is always the first after a pause, or after the same neighbour.
             for index in np.random.default_rng([seed, size]).permutation(len(contestants)):
                 one, system = watched[index], contestants[index].system
-                measure = functools.partial(
-                    closed_loop, system, size, settings.window_s, settings.min_queries, seed, settings.queries
-                )
-                window = one.watch(measure)
+                window = one.watch(functools.partial(_closed_window, system, scenario, size, settings, seed))
                 one.windows.append(window)
                 advance(f"{contestants[index].label} {window.samples_per_s:,.0f} samples/s")
         measured = [one.measured(scenario, size) for one in watched]
         advance(_fp32_and_best(contestants, measured))
     return measured
+
+
+def _closed_window(system: ModelSystem, scenario: str, size: int, settings: Measurement, seed: int) -> Window:
+    if settings.loadgen == "recjax":
+        return closed_loop(system, size, settings.window_s, settings.min_queries, seed, settings.queries)
+    fewest = size if scenario == "offline" else settings.min_queries  # of offline, samples
+    return measure_with_loadgen(system, scenario, fewest, seed=seed, duration_s=settings.window_s, mix=settings.queries)
 
 
 def _look_for_caches(contestants: Sequence[Contestant], settings: Measurement, place: Place) -> list[dict[str, Any]]:
@@ -223,18 +240,14 @@ def _measure_server(
             seeds = itertools.count(settings.seed + 1_000 * place.process)
 
             def probe(rate_qps: float, n: int, one: _Watched = one, seeds: Iterator[int] = seeds) -> Window:
-                return one.watch(
-                    functools.partial(
-                        generator.measure,
-                        one.contestant.system,
-                        rate_qps,
-                        n,
-                        slo_ms=serving.slo_ms,
-                        seed=next(seeds),
-                        arrivals=settings.arrivals,
-                        mix=settings.queries,
+                system, seed, slo_ms = one.contestant.system, next(seeds), serving.slo_ms
+                if settings.loadgen == "mlperf":
+                    of_loadgen = functools.partial(measure_with_loadgen, rate_qps=rate_qps, slo_ms=slo_ms)
+                    return one.watch(
+                        functools.partial(of_loadgen, system, "server", n, seed=seed, mix=settings.queries)
                     )
-                )
+                of_ours = functools.partial(generator.measure, arrivals=settings.arrivals, mix=settings.queries)
+                return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed))
 
             search = None
             if contestant.is_null or contestant.label in rates:
@@ -249,7 +262,7 @@ def _measure_server(
                 search = found.in_row() | {"curve": curve}
             one.windows += windows
             faults = (wrong_answers(contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)
-            fault = next((fault for fault in faults if fault), None)
+            fault = one.fault or next((fault for fault in faults if fault), None)
             measured.append(one.measured("server", serving.buckets[-1], search=search, fault=fault))
             p99_ms = np.percentile(windows[-1].latency_ms, 99) if windows[-1].queries else float("nan")
             advance(f"{contestant.label} {windows[-1].offered_qps:,.0f} queries/s, p99 {p99_ms:.2f} ms")
@@ -261,6 +274,11 @@ def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: floa
     window = probe(rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)))
     p50, p99 = np.percentile(window.latency_ms, [50, 99], method="inverted_cdf") if window.queries else (None, None)
     return {"rate_qps": rate_qps, "p50_ms": p50, "p99_ms": p99, "padding_waste": window.padding_waste}
+
+
+def _unless_faulty(record: Measured, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was seen of caches, but for its fault if the record has one already."""
+    return {**seen, "fault": record.fault or seen.get("fault")}
 
 
 def _fp32_and_best(contestants: Sequence[Contestant], measured: Sequence[Measured]) -> str:

@@ -81,6 +81,7 @@ def window_facts(window: Window, started_at_s: float) -> dict[str, Any]:
         "overloaded": window.overloaded,
         "silent": window.silent,
         "generator_cpu_share": window.generator_cpu_share,
+        "verdict": dict(getattr(window, "verdict", {})) or None,  # LoadGen's
         "parts_ms": {name: float(part.sum()) for name, part in window.parts_ms.items()},  # over the queries
         "send_lag_ms": None
         if lag_ms is None or not len(lag_ms)

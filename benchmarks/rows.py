@@ -259,10 +259,12 @@ def _speedup(records: Sequence[Measured], of_fp32: Sequence[Measured]) -> dict[s
 def _put_server(row: _Row, records: Sequence[Measured], slo_ms: float) -> None:
     first, windows = records[0], [window for record in records for window in record.windows]
     load: dict[str, Any] = {"windows": len(windows)}
+    verdicts = [window["verdict"] for window in windows if window["verdict"]]
     if first.scenario != "server":
         for name in ("target_qps", "search", "slo_ms"):
             row.put(name, None, "only the server scenario has a latency limit")
-        row.fields["load"] = load | {"loop": "closed, in the process of the system"}
+        loop = "LoadGen's, from a process of its own" if verdicts else "closed, in the process of the system"
+        row.fields["load"] = load | {"loop": loop, "verdict": verdicts[-1] if verdicts else None}
         return
     row.fields |= {"target_qps": windows[0]["offered_qps"], "slo_ms": slo_ms}
     search = None
@@ -275,10 +277,11 @@ def _put_server(row: _Row, records: Sequence[Measured], slo_ms: float) -> None:
     lags = [window["send_lag_ms"] for window in windows if window["send_lag_ms"]]
     shares = [window["generator_cpu_share"] for window in windows]
     row.fields["load"] = load | {
-        "loop": "open, from a process of its own",
+        "loop": "LoadGen's, from a process of its own" if verdicts else "open, from a process of its own",
+        "verdict": verdicts[-1] if verdicts else None,
         "send_lag_ms": {name: max(lag[name] for lag in lags) for name in lags[0]} if lags else None,  # worst window
         "unanswered": sum(window["unanswered"] for window in windows),
-        "generator_cpu_share": max(shares),
+        "generator_cpu_share": None if None in shares else max(shares),
     }
 
 

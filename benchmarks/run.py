@@ -62,6 +62,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="results folder (default: runs/SUITE-DEVICE, with --estimate runs/SUITE-estimate)",
     )
+    parser.add_argument(
+        "--loadgen",
+        default="recjax",
+        choices=("recjax", "mlperf"),
+        help="who asks: recjax's own generator (default), or MLCommons' LoadGen (extra mlperf)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out: what it finished is kept")
     parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
@@ -90,7 +96,16 @@ def _run(options: argparse.Namespace) -> int:
         return reproduce(options.reproduce, options.out or Path("runs/reproduce"))
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
-    source = Source("suite_of_config" if of_file else "load_suite", of_file or options.suite, tuple(overrides))
+    if options.loadgen == "mlperf":
+        from recjax.load.mlperf import require_loadgen
+
+        require_loadgen()
+    source = Source(
+        "suite_of_config" if of_file else "load_suite",
+        of_file or options.suite,
+        tuple(overrides),
+        loadgen=options.loadgen,
+    )
     if options.estimate:
         from benchmarks.estimate_run import run_estimate, targets_of
 

@@ -60,6 +60,7 @@ class Measurement:
     curve: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the rate found: where the server is measured once more
     arrivals: Arrivals = Arrivals()  # of the server scenario
     queries: QueryMix = QueryMix()  # sizes of the server scenario's queries, and how popular rows are in all scenarios
+    loadgen: Literal["recjax", "mlperf"] = "recjax"  # who asks: recjax itself, or LoadGen
     train_window_s: float = 0.0  # of training steps, for each variant that trains in its own way; 0 times none
     seed: int = 0  # of request draws and arrivals
 
@@ -68,6 +69,8 @@ class Measurement:
         check(known, "Measurement.scenarios", self.scenarios, f"one or more of {', '.join(SCENARIOS)}")
         alone = set(self.scenarios) == {"server"}
         check(not alone, "Measurement.scenarios", self.scenarios, "server beside another, whose rate starts its search")
+        poisson = self.loadgen == "recjax" or self.arrivals.kind == "poisson"
+        check(poisson, "Measurement.arrivals", self.arrivals.kind, "poisson: LoadGen draws no others")
         check(self.processes >= 1, "Measurement.processes", self.processes, ">= 1")
         check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
         check(all(0 < share < 1 for share in self.curve), "Measurement.curve", self.curve, "shares within 0 and 1")
@@ -161,6 +164,7 @@ class Source:
       case: the experiment that alone is run; empty for all.
       variants: labels of the variants that alone are run; none for all.
       scenarios: that alone are measured; none for the suite's own.
+      loadgen: who asks.
     """
 
     loader: Literal["load_suite", "suite_of_config"]
@@ -169,6 +173,7 @@ class Source:
     case: str = ""
     variants: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
+    loadgen: Literal["recjax", "mlperf"] = "recjax"
 
     def load(self) -> Suite:
         """Returns the suite, or the part of it; raises UserError as its loader does."""
@@ -181,6 +186,8 @@ class Source:
         measurement = suite.measurement
         if self.scenarios:
             measurement = dataclasses.replace(measurement, scenarios=self.scenarios)
+        if self.loadgen != measurement.loadgen:
+            measurement = dataclasses.replace(measurement, loadgen=self.loadgen)
         return dataclasses.replace(suite, cases=tuple(cases), measurement=measurement)
 
     def config_of(self, case: int, variant: int) -> str:
@@ -196,5 +203,12 @@ class Source:
 
 def source_of(values: Mapping[str, Any]) -> Source:
     """Returns the source that `dataclasses.asdict` made plain values of."""
-    lists = {name: tuple(values[name]) for name in ("overrides", "variants", "scenarios")}
-    return Source(loader=values["loader"], name=values["name"], case=values["case"], **lists)
+    return Source(
+        loader=values["loader"],
+        name=values["name"],
+        overrides=tuple(values["overrides"]),
+        case=values["case"],
+        variants=tuple(values["variants"]),
+        scenarios=tuple(values["scenarios"]),
+        loadgen=values["loadgen"],
+    )

@@ -157,7 +157,7 @@ def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
         return dict(arrays)
 
 
-def _be_prompt() -> None:
+def be_prompt() -> None:
     """Lets timers wake as early as Linux can, and asks for short slices of a core.
 
     A process with a short slice is let in sooner when it wakes, without having more of the core: with the default,
@@ -176,7 +176,7 @@ def _be_prompt() -> None:
 
 def main(data_fd: int, control_fd: int) -> None:
     """Plays one schedule after another, until the system's process closes the control connection."""
-    _be_prompt()
+    be_prompt()
     gc.freeze()
     data, control = socket.socket(fileno=data_fd), Connection(control_fd)
     while True:

@@ -8,7 +8,6 @@ Shapes: Q queries of the library, S rows of all of them.
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import math
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recjax.load.generator import KEPT_FRAMES, PR_SET_TIMERSLACK, arrays_of_bytes, arrays_to_bytes
+from recjax.load.generator import KEPT_FRAMES, arrays_of_bytes, arrays_to_bytes, be_prompt
 from recjax.load.watchdog import ENDED_BY_WATCHDOG, Progress
 from recjax.load.wire import AnswersFrame, FrameReader, pack_end, pack_queries
 
@@ -176,8 +175,7 @@ def _watch(courier: Courier, control: Connection, ended: threading.Event) -> Non
 
 def main(data_fd: int, control_fd: int) -> None:
     """Runs the plan that comes over the control connection, and answers with what this process saw."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # LoadGen sleeps until a query is due
+    be_prompt()  # LoadGen sleeps until a query is due
     sys.setswitchinterval(SWITCH_S)
     gc.disable()
     control = Connection(control_fd)

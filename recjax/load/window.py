@@ -9,6 +9,7 @@ Shapes: N queries that were answered.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from numpy.typing import NDArray
 
 # Of a query's latency, in order; their sum is the latency.
@@ -73,3 +74,9 @@ class Window:
     def queries_per_s(self) -> float:
         """Returns answered queries a second."""
         return self.queries / self.duration_s
+
+
+def nothing_measured() -> Window:
+    """Returns the window of a measurement that failed: no query was answered."""
+    none = np.zeros(0)
+    return Window(latency_ms=none, parts_ms={}, samples=0, padded_samples=0, duration_s=1.0, silent=True)

@@ -87,7 +87,7 @@ class CachingSystem(HonestSystem):
 
 
 class LateSystem(HonestSystem):
-    """Answers one batch of forty half a second late."""
+    """Answers one batch of forty 0.1 s late."""
 
     calls = 0
 
@@ -95,7 +95,7 @@ class LateSystem(HonestSystem):
         self.calls += 1
         super().work(rows)
         if self.calls % 40 == 0:
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 class LyingSystem(HonestSystem):
@@ -117,6 +117,7 @@ def few_queries() -> Iterator[None]:
         for module in (measure, rate_search):
             patch.setattr(module, "MIN_PROBE_QUERIES", 100)
             patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)
+        patch.setattr(rate_search, "MAX_LOWERED", 2)
         yield
 
 
