@@ -1,6 +1,6 @@
 """A model and a held-out part in, metrics under a named protocol out.
 
-Shapes: B batch, V catalogue, K cut-off, N queries or examples.
+Shapes: B batch, V catalogue, C candidates of a request, K cut-off, N queries or examples.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recjax import beyond_accuracy, metrics
+from recjax.data.candidates import SyntheticDLRMv3
 from recjax.data.criteo import CriteoData
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData
@@ -24,7 +25,7 @@ from recjax.models.contract import Batch
 
 LIST_LENGTH = 10  # of the recommendations that beyond-accuracy measures look at
 LOWER_IS_BETTER = ("rmse", "mae", "logloss")
-Binary = LabelledData | CriteoData | SyntheticDLRMv2
+Binary = LabelledData | CriteoData | SyntheticDLRMv2 | SyntheticDLRMv3
 RankingData = NextItemData | TopNData
 Data = RankingData | RatingData | Binary
 EVAL_BATCH = {  # samples a step
@@ -32,9 +33,10 @@ EVAL_BATCH = {  # samples a step
     TopNData: 256,
     RatingData: 1024,
     **dict.fromkeys((LabelledData, CriteoData, SyntheticDLRMv2), 4096),
+    SyntheticDLRMv3: 8,
 }
 
-ScoreFunction = Callable[..., jax.Array]  # (variables, batch) -> scores [B, V], logits [B] or ratings [B]
+ScoreFunction = Callable[..., jax.Array]  # (variables, batch) -> scores [B, V], logits [B] or [B, C] or ratings [B]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,8 @@ def make_evaluator(
     """Returns `evaluate(variables) -> Quality`; the program is compiled once, at the first call.
 
     Args:
-      score: pure; scores of all items for next-item and top-n data, logits for labelled data, ratings for rating data.
+      score: pure; scores of all items for next-item and top-n data, logits for labelled data and of all candidates
+        for requests, ratings for rating data.
       data: the task's data.
       part: "valid" or "test".
       devices: that `variables` lie on.
@@ -150,16 +153,22 @@ def _binary_evaluator(
 
     def evaluate(variables: object) -> Quality:
         batches = [
-            (np.asarray(scorer(variables, on_devices)), batch["labels"], batch["weight"])
+            (np.asarray(scorer(variables, on_devices)), batch["labels"], _weight_of_labels(batch))
             for batch, on_devices in _batches(data, part, devices)
         ]
-        logits, labels, weight = (np.concatenate([b[i] for b in batches]) for i in range(3))
+        logits, labels, weight = (np.concatenate([b[i].ravel() for b in batches]) for i in range(3))
         values = binary(logits, labels, weight > 0)
         samples = {"logits": logits[weight > 0], "labels": labels[weight > 0]}
         means = {name: float(value) for name, value in values.items()}
         return Quality(f"{data.protocol}/{part}", means, int(weight.sum()), samples)
 
     return evaluate
+
+
+def _weight_of_labels(batch: Batch) -> NDArray:
+    """Returns the weight of every label of a batch: of a request's candidates, each has the request's."""
+    labels, weight = batch["labels"], batch["weight"]
+    return np.broadcast_to(weight.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape)
 
 
 def _rating_evaluator(
@@ -187,7 +196,7 @@ def sanity_rows(data: Data, part: str, seed: int = 0) -> dict[str, Quality]:
 
     "random" draws every score from a seeded normal, or every rating from the training ratings. "popularity" scores
     an item by its training interactions (ranking). "constant" gives every example the training share of positives
-    (labelled data), the logloss that knowing nothing buys. "biases" is the training mean plus the user's and the
+    (labels), the logloss that knowing nothing buys. "biases" is the training mean plus the user's and the
     item's mean deviation from it, each shrunk (rating).
     """
     if isinstance(data, RatingData):

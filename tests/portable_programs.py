@@ -1,4 +1,4 @@
-"""Serving and training programs of every model of the zoo, under every kind of transform.
+"""Serving and training programs of every model of the zoo and of the one that ranks candidates, under every transform.
 
 Run as a script it compiles some of them for a TPU that is not there, in a process of its own, because libtpu reads the
 environment before JAX is imported:
@@ -27,13 +27,16 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
+from configs import dlrm_v3_like
 from configs.suites import zoo
 from recjax.config import Dataset, Experiment
+from recjax.data.candidates import SyntheticDLRMv3
 from recjax.data.interactions import Interactions, KnowledgeGraph
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
 from recjax.data.rating import rating_data
 from recjax.data.sources import load_interactions
+from recjax.data.synthetic_dlrm import DLRMv3Options
 from recjax.data.top_n import top_n_data
 from recjax.evaluation import Data
 from recjax.hardware.topology import Target, absent_devices
@@ -73,15 +76,19 @@ class Program(NamedTuple):
 
 @functools.cache
 def experiments() -> dict[str, Experiment]:
-    """Returns the zoo's experiment of each model, by its name, with small batches."""
+    """Returns the experiment of each model, by its name, with small batches."""
+    given = {module.__name__.split(".")[-1]: module.get_config() for module, _ in zoo.MODELS}
+    ranker = dlrm_v3_like.get_config()
+    sizes = dict.fromkeys(("key_dim", "value_dim"), 8) | dict.fromkeys(("embedding_dim", "positions"), 32)
+    sizes |= dict.fromkeys(("hidden_dim", "candidate_dim", "action_dim", "time_buckets"), 16)
+    given["hstu_ranker"] = dataclasses.replace(ranker, model=dataclasses.replace(ranker.model, layers=2, **sizes))
     found = {}
-    for module, _ in zoo.MODELS:
-        experiment = module.get_config()
+    for name, experiment in given.items():
         small = {
-            name: dataclasses.replace(getattr(experiment, name), batch_size=BATCH)
-            for name in ("training", "finetuning")
+            part: dataclasses.replace(getattr(experiment, part), batch_size=BATCH)
+            for part in ("training", "finetuning")
         }
-        found[module.__name__.split(".")[-1]] = dataclasses.replace(experiment, **small)
+        found[name] = dataclasses.replace(experiment, **small)
     return found
 
 
@@ -102,6 +109,18 @@ def interactions() -> Interactions:
 @functools.cache
 def data_of(name: str) -> Data:
     experiment = experiments()[name]
+    if experiment.model.task == "candidates":
+        return SyntheticDLRMv3(
+            options=DLRMv3Options(
+                n_users=40,
+                n_items=480,
+                n_categories=16,
+                n_candidates=24,
+                n_periods=30,
+                items_a_period=1.0,
+                max_history=20,
+            )
+        )
     dataset = dataclasses.replace(experiment.dataset, source="movielens-latest-small", max_history=20)
     return DATA_OF_TASK[experiment.model.task](interactions(), dataset, experiment.model.samples())
 

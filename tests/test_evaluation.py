@@ -9,10 +9,12 @@ import sklearn.metrics
 
 from recjax import beyond_accuracy
 from recjax.config import Dataset, Samples
+from recjax.data.candidates import SyntheticDLRMv3
 from recjax.data.interactions import Interactions
 from recjax.data.labelled import LabelledData
 from recjax.data.next_item import NextItemData, next_item_data
 from recjax.data.rating import RatingData, rating_data
+from recjax.data.synthetic_dlrm import DLRMv3Options
 from recjax.data.top_n import TopNData, top_n_data
 from recjax.evaluation import EVAL_BATCH, LIST_LENGTH, is_better, make_evaluator, sanity_rows, share_kept
 
@@ -142,6 +144,34 @@ def test_constant_is_the_training_share_of_positives(labelled: LabelledData):
     assert row.metrics["auc"] == 0.5
     expected = -np.mean(labels * np.log(share) + (1 - labels) * np.log(1 - share))
     assert row.metrics["logloss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_candidate_of_a_real_request_is_an_example():
+    options = DLRMv3Options(n_items=12_800, n_candidates=30, items_a_period=0.2, shortest_period=1, max_history=20)
+    data = SyntheticDLRMv3(options=options, n_valid=5, n_test=11, training_candidates=4)  # test: batches of 8 and 3
+
+    def score(unused: object, batch: Any) -> jax.Array:
+        return (batch["candidates"] * 37 % 101).astype(np.float32) + batch["lengths"][
+            :, None
+        ]  # whole numbers, with ties
+
+    batches = list(data.eval_batches("test", EVAL_BATCH[SyntheticDLRMv3]))
+    assert [batch["weight"].sum() for batch in batches] == [8, 3]
+    labels, logits = (
+        np.concatenate([of(batch)[batch["weight"] > 0].ravel() for batch in batches])
+        for of in (lambda batch: batch["labels"], lambda batch: score(None, batch))
+    )
+    quality = make_evaluator(score, data, "test")(())
+    assert quality.n == len(labels) == 11 * 30
+    assert quality.protocol == f"{data.protocol}/test"
+    assert quality.metrics["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(labels, logits), rel=1e-6)
+    np.testing.assert_array_equal(quality.samples["logits"], logits)
+    np.testing.assert_array_equal(quality.samples["labels"], labels)
+    assert make_evaluator(score, data, "valid")(()).n == 5 * 4
+    rows = sanity_rows(data, "test")
+    assert set(rows) == {"random", "constant"}
+    assert rows["constant"].metrics["auc"] == 0.5
+    assert rows["random"].metrics["auc"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_random_depends_on_its_seed_alone_and_knows_nothing(next_item: NextItemData):

@@ -1,4 +1,4 @@
-"""Every model of the zoo, in float32, bfloat16, int8, pruned and shrunk, lowers for CPU, CUDA and TPU.
+"""Every model, in float32, bfloat16, int8, pruned and shrunk, lowers for CPU, CUDA and TPU.
 
 Serving and the training step are exported with `jax.export` for all three platforms at once, which refuses a custom
 call that is not stable. Nothing is left out silently: `INSTEAD` lists every model that cannot have a variant's own
@@ -53,6 +53,7 @@ INSTEAD: dict[str, dict[str, str | None]] = {
     "lightgcn": {"bf16": "tables", "int8": "tables", "pruned": "rows", "shrunk": None},
     "social_lightgcn": {"bf16": "tables", "int8": "tables", "pruned": "rows", "shrunk": None},
     "cke": {"bf16": "tables", "int8": "tables", "pruned": "rows", "shrunk": None},
+    "hstu_ranker": {"pruned": "weights", "shrunk": "heads"},
 }
 # Types that stand in the program of a variant or in what is stored (LightGCN serves from float32 vectors that it
 # precomputed from its tables), and in neither of another variant.
@@ -66,7 +67,7 @@ def export(program: Program) -> jax.export.Exported:
 
 
 def test_every_model_has_an_experiment():
-    assert len(experiments()) == 29  # 28 models; AutoRec by users and by items
+    assert len(experiments()) == 30  # 29 models; AutoRec by users and by items
     assert set(INSTEAD) <= set(experiments())
     for name, instead in INSTEAD.items():
         for variant, recipe in instead.items():

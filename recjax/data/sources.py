@@ -1,5 +1,6 @@
 """From the name or path in a config to interactions."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recjax.data import (
     movielens_csv,
     yambda,
 )
+from recjax.data.candidates import SyntheticDLRMv3, scaled_dlrm_v3
 from recjax.data.criteo import CriteoData, load_criteo
 from recjax.data.delimited import read_delimited
 from recjax.data.folders import data_folder
@@ -41,12 +43,18 @@ CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")
 SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM = "synthetic-interactions", "synthetic-dlrm-v2"
 SYNTHETIC_DLRM_FULL = "synthetic-dlrm-v2-full"
 SYNTHETIC_DLRM_SCALES = {SYNTHETIC_DLRM: 0.01, SYNTHETIC_DLRM_FULL: 1.0}  # of MLPerf's tables: 2 or 204 million rows
+# The workloads of docs/workloads.md: tables as their names say, and epochs so short that they only make weights real.
+BRIEF_DLRM: Mapping[str, DLRMv2Options] = {
+    "synthetic-dlrm-v2-1of100": DLRMv2Options(table_scale=0.01, n_train=16_384, n_valid=4_096, n_test=16_384),
+}
+SYNTHETIC_DLRM_V3_SCALES: Mapping[str, float] = {"synthetic-dlrm-v3-1of10000": 1e-4}  # requests with candidates
+_LABELLED_ROWS = (*CLICK_LOGS, *SYNTHETIC_DLRM_SCALES, *BRIEF_DLRM)
 
 
 def check_source(dataset: Dataset) -> None:
     """Raises UserError if `dataset.source` is no known set, or one that is not there, and no file; reads nothing."""
     source = dataset.source
-    known = (MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES)
+    known = (MOVIELENS, *PLACED, *_LABELLED_ROWS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_V3_SCALES)
     if (source in PLACED or source in CLICK_LOGS) and not data_folder(source).is_dir():
         raise UserError(
             f"{source} is not in {data_folder(source)}; python -m tools.fetch_data {source} brings it or says how"
@@ -63,8 +71,10 @@ def load_interactions(dataset: Dataset) -> Interactions:
       UserError: the source is neither a set that is there nor a file, it cannot be used, or the k-core is empty.
     """
     check_source(dataset)
-    if dataset.source in (*CLICK_LOGS, *SYNTHETIC_DLRM_SCALES):
+    if dataset.source in _LABELLED_ROWS:
         raise UserError(f"{dataset.source} has labelled rows and no users; it is for models of the labelled task")
+    if dataset.source in SYNTHETIC_DLRM_V3_SCALES:
+        raise UserError(f"{dataset.source} has requests with candidates; it is for models of the candidates task")
     if dataset.source == MOVIELENS:
         interactions = load_movielens_latest_small()
     elif dataset.source == SYNTHETIC_INTERACTIONS:
@@ -88,4 +98,22 @@ def load_labelled_stream(dataset: Dataset) -> CriteoData | SyntheticDLRMv2 | Non
     if dataset.source in SYNTHETIC_DLRM_SCALES:
         scale = SYNTHETIC_DLRM_SCALES[dataset.source]
         return SyntheticDLRMv2(DLRMv2Options(table_scale=scale, seed=dataset.seed))
+    if dataset.source in BRIEF_DLRM:
+        return SyntheticDLRMv2(dataclasses.replace(BRIEF_DLRM[dataset.source], seed=dataset.seed))
     return None
+
+
+def load_candidates(dataset: Dataset) -> SyntheticDLRMv3:
+    """Returns the requests of a source that has candidates to rank, with histories of up to `dataset.max_history`.
+
+    Raises:
+      UserError: the source has none.
+    """
+    check_source(dataset)
+    if dataset.source not in SYNTHETIC_DLRM_V3_SCALES:
+        allowed = ", ".join(SYNTHETIC_DLRM_V3_SCALES)
+        raise UserError(
+            f"{dataset.source} has no requests with candidates, which models of the candidates task rank; set "
+            f"dataset.source to one that has: {allowed}"
+        )
+    return scaled_dlrm_v3(SYNTHETIC_DLRM_V3_SCALES[dataset.source], dataset.max_history, dataset.seed)

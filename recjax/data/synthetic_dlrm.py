@@ -196,7 +196,7 @@ class DLRMv3Options:
         )
 
 
-def dlrm_v3_batch(options: DLRMv3Options, index: int, batch_size: int) -> NumpyBatch:
+def dlrm_v3_batch(options: DLRMv3Options, index: int, batch_size: int, *, stream: tuple[int, ...] = ()) -> NumpyBatch:
     """Returns request batch `index`: jagged histories one after the other, and equally many candidates each.
 
     A request comes in a period of the stream's last tenth. Its user was active in a random share of the periods
@@ -204,13 +204,19 @@ def dlrm_v3_batch(options: DLRMv3Options, index: int, batch_size: int) -> NumpyB
     period. A label says whether the mean of the item's rating and of the user's rating of its category reaches 3.5.
     MLPerf has candidates enter the history afterwards; here every request stands for itself.
 
+    Args:
+      options: of all requests.
+      index: of the batch.
+      batch_size: B.
+      stream: numbers that tell one sequence of batches from another, as those of an epoch.
+
     Returns:
       `user` [B] int32; `lengths` [B] int32 and `offsets` [B + 1] int32 of the histories; `history` [S] int32 item
       ids, oldest first, `timestamps` [S] int64 seconds, ascending, `ratings` [S] float32 (1 to 5); `candidates`
       [B, C] int32, `query_time` [B] int64, `labels` [B, C] float32. An item's category is id // (n_items //
       n_categories).
     """
-    rng = np.random.default_rng((options.seed, index, 3))
+    rng = np.random.default_rng((options.seed, *stream, index, 3))
     taste = _Taste.draw(rng, options, batch_size)
     first = options.n_periods - max(1, options.n_periods // 10)
     now = 1 + rng.integers(first, options.n_periods, batch_size)  # period 0 is before the stream

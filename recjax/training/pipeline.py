@@ -15,7 +15,7 @@ from recjax.config import Experiment, Training
 from recjax.data.labelled import labelled_data
 from recjax.data.next_item import next_item_data
 from recjax.data.rating import rating_data
-from recjax.data.sources import load_interactions, load_labelled_stream
+from recjax.data.sources import load_candidates, load_interactions, load_labelled_stream
 from recjax.data.top_n import top_n_data
 from recjax.errors import UserError
 from recjax.evaluation import Data, is_better, make_evaluator
@@ -59,6 +59,8 @@ def load_data(experiment: Experiment) -> Data:
         if samples.history:
             raise UserError(f"the model reads histories and {dataset.source} has no users; use a set of interactions")
         return stream
+    if experiment.model.task == "candidates":
+        return load_candidates(dataset)
     interactions = load_interactions(dataset)
     match experiment.model.task:
         case "next_item":

@@ -7,12 +7,15 @@ from recjax.config import Dataset
 from recjax.data.folders import data_folder
 from recjax.data.movielens import NAME as MOVIELENS
 from recjax.data.sources import (
+    BRIEF_DLRM,
     CLICK_LOGS,
     PLACED,
     SYNTHETIC_DLRM,
     SYNTHETIC_DLRM_SCALES,
+    SYNTHETIC_DLRM_V3_SCALES,
     SYNTHETIC_INTERACTIONS,
     check_source,
+    load_candidates,
     load_interactions,
     load_labelled_stream,
 )
@@ -63,6 +66,10 @@ def test_labelled_streams(data_root: Path):
     stream = load_labelled_stream(Dataset(source=SYNTHETIC_DLRM, seed=3))
     assert stream is not None
     assert stream.protocol == "synthetic-dlrm-v2/scale=0.01/exponent=1.05/n=1000000/seed=3"
+    brief = load_labelled_stream(Dataset(source="synthetic-dlrm-v2-1of100", seed=4))
+    assert brief is not None
+    assert brief.protocol == "synthetic-dlrm-v2/scale=0.01/exponent=1.05/n=16384/seed=4"
+    assert sum(field.vocab_size for field in brief.schema.fields) == 2_041_864
     assert load_labelled_stream(Dataset(source=MOVIELENS)) is None
     folder = data_root / "criteo-kaggle"
     folder.mkdir(parents=True)
@@ -70,6 +77,24 @@ def test_labelled_streams(data_root: Path):
     kaggle = load_labelled_stream(Dataset(source="criteo-kaggle"))
     assert kaggle is not None
     assert kaggle.name == "criteo-kaggle"
+
+
+def test_requests_with_candidates():
+    source = "synthetic-dlrm-v3-1of10000"
+    data = load_candidates(Dataset(source=source, max_history=64, seed=3))
+    assert data.protocol == (
+        "synthetic-dlrm-v3/users=500/items=100000/candidates=2048/periods=100x0.78125/exponent=0/seed=3/"
+        "newest=64/n=256x32"
+    )
+    with pytest.raises(UserError) as error:
+        load_candidates(Dataset(source=SYNTHETIC_DLRM))
+    assert str(error.value) == (
+        "synthetic-dlrm-v2 has no requests with candidates, which models of the candidates task rank; set "
+        "dataset.source to one that has: synthetic-dlrm-v3-1of10000"
+    )
+    with pytest.raises(UserError) as error:
+        load_interactions(Dataset(source=source))
+    assert str(error.value) == f"{source} has requests with candidates; it is for models of the candidates task"
 
 
 @pytest.mark.parametrize("source", [*PLACED, *CLICK_LOGS])
@@ -84,7 +109,8 @@ def test_a_set_that_is_not_there_names_folder_and_command(source: str):
 def test_an_unknown_source_is_one_line_with_the_nearest():
     with pytest.raises(UserError) as error:
         check_source(Dataset(source="ml-100"))
-    known = ", ".join(sorted((MOVIELENS, *PLACED, *CLICK_LOGS, SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES)))
+    synthetic = (SYNTHETIC_INTERACTIONS, *SYNTHETIC_DLRM_SCALES, *BRIEF_DLRM, *SYNTHETIC_DLRM_V3_SCALES)
+    known = ", ".join(sorted((MOVIELENS, *PLACED, *CLICK_LOGS, *synthetic)))
     assert str(error.value) == (
         f"unknown Dataset.source 'ml-100'; valid: {known}; did you mean 'ml-100k'? "
         "(or the path of a user,item,rating[,timestamp] file; no such file exists)"
