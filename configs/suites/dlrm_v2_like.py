@@ -2,13 +2,13 @@
 
 `docs/workloads.md` says what is MLPerf's and what is not; no row of it is an MLPerf result. Weights come from a
 training that only makes them real, so quality tells what a variant keeps of fp32's and no more. All variants are made
-after training, as MLPerf's closed division wants it, but for the last one, which is pruned and trained again.
+after training, as MLPerf's closed division wants it.
 """
 
 from benchmarks.suite import Case, Measurement, Suite
 from configs import dlrm_v2_like
 from recjax.load.queries import QueryMix
-from recjax.transforms import bf16, chain, compress_embeddings, prune, quantize, shrink
+from recjax.transforms import bf16, chain, compress_embeddings, quantize
 
 AFTER = quantize(when="after")
 VARIANTS = (
@@ -17,7 +17,6 @@ VARIANTS = (
     chain(AFTER),
     chain(compress_embeddings("int8")),
     chain(compress_embeddings("int8"), AFTER),
-    chain(prune(0.5), shrink(finetune_epochs=0), compress_embeddings("int8"), quantize()),
 )
 
 
