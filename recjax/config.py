@@ -33,12 +33,12 @@ from recjax.errors import UserError, unknown_name
 T = TypeVar("T")
 
 
-def follows_from_others() -> Any:
-    """Returns a Config field whose default, 0, says that the value follows from other fields.
+def follows_from_others(*, default: int) -> Any:
+    """Returns a Config field whose default says that the value follows from other fields.
 
     Such a field may be added when results of the config are already published: see `experiment_identity`.
     """
-    return dataclasses.field(default=0, metadata={"follows_from_others": True})
+    return dataclasses.field(default=default, metadata={"follows_from_others": True})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(follows_from_others,))

@@ -41,7 +41,7 @@ class SASRecConfig(ModelConfig):
 
     embedding_dim: int = 64  # D; items, positions and blocks
     heads: int = 2  # must divide embedding_dim where head_dim is 0
-    head_dim: int = follows_from_others()  # of each head; 0 is embedding_dim / heads
+    head_dim: int = follows_from_others(default=0)  # of each head; 0 is embedding_dim / heads
     mlp_dims: tuple[int, ...] = (256, 256)  # hidden width of each block's MLP; its length is the depth
     dropout_rate: float = 0.2  # [0, 1)
     loss_chunk: int = 512  # positions whose logits are held at once

@@ -1,0 +1,166 @@
+"""Tests whether the figures of a row differ between two runs.
+
+Three figures are tested: the median latency, samples/s, and p99 where both rows have one. The median is what a shared
+machine disturbs least: in repeats of one program on two quiet shared cores, processes differed by 3% in it, by 5% in
+samples/s and by 25% in p99. The other two see what happens to few queries.
+
+A figure is called different if
+
+1. its ratio differs from 1 by more than the threshold, and
+2. 1 lies outside its interval, at a level that is corrected for the number of figures of all rows: by Benjamini and
+   Hochberg's procedure, at a false discovery rate of 5%. Holm's finds a single change as well, and far fewer where all
+   rows became slower; without a correction one figure of twenty is called different when nothing has changed.
+
+tests/benchmarks/test_comparison_rule.py has the simulation. Intervals that are shown are the plain 95% ones: what is
+called different lies outside of them, not the other way round.
+
+Source: Benjamini and Hochberg, Controlling the false discovery rate (1995), section 3. For figures that rise and fall
+together: Benjamini and Yekutieli, The control of the false discovery rate under dependency (2001).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+
+from benchmarks.results import Row, RowSamples
+from recjax.measurement.intervals import Statistic, interval, quantile_of, rate_of
+from recjax.measurement.percentiles import CONFIDENCE
+
+FALSE_DISCOVERIES = 0.05
+
+Verdict = Literal["slower", "faster", "same", "not comparable"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of B over that of A.
+
+    Attributes:
+      name: "p50", "samples/s" or "p99".
+      ratio: B / A.
+      low: bound of its 95% interval, None where it has none.
+      high: the other bound.
+      p_value: of the hypothesis that nothing changed; None without an interval.
+      verdict: "slower", "faster" or "same".
+    """
+
+    name: str
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    verdict: Verdict = "same"
+
+    @property
+    def slowdown(self) -> float:
+        """Returns by which factor B is slower."""
+        return 1 / self.ratio if self.name == "samples/s" else self.ratio
+
+    @property
+    def worst(self) -> float | None:
+        """Returns the largest slowdown within the interval."""
+        if self.low is None or self.high is None:
+            return None
+        return 1 / self.low if self.name == "samples/s" else self.high
+
+
+def figures_of(rows: tuple[Row, Row], samples: tuple[RowSamples, RowSamples], *, paired: bool) -> list[Figure]:
+    """Returns the figures of a row with their intervals, the median first.
+
+    Args:
+      rows: of A and B.
+      samples: likewise; of three processes or more each.
+      paired: whether process k of B is compared with process k of A, if both have the same ones.
+    """
+    of_a, of_b = (_by_process(side) for side in samples)
+    sides, sizes = (list(of_a.values()), list(of_b.values())), (len(of_a), len(of_b))
+    statistics = {"p50": [quantile_of(side, 0.5) for side in sides]}
+    if rows[0].scenario != "server":  # there the rate is given
+        statistics["samples/s"] = [_rate_of(row, side) for row, side in zip(rows, sides, strict=True)]
+    if all(row.latency_ms["p99"] is not None for row in rows):
+        statistics["p99"] = [quantile_of(side, 0.99) for side in sides]
+    if paired and list(of_a) == list(of_b):
+        return [_paired(name, before, after, len(of_a)) for name, (before, after) in statistics.items()]
+    return [_apart(name, before, after, sizes) for name, (before, after) in statistics.items()]
+
+
+def ratios_of(a: Row, b: Row) -> list[Figure]:
+    """Returns the ratios that two rows alone give, which have no intervals."""
+    values = {"p50": (a.latency_ms["p50"], b.latency_ms["p50"])}
+    if a.scenario != "server":
+        values["samples/s"] = (a.throughput_samples_per_s, b.throughput_samples_per_s)
+    values["p99"] = (a.latency_ms["p99"], b.latency_ms["p99"])
+    return [Figure(name=name, ratio=after / before) for name, (before, after) in values.items() if before and after]
+
+
+def judge(figures: Sequence[Figure], threshold: float) -> list[Figure]:
+    """Returns the figures of all rows with their verdicts.
+
+    Args:
+      figures: all that are tested: the correction depends on their number.
+      threshold: share by which a figure must have changed.
+    """
+    tested = [index for index, figure in enumerate(figures) if figure.p_value is not None]
+    judged = list(figures)
+    if not tested:
+        return judged
+    adjusted = scipy.stats.false_discovery_control([figures[index].p_value for index in tested])
+    for index, p_value in zip(tested, adjusted, strict=True):
+        figure = figures[index]
+        if p_value <= FALSE_DISCOVERIES and abs(math.log(figure.ratio)) > math.log1p(threshold):
+            judged[index] = dataclasses.replace(figure, verdict="slower" if figure.slowdown > 1 else "faster")
+    return judged
+
+
+def _by_process(samples: RowSamples) -> dict[int, NDArray]:
+    """Returns the latencies of each process in ms: processes are resampled whole, whatever windows they had."""
+    pairs = list(zip(samples.processes, samples.windows_ms, strict=True))
+    numbers = sorted(set(samples.processes))
+    return {number: np.concatenate([ms for process, ms in pairs if process == number]) for number in numbers}
+
+
+def _rate_of(row: Row, processes: Sequence[NDArray]) -> Statistic:
+    """Returns samples/s of a closed loop: a query begins when the last one ends, so latencies add up to the time."""
+    return rate_of([row.batch_size * len(ms) for ms in processes], [float(ms.sum()) / 1e3 for ms in processes])
+
+
+def _paired(name: str, before: Statistic, after: Statistic, n: int) -> Figure:
+    ratio, error = _with_error(lambda weights: after(weights) / before(weights), n)
+    return _figure(name, ratio, error, n - 1)
+
+
+def _apart(name: str, before: Statistic, after: Statistic, sizes: tuple[int, int]) -> Figure:
+    """Returns a ratio with the interval of `recjax.measurement.intervals.ratio`, and its p-value."""
+    (of_a, error_a), (of_b, error_b) = (_with_error(s, n) for s, n in zip((before, after), sizes, strict=True))
+    if error_a is None or error_b is None:
+        return Figure(name=name, ratio=of_b / of_a)
+    squares = error_a**2, error_b**2
+    weight = sum(square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True))
+    freedom = sum(squares) ** 2 / weight if weight else min(sizes) - 1
+    return _figure(name, of_b / of_a, math.sqrt(sum(squares)), freedom)
+
+
+def _with_error(statistic: Statistic, n: int) -> tuple[float, float | None]:
+    """Returns the value of n processes and the standard error of its logarithm, from its interval."""
+    found = interval(statistic, range(n))
+    if found.low is None or found.high is None:
+        return found.value, None
+    return found.value, math.log(found.high / found.low) / 2 / _student(n - 1)
+
+
+def _figure(name: str, ratio: float, error: float | None, freedom: float) -> Figure:
+    if error is None:
+        return Figure(name=name, ratio=ratio)
+    factor = math.exp(_student(freedom) * error)
+    distance = abs(math.log(ratio)) / max(error, 1e-12)
+    p_value = 2 * float(scipy.stats.t.sf(distance, freedom))
+    return Figure(name=name, ratio=ratio, low=ratio / factor, high=ratio * factor, p_value=p_value)
+
+
+def _student(freedom: float) -> float:
+    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import load_run, main
+from benchmarks.compare_check import main as check
+from benchmarks.compare_check_suite import check_suite
+from benchmarks.measuring import scenarios_of
+
+ROOT = Path(__file__).parent.parent.parent
+STORED = ROOT / "benchmarks/results/compare-check"
+
+
+def test_the_suite_makes_twenty_rows() -> None:
+    suite = check_suite(5)
+    assert suite.measurement.processes == 5
+    rows = [(case, size) for case in suite.cases for size in scenarios_of(suite, case) for _ in case.variants]
+    assert len(rows) == 20
+
+
+@pytest.mark.parametrize("option", ["--processes=2", "--slowdown=0"])
+def test_arguments_that_make_no_sense(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        check([option])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_answers_at_once() -> None:
+    imports = "import sys; import benchmarks.compare_check; sys.exit('jax' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", imports], check=False).returncode == 0
+
+
+def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(STORED / "first"), str(STORED / "second"), "--paired"]) == 0
+    assert "20 rows: 0 slower" in capsys.readouterr().out
+    assert main([str(STORED / "first"), str(STORED / "slowed"), "--paired"]) == 1
+    assert "20 rows: 20 slower" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_small_check_leaves_three_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(["--processes=3", "--slowdown=1", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    for name in ("first", "second", "slowed"):
+        run = load_run(tmp_path / name)
+        assert len(run.rows) == len(run.samples) == 20
+        assert all(row.valid and row.processes == 3 for row in run.rows.values())
+        assert {tuple(samples.processes) for samples in run.samples.values()} == {(0, 0, 0, 1, 1, 1, 2, 2, 2)}
+    assert printed.count("first and second, ") == printed.count("first and slowed, ") == 2
+    assert (tmp_path / "first-slowed.md").read_text().startswith("**20 rows: ")
