@@ -69,7 +69,7 @@ def _measure_process(shared: dict[str, Any], slowdown: float, work: Path) -> Non
             path = work / f"{run}-{request['process']}.turns"
             taker = TurnTaker(f"a process of {run}", command, work / f"{run}.log", path, Path.cwd(), {})
             takers.append(stack.enter_context(taker))
-        take_turns(takers, request["seed"] + request["process"], lambda turns: None)
+        take_turns(takers, request["seed"] + request["process"])
 
 
 def _write_rows(suite: Suite, work: Path, run: str, processes: int, folder: Path) -> None:

@@ -9,18 +9,18 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.turns import TurnTaker, take_turns
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
-from recjax.progress import console
+from recjax.progress import LOG_EVERY_S, console
 
 REPOSITORY = Path(__file__).parent.parent
 NEEDED = ("benchmarks/compare_side.py", "benchmarks/turns.py")
 MIN_PROCESSES = 3
-SAY_EVERY = 200  # turns
 
 
 def revision_of(name: str) -> str:
@@ -94,13 +94,21 @@ def measure_revisions(
             taker = stack.enter_context(TurnTaker(f"the run of {commit[:9]}", command, log, path, tree, variables))
             taker.asks()  # trained and compiled, it waits; now the next one may begin
             takers.append(taker)
-        take_turns(takers, 0, _say)
+        take_turns(takers, 0, _teller())
     return folder
 
 
-def _say(turns: int) -> None:
-    if turns % SAY_EVERY == 0:
-        console.print(f"{turns} windows", markup=False)
+def _teller() -> Callable[[int], None]:
+    """Returns a function that tells the number of turns now and then: how many there will be, nobody knows."""
+    told = time.perf_counter()
+
+    def tell(turns: int) -> None:
+        nonlocal told
+        if time.perf_counter() - told > LOG_EVERY_S:
+            console.print(f"{turns} windows measured in turns", markup=False)
+            told = time.perf_counter()
+
+    return tell
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class TurnTaker:
           cwd: where it runs.
           variables: of its environment, beside those of this process.
         """
-        self.name, self._log, self._asked = name, log, False
+        self.name, self._log, self._asked, self._turns = name, log, False, 0
         self._connection: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -91,7 +91,7 @@ class TurnTaker:
         """Returns True when the program has asked for its next turn, False when it is done.
 
         Raises:
-          UserError: it ended with an error; with the last line of its output.
+          UserError: it ended with an error, whose line is told, or without a turn.
         """
         while not self._asked:
             if self._connection is None:
@@ -109,14 +109,16 @@ class TurnTaker:
     def go(self) -> None:
         """Lets the program have the turn that it asked for."""
         assert self._connection is not None
-        self._asked = False
+        self._asked, self._turns = False, self._turns + 1
         self._connection.sendall(GO)
 
     def _ended(self) -> bool:
         if self._program.returncode:
             said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = said[-1].removeprefix("error: ") if said else "it said nothing"
-            raise UserError(f"{self.name} ended with code {self._program.returncode}: {last} (see {self._log})")
+            raise UserError(f"{self.name} ended with code {self._program.returncode}: {last}")
+        if not self._turns:
+            raise UserError(f"{self.name} measured without asking for a turn; its code knows of none")
         return False
 
     def __enter__(self) -> "TurnTaker":
@@ -137,7 +139,7 @@ class TurnTaker:
                 end.close()
 
 
-def take_turns(takers: Sequence[TurnTaker], seed: int, done: Callable[[int], None]) -> None:
+def take_turns(takers: Sequence[TurnTaker], seed: int, done: Callable[[int], None] = lambda turns: None) -> None:
     """Returns when all programs are done; until then one at a time measures a window, in random order each round.
 
     Args:
@@ -146,7 +148,7 @@ def take_turns(takers: Sequence[TurnTaker], seed: int, done: Callable[[int], Non
       done: called with the number of turns after each round.
 
     Raises:
-      UserError: one ended with an error.
+      UserError: one ended with an error, or without a turn.
     """
     rng, turns = np.random.default_rng(seed), 0
     left = [taker for taker in takers if taker.asks()]

@@ -33,6 +33,6 @@ def get_config() -> Experiment:
         ),
         training=training,
         finetuning=training,
-        # A query holds 100 to 700 samples; two or three of the commonest size, 200, fit into one batch of 700.
-        serving=Serving(buckets=(1, 8, 100, 200, 400, 700), slo_ms=60.0),
+        # A query holds 100 to 700 samples; three of the commonest size, 200, fit into one batch of 700.
+        serving=Serving(buckets=(200, 400, 700), slo_ms=60.0),
     )

@@ -17,6 +17,7 @@ from recjax.measurement.host_noise import HostWatch
 from recjax.progress import Advance
 
 PROBE_CALLS, FEWEST_CALLS, MOST_CALLS = 3, 2, 500
+PAUSE_S = 0.05  # between turns: ONNX Runtime's threads, for one, were seen to spin for 30 ms after their last work
 PROBE, TIMED = 2, 3  # tell the seeds of requests apart; the worker's own is 1
 
 
@@ -43,10 +44,10 @@ def run_contest(
         advance(f"{result.entrant.peer.name} {'left out' if result.reason else 'built'}")
     check_answers(results, batch_size, folder, settings.tolerance)
     _must_run(results[0], workload, batch_size)
-    calls = calls_of(results, batch_size, settings.turn_s)
     tries, until_s = 0, time.monotonic() + settings.quiet_s
     while True:
         wait_until_quiet(until_s)
+        calls = calls_of(results, batch_size, settings.turn_s)
         for result in results:
             result.turns.clear()
         with HostWatch() as watch:
@@ -75,6 +76,7 @@ def calls_of(results: Sequence[Result], batch_size: int, turn_s: float) -> dict[
     """Returns how many timed calls make a turn of that length, by the numbers of the entrants still in the contest."""
     calls = {}
     for number, result in enumerate(results):
+        time.sleep(PAUSE_S)
         if probe := result.ask(do="turn", batch_size=batch_size, seed=[PROBE], calls=PROBE_CALLS):
             wanted = round(1e3 * turn_s / statistics.median(probe["latency_ms"]))
             calls[number] = min(max(wanted, FEWEST_CALLS), MOST_CALLS)
@@ -91,6 +93,7 @@ def take_turns(
     order = random.Random(batch_size)
     for index in range(rounds):
         for number in order.sample(list(calls), len(calls)):
+            time.sleep(PAUSE_S)
             seed = [TIMED, batch_size, index]
             if reply := results[number].ask(do="turn", batch_size=batch_size, seed=seed, calls=calls[number]):
                 results[number].turns.append(reply)

@@ -27,6 +27,7 @@ def get_suite() -> Suite:
         description="MLPerf-like DLRMv2 on synthetic samples, tables at 1/100, barely trained: speed, not quality",
         cases=(Case(experiment=dlrm_v2_like.get_config(), variants=VARIANTS, from_start=True),),
         measurement=Measurement(
+            scenarios=("offline", "server"),
             rounds=5,
             window_s=0.2,
             min_queries=5,

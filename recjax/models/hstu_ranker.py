@@ -49,7 +49,7 @@ class HSTURankerConfig(ModelConfig):
     heads: int = 4
     key_dim: int = 128  # of queries and keys, a head
     value_dim: int = 128  # of values and gates, a head
-    normed_heads: int = follows_from_others(default=0)  # that norms of attended values count, absent ones as zeros; 0 is heads
+    normed_heads: int = follows_from_others(default=0)  # that norms of AV count, absent ones as zeros; 0 is heads
     hidden_dim: int = 256  # of the MLPs of items, categories and actions
     candidate_dim: int = 512  # hidden, of the MLPs of candidates' items and of the answer
     action_dim: int = 40  # of an action's embedding

@@ -1,4 +1,4 @@
-"""The zoo suite has every model, so that a new one cannot be forgotten."""
+"""The zoo suite has every model that ML-100K or FilmTrust can train, so that a new one cannot be forgotten."""
 
 import importlib
 import pkgutil
@@ -8,6 +8,11 @@ import pytest
 from benchmarks.suite import Suite, load_suite
 from configs.suites import zoo
 from recjax import models
+from recjax.models.hstu_ranker import HSTURankerConfig
+
+
+# HSTURankerConfig needs requests with candidates and actions, which only the suite dlrm_v3_like has.
+ELSEWHERE = {HSTURankerConfig: "dlrm_v3_like"}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,8 @@ def configs_of_models() -> list[type]:
 
 @pytest.mark.parametrize("model", configs_of_models(), ids=lambda model: model.__name__)
 def test_every_model_has_a_case(model: type, suite: Suite) -> None:
+    if model in ELSEWHERE:
+        suite = load_suite(ELSEWHERE[model], [])
     cases = [case for case in suite.cases if type(case.experiment.model) is model]
     # AutoRec has two: by users and by items.
     assert len(cases) == (2 if model.__name__ == "AutoRecConfig" else 1)
