@@ -25,3 +25,4 @@ def print_suites() -> None:
             variants = ", ".join([*labels[:LISTED], *more])
             table.add_row(suite.name, experiment.name, variants, ", ".join(map(str, experiment.serving.buckets)))
     Console().print(table)
+    Console().print("and peers: the same models in other libraries, with rows of its own (docs/peers.md)", markup=False)

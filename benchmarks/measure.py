@@ -14,6 +14,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.measured import Measured, window_facts
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
 from benchmarks.timing import CompileCounter, quiet_heap
+from benchmarks.turns import await_turn
 from recjax.config import Serving
 from recjax.load.checks import cached_answers, window_fault, wrong_answers
 from recjax.load.client import LoadGenerator
@@ -90,6 +91,7 @@ class _Watched:
 
     def watch(self, measure: Callable[[], Window]) -> Window:
         """Returns the window that `measure` gives, having noted what happened around it."""
+        await_turn()
         compiled = COMPILATIONS.count
         energy, started_at_s = read_energy(self.place.platform, self.place.n_devices), time.time()
         with HostWatch() as host:
@@ -215,6 +217,7 @@ def _look_for_caches(contestants: Sequence[Contestant], settings: Measurement, p
     with stage(f"{place.name}: looking for caches of answers", len(contestants)) as advance:
         found = []
         for contestant in contestants:
+            await_turn()
             seen, fault = cached_answers(contestant.system, settings.seed)
             found.append({"answer_caching": seen, "fault": fault})
             advance(f"{contestant.label}: fresh queries take {seen['fresh_over_repeated']:.2f} times as long")

@@ -19,7 +19,7 @@ from recjax.load.rate_search import holds_limit_of
 from recjax.load.window import PARTS
 from recjax.measurement.early_stopping import estimate_percentile
 from recjax.measurement.intervals import Interval, interval, paired_ratio, quantile_of, rate_of
-from recjax.measurement.memory_growth import memory_growth
+from recjax.measurement.memory_growth import MemoryGrowth, memory_growth
 from recjax.measurement.outliers import count_outliers
 from recjax.measurement.percentiles import summarize_latency
 from recjax.measurement.steady_state import LAST_WINDOWS, steady_state
@@ -296,27 +296,40 @@ def _put_memory(row: _Row, records: Rowed, facts: ProcessFacts, program: Mapping
 
 
 def _growth(of_all: Sequence[Sequence[Measured]]) -> tuple[dict[str, Any] | None, str]:
-    """Returns how memory grows over all windows of the variant, by the process in which it grows most."""
-    worst: dict[str, Any] | None = None
+    """Returns how memory grows over all windows of the variant, in the process in the middle by its growth.
+
+    A system that leaks does so in every process; one process of many that grew had a heap that was spread badly.
+    """
+    found: dict[str, Any] | None = None
     why = "no window"
-    for of_process in of_all:
-        for index, memory in enumerate(("host", "device")):
-            grown = [getattr(record, f"{memory}_growth_bytes") for record in of_process]
-            if any(growth is None for growth in grown):
-                continue
-            queries = [max(1, len(latencies)) for record in of_process for latencies in record.latency_ms]
-            steps = [step for growth in grown for step in growth]
-            seen = memory_growth(np.cumsum([of_process[0].held_bytes[index], *steps]).tolist(), queries)
-            why = seen.reason
-            if seen.leaking is not None and (worst is None or seen.later_bytes > worst["later_bytes"]):
-                worst = {
-                    "memory": memory,
-                    "leaking": seen.leaking,
-                    "bytes_per_query": seen.bytes_per_query,
-                    "later_bytes": seen.later_bytes,
-                    "in_words": seen.reason,
-                }
-    return worst, why
+    for index, memory in enumerate(("host", "device")):
+        seen = [one for of_process in of_all if (one := _growth_in(of_process, memory, index)) is not None]
+        why = seen[-1].reason if seen else why
+        known = sorted((one for one in seen if one.leaking is not None), key=lambda one: one.later_bytes)
+        if not known:
+            continue
+        middle = known[len(known) // 2]
+        growth = {
+            "memory": memory,
+            "leaking": bool(middle.leaking),
+            "leaking_processes": sum(bool(one.leaking) for one in known),
+            "processes": len(known),
+            "bytes_per_query": middle.bytes_per_query,
+            "later_bytes": middle.later_bytes,
+            "in_words": middle.reason,
+        }
+        if found is None or (growth["leaking"], growth["later_bytes"]) > (found["leaking"], found["later_bytes"]):
+            found = growth
+    return found, why
+
+
+def _growth_in(of_process: Sequence[Measured], memory: str, index: int) -> MemoryGrowth | None:
+    grown = [getattr(record, f"{memory}_growth_bytes") for record in of_process]
+    if any(growth is None for growth in grown):
+        return None
+    queries = [max(1, len(latencies)) for record in of_process for latencies in record.latency_ms]
+    steps = [step for growth in grown for step in growth]
+    return memory_growth(np.cumsum([of_process[0].held_bytes[index], *steps]).tolist(), queries)
 
 
 def _put_roofline(

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 7 minutes on 2 cores)
   python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 minute)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
+  python -m benchmarks.run --suite=peers                         the same models in other libraries (docs/peers.md)
   python -m benchmarks.run --device=cpu --config=configs/sasrec_movielens_small.py --set training.epochs=5
   python -m benchmarks.run --device=tpu --parallel=pjit          on all chips; the same on every host of a slice
   python -m benchmarks.run --device=tpu --estimate               nothing runs: estimates for v6e:1x1 (for gpu, h200:1)
@@ -26,6 +27,9 @@ results go to --out: results.jsonl (one row a line), samples.npz (every latency)
 with --estimate nothing runs: programs are compiled for hardware that is not here; results.jsonl and report.md hold
 estimated rows alone, marked as such
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
+
+PEERS = "peers"  # a suite with rows of its own
+NOT_OF_PEERS = ("estimate", "overrides", "parallel", "mesh", "resume", "shard")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,7 +75,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out: what it finished is kept")
     parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.suite == PEERS and (others := [name for name in NOT_OF_PEERS if getattr(options, name)]):
+        names = ", ".join("--set" if name == "overrides" else f"--{name}" for name in others)
+        parser.error(f"--suite=peers with {names}; allowed: --device and --out (python -m benchmarks.peers has more)")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,6 +98,10 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.suite import Source, shard_of
     from recjax.hardware.device import check_platform
 
+    if options.suite == PEERS:
+        from benchmarks.peers.run_peers import run_peers
+
+        return run_peers(options.out or Path("runs") / f"peers-{options.device}", options.device)
     if options.reproduce:
         from benchmarks.reproduce import reproduce
 

@@ -1,5 +1,6 @@
 """Systems that leak, compile while they serve, answer from a cache or answer late: their rows are invalid."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -129,7 +130,7 @@ def rows_of(system: HonestSystem, settings: Measurement = SETTINGS) -> dict[str,
     return {record.scenario: row_of(record, groups) for record in groups}
 
 
-def row_of(record: Measured, every: list[Measured]) -> Row:
+def row_of(record: Measured, *of_processes: list[Measured]) -> Row:
     program = {
         "compile_s": 1.0,
         "flops": None,
@@ -163,7 +164,7 @@ def row_of(record: Measured, every: list[Measured]) -> Row:
     case: Any = SimpleNamespace(
         experiment=SimpleNamespace(name="faulty", serving=SERVING, dataset=SimpleNamespace(source="none"))
     )
-    records = Rowed(of_variant=[record], of_fp32=[record], of_masked=None, of_all=[every])
+    records = Rowed(of_variant=[record], of_fp32=[record], of_masked=None, of_all=of_processes)
     row = make_row(case, variant, records, [facts], {"run_id": "r", "suite": "s", "command": {}}, {})
     check_row(row)
     return row
@@ -185,6 +186,20 @@ def test_a_leaking_system_is_caught() -> None:
     assert row.invalid_reason.startswith("the system leaks host memory: ")
     assert row.memory_growth is not None
     assert row.memory_growth["bytes_per_query"] == pytest.approx(524_288, rel=0.3)
+
+
+@pytest.mark.parametrize(("growing", "leaking"), [(1, False), (2, True), (3, True)])
+def test_a_leak_shows_in_most_processes(growing: int, leaking: bool) -> None:
+    contestant: Any = SimpleNamespace(label="fp32", system=HonestSystem(), is_null=False)
+    place = Place(process=0, platform="cpu", n_devices=1, name="faulty")
+    [[measured]] = measure_case([contestant], SETTINGS_CLOSED, SERVING, place, {})
+    steady, grows = (
+        dataclasses.replace(measured, host_growth_bytes=[step] * len(measured.windows)) for step in (0, 20 * 2**20)
+    )
+    row = row_of(measured, *[[grows]] * growing, *[[steady]] * (3 - growing))
+    assert row.memory_growth is not None
+    assert (row.memory_growth["leaking"], row.memory_growth["leaking_processes"]) == (leaking, growing)
+    assert row.valid is not leaking
 
 
 def test_a_recompiling_system_is_caught() -> None:

@@ -31,6 +31,23 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ResultWriter", refuse)
 
 
+@pytest.mark.parametrize(
+    ("option", "named"), [("--set=training.epochs=1", "--set"), ("--shard=1/2", "--shard"), ("--resume", "--resume")]
+)
+def test_the_peers_suite_takes_no_option_of_the_others(
+    option: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--suite=peers", option])
+    assert raised.value.code == 2
+    assert_one_line(capsys.readouterr().err, f"--suite=peers with {named}; allowed: --device and --out")
+
+
+def test_the_peers_suite_is_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--suite=peers", "--device=gpu"]) == 2
+    assert_one_line(capsys.readouterr().err, "the peers suite runs on a CPU", "allowed: --device=cpu")
+
+
 @pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize(
     ("arguments", "parts"),
