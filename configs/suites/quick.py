@@ -29,5 +29,5 @@ def get_suite() -> Suite:
                 references=(logistic_regression_movielens_small.get_config(),),
             ),
         ),
-        measurement=Measurement(processes=3, rounds=3, window_s=0.15, min_queries=12, probe_s=0.5, search_steps=5),
+        measurement=Measurement(processes=3, rounds=3, window_s=0.3, min_queries=12, probe_s=0.5, search_steps=5),
     )

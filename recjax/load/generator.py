@@ -6,6 +6,7 @@ before it sends: latency runs from the *scheduled* arrival. A window's schedule 
 Shapes: N queries, S their samples, A frames of answers.
 """
 
+import contextlib
 import ctypes
 import gc
 import io
@@ -31,6 +32,7 @@ END_S = 60.0  # for the system to understand that a window is over, at least
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
 PR_SET_TIMERSLACK = 29
+PRIORITY = -10  # as of `nice`
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux's number of the system call
 SLICE_NS = 100_000  # the shortest that the scheduler takes
 
@@ -158,7 +160,11 @@ def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
 
 
 def be_prompt() -> None:
-    """Lets timers wake as early as Linux can, and asks for short slices of a core.
+    """Lets timers wake as early as Linux can, and asks for a priority above the model's and short slices of a core.
+
+    Only a privileged process may have the priority, as root in a container. Beside a model that kept both cores of a
+    machine busy, 25,000 queries/s went out 0.9 ms late (p99) without it and 0.2 ms with it; the model's own latencies
+    were the same. Real-time priority took 0.1 ms, and made them three times as long.
 
     A process with a short slice is let in sooner when it wakes, without having more of the core: with the default,
     queries went out up to 4 ms late beside a model that kept both cores of a machine busy, with this 0.5 ms. Kernels
@@ -168,6 +174,8 @@ def be_prompt() -> None:
         return
     library = ctypes.CDLL(None)
     library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     if platform.machine() in SCHED_SETATTR:
         # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, two clamps
         attributes = struct.pack("=IIQiIQQQII", 56, 0, 0, os.nice(0), 0, SLICE_NS, 0, 0, 0, 0)
