@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 STORED = ROOT / "benchmarks/results/repeat-check"
 
 
-def write_repeats(folder: Path, slowdowns: list[float], half: float = 0.01) -> None:
+def write_repeats(folder: Path, slowdowns: list[float], half: float = 0.03) -> None:
     """Writes repeats whose interval of the median is the median -+ that share of it."""
     rng = np.random.default_rng(0)
     for number, slowdown in enumerate(slowdowns, start=1):
