@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -174,17 +173,3 @@ def test_constant_samples_have_an_interval_of_one_point() -> None:
     assert (found.low, found.high) == (pytest.approx(2), pytest.approx(2))
     apart = ratio(mean_of(windows), [0, 0, 0], mean_of(windows), [0, 0, 0])
     assert (apart.low, apart.high) == (pytest.approx(1), pytest.approx(1))
-
-
-@pytest.mark.timed
-@pytest.mark.parametrize("quantile", [0.5, 0.99])
-@pytest.mark.parametrize(("n_processes", "n_windows"), [(1, 9), (3, 3), (5, 9)])
-def test_300_000_samples_take_less_than_50_ms(quantile: float, n_processes: int, n_windows: int) -> None:
-    windows = windows_of(n_processes * n_windows, 300_000 // (n_processes * n_windows))
-    processes = [process for process in range(n_processes) for _ in range(n_windows)]
-    took_s = []
-    for _ in range(5):
-        start = time.perf_counter()
-        interval(quantile_of(windows, quantile), processes)
-        took_s.append(time.perf_counter() - start)
-    assert min(took_s) < 0.05
