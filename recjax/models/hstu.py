@@ -41,7 +41,7 @@ class HSTUConfig(ModelConfig):
     heads: int = 2
     key_dim: int = 32  # of queries and keys, a head
     value_dim: int = 32  # of values and gates, a head
-    normed_heads: int = follows_from_others(default=0)  # that norms of attended values count, absent ones as zeros; 0 is heads
+    normed_heads: int = follows_from_others(default=0)  # that norms of AV count, absent ones as zeros; 0 is heads
     buckets_per_doubling: int = 1  # time buckets from one power of 2 seconds to the next
     request_time: bool = True  # whether the time of the predicted item is read
     temperature: float = 0.0  # cosines are divided by it; 0 scores by products of normed states

@@ -10,7 +10,6 @@ from configs.suites import zoo
 from recjax import models
 from recjax.models.hstu_ranker import HSTURankerConfig
 
-
 # HSTURankerConfig needs requests with candidates and actions, which only the suite dlrm_v3_like has.
 ELSEWHERE = {HSTURankerConfig: "dlrm_v3_like"}
 
