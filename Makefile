@@ -69,9 +69,17 @@ constraints:
 	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt pyproject.toml
 
-# The pictures in README and docs, from the last quick run and the stored rows of `transforms`; needs Chromium.
+# The pictures in README and docs, from the last quick run and the stored rows; needs Chromium.
+SHOT := $(RUN) -m tools.screenshot_report
 screenshots:
-	$(RUN) -m tools.screenshot_report runs/quick-cpu/report.html docs/images/report.png
+	$(RUN) -m benchmarks.show runs/quick-cpu --out=runs/quick-cpu >/dev/null
+	$(SHOT) runs/quick-cpu/report.html docs/images/report.png --height 1500
+	$(SHOT) runs/quick-cpu/report.html docs/images/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
+	  --top "section.model:not([hidden])" --height 1300
+	$(SHOT) runs/quick-cpu/report.html docs/images/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
+	$(RUN) -m benchmarks.history --out=runs/history.html
+	$(SHOT) runs/history.html docs/images/history.png --height 1300 \
+	  --fragment="device=AMD EPYC (2 cores)&model=sasrec&model=dlrm_dcnv2"
 	$(RUN) -m benchmarks.transforms_page --plot=runs/transforms-plot.html
 	$(RUN) -m tools.screenshot_report runs/transforms-plot.html docs/images/transforms.png --width 1200 --height 1030
 

@@ -1,4 +1,4 @@
-"""A run's rows as a terminal table, `report.md` and `report.html`."""
+"""A run's rows as a terminal table, `report.md`, `results.csv` and `report.html`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.report_contents import heading_facts
+from benchmarks.report_csv import write_csv
 from benchmarks.report_html import render_html
 from benchmarks.report_markdown import render_markdown
+from benchmarks.report_runs import ReportRun, label_runs
 from benchmarks.results import Row
 from benchmarks.summary import (
     EMULATED_MARK,
@@ -39,7 +41,7 @@ def wide_console() -> Console:
 
 
 def write_report(rows: Sequence[Row], folder: Path, samples: Mapping[str, NDArray]) -> Path:
-    """Writes `report.md` and `report.html` and returns the latter's path.
+    """Writes `report.md`, `results.csv` and `report.html` and returns the last one's path.
 
     Args:
       rows: of one run; at least one.
@@ -51,10 +53,16 @@ def write_report(rows: Sequence[Row], folder: Path, samples: Mapping[str, NDArra
     """
     if not rows:
         raise ValueError("a report needs at least one row; results.jsonl is empty")
+    return write_joint_report(label_runs([(folder.name, rows, samples)]), folder)
+
+
+def write_joint_report(runs: Sequence[ReportRun], folder: Path) -> Path:
+    """Writes the same of several runs side by side, such as those of several devices; the folder is made if needed."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(render_markdown(rows), encoding="utf-8")
+    (folder / "report.md").write_text(render_markdown(runs), encoding="utf-8")
+    write_csv([row for run in runs for row in run.rows], folder / "results.csv")
     page = folder / "report.html"
-    page.write_text(render_html(rows, samples), encoding="utf-8")
+    page.write_text(render_html(runs), encoding="utf-8")
     return page
 
 

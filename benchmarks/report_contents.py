@@ -85,6 +85,23 @@ HOW_TO_READ = (
 )
 
 
+SINCE_PROCESSES = {  # what the notes say of rows that fresh processes measured
+    "Scenarios": "In single_stream, multi_stream and offline the next query is sent when the last is answered. In "
+    "server, queries arrive at random (Poisson) at a fixed rate, sent by another process, and are answered in batches "
+    "of what is waiting; its figure is the highest rate found that held the limit of p99 in three windows of three. "
+    "Names and shapes follow MLPerf inference; the runs are shorter and are not MLPerf results.",
+    "Intervals": "95% intervals come from a bootstrap over the processes that measured a row, or over its windows "
+    "where there are fewer than three processes. They cover this machine and these trained models, not another "
+    "machine or another seed. A server rate has none.",
+}
+
+
+def how_to_read(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Returns titles and notes that fit how the rows were measured: rows of before version 4 had one process."""
+    changed = SINCE_PROCESSES if any(row.processes for row in rows) else {}
+    return [(title, changed.get(title, words)) for title, words in HOW_TO_READ]
+
+
 def heading_facts(rows: Sequence[Row]) -> dict[str, str]:
     """Returns device, suite, start, duration and counts, in words."""
     first, last = min(row.started_at for row in rows), max(row.started_at for row in rows)
@@ -141,10 +158,14 @@ def protocols(rows: Sequence[Row]) -> dict[str, str]:
     return {name: variants[0].first("protocol") or MISSING for name, variants in group_experiments(rows).items()}
 
 
+def full_rows(rows: Iterable[Row]) -> list[Row]:
+    """Returns all rows as the full table has them: variant by variant, scenario by scenario, by batch size."""
+    return [row for variant in group_variants(rows) for scenario in SCENARIOS for row in variant.of(scenario)]
+
+
 def full_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """Returns header and lines of all rows, variant by variant, one a scenario and batch size."""
-    ordered = [row for variant in group_variants(rows) for scenario in SCENARIOS for row in variant.of(scenario)]
-    return FULL_COLUMNS, [_full_cells(row) for row in ordered]
+    return FULL_COLUMNS, [_full_cells(row) for row in full_rows(rows)]
 
 
 def missing_figures(rows: Iterable[Row]) -> list[tuple[str, str, int]]:

@@ -1,201 +1,210 @@
 """The report as one HTML page that opens without a network."""
 
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import plotly.graph_objects as go
-from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
-
+from benchmarks import report_cost_plots as costs
 from benchmarks import report_plots as plots
 from benchmarks.plot_style import Style, variant_styles
 from benchmarks.report_contents import (
-    HOW_TO_READ,
     environment_facts,
+    full_rows,
     full_table,
     heading_facts,
+    how_to_read,
     missing_figures,
     protocols,
     quality_table,
     recommendation,
 )
-from benchmarks.results import Row
+from benchmarks.report_device_plots import device_plot, device_table, experiments_of
+from benchmarks.report_figure import Plot, Shown
+from benchmarks.report_page import (
+    FILTER_BAR,
+    cell,
+    heading,
+    keys,
+    plot_cards,
+    render_page,
+    scrolled,
+    sortable,
+    swatch,
+    table,
+    text,
+)
+from benchmarks.report_runs import ReportRun, row_facts, row_key
 from benchmarks.summary import (
     EMULATED_MARK,
     INVALID_MARK,
     Variant,
+    floor_in_words,
     group_experiments,
-    invalid_rows,
+    group_variants,
     metric_name,
+    row_name,
     server_limits,
+    steadiness_in_words,
     summary_columns,
     summary_lines,
 )
 
-FOLDER = Path(__file__).parent
-# The browser itself refuses every request that the page could make.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+MOST_WARNINGS = 12  # lines of invalid rows before they are folded
+MODEL_PLOTS = (
+    plots.quality_against_p99,
+    plots.quality_against_rate,
+    plots.latency_against_rate,
+    plots.latency_distribution,
+    plots.throughput_against_batch,
+    costs.time_split,
+    costs.roofline,
+    costs.stored_bytes,
+    costs.program_bytes,
+    costs.padding_waste,
+)
 
 
-def render_html(rows: Sequence[Row], samples: Mapping[str, NDArray]) -> str:
-    """Returns the whole of `report.html`; `samples` is as for `write_report`."""
-    facts = heading_facts(rows)
-    experiments = group_experiments(rows)
-    styles = variant_styles(variant.name for variants in experiments.values() for variant in variants)
-    sections = [
-        _model_section(number, name, variants, styles, protocols(rows)[name], samples)
-        for number, (name, variants) in enumerate(experiments.items())
-    ]
-    title = f"recjax: {facts['Suite']} on {facts['Device']}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)}</title>
-<style>
-{(FOLDER / "report_page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<main>
-<h1>recjax benchmark</h1>
-{_facts(facts)}
-{_summary(rows, styles)}
-{"".join(sections)}
-<h2>All rows</h2>
-<div class="card scroll tall">{_table(*full_table(rows), "rows")}</div>
-{_missing(rows)}
-<h2>How to read this</h2>
-<dl class="notes">
-{"".join(f"<div><dt>{_text(name)}</dt><dd>{_text(words)}</dd></div>" for name, words in HOW_TO_READ)}
-</dl>
-{_environment(rows)}
-</main>
-<script>{get_plotlyjs()}</script>
-<script>
-{(FOLDER / "report_page.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
-
-
-def _summary(rows: Sequence[Row], styles: plots.Styles) -> str:
-    columns = summary_columns(rows)
-    header = "".join(f"<th>{'<br>'.join(_text(words) for words in column if words)}</th>" for column in columns)
-    metrics = {name: metric_name(v[0].first("quality_metric")) for name, v in group_experiments(rows).items()}
-    body, experiment = [], None
-    for line in summary_lines(rows):
-        if line.experiment in metrics and line.experiment != experiment:
-            experiment = line.experiment
-            blank = "<td></td>" * (len(columns) - 2)
-            body.append(
-                f'<tr class="experiment"><td>{_text(experiment)}</td><td>{_text(metrics[experiment])}</td>{blank}</tr>'
+def render_html(runs: Sequence[ReportRun]) -> str:
+    """Returns the whole of `report.html` for one run, or for several side by side."""
+    names = [v.name for run in runs for variants in group_experiments(run.rows).values() for v in variants]
+    styles = variant_styles(names)
+    rows = {row_key(number, row): row_facts(row, run.label) for number, run in enumerate(runs) for row in run.rows}
+    facts = heading_facts(runs[0].rows)
+    body = [heading("recjax benchmark", facts if len(runs) == 1 else _joint_facts(runs)), FILTER_BAR]
+    for number, run in enumerate(runs):
+        body.append(f"<section{keys([row_key(number, row) for row in run.rows])}>")
+        body.append(f"<h2>{text(run.label)}</h2>" if len(runs) > 1 else "")
+        body.append(_summary(number, run, styles) + "</section>")
+    drawn: dict[str, Plot] = {}
+    if len(runs) > 1:
+        body.append(_devices(runs, drawn))
+    for number, run in enumerate(runs):
+        of_run = f" on {run.label}" if len(runs) > 1 else ""
+        body += [
+            _model_section(
+                f"plot-{number}-{index}", f"{name}{of_run}", run, _shown(number, run, variants, styles), drawn
             )
+            for index, (name, variants) in enumerate(group_experiments(run.rows).items())
+        ]
+    body += [_all_rows(runs), *(_missing(run) for run in runs), _how_to_read(runs[0]), *map(_environment, runs)]
+    return render_page(f"recjax: {facts['Suite']} on {runs[0].label}", rows, styles, drawn, "".join(body))
+
+
+def _shown(number: int, run: ReportRun, variants: Sequence[Variant], styles: Mapping[str, Style]) -> Shown:
+    return Shown(run=number, variants=variants, styles=styles, samples=run.samples)
+
+
+def _joint_facts(runs: Sequence[ReportRun]) -> dict[str, str]:
+    facts = {run.label: f"{f['Suite']}, {f['Started']}" for run in runs for f in [heading_facts(run.rows)]}
+    return facts | {"Rows": str(sum(len(run.rows) for run in runs))}
+
+
+def _summary(number: int, run: ReportRun, styles: Mapping[str, Style]) -> str:
+    rows, columns = run.rows, summary_columns(run.rows)
+    header = "".join(sortable("<br>".join(text(words) for words in column if words)) for column in columns)
+    metrics = {name: metric_name(v[0].first("quality_metric")) for name, v in group_experiments(rows).items()}
+    of_variant = {(v.experiment, v.name): [row_key(number, row) for row in v.rows] for v in group_variants(rows)}
+    bodies: dict[str, list[str]] = {}
+    for line in summary_lines(rows):
         name = line.label.removesuffix(f" {EMULATED_MARK}")
-        swatch = _swatch(styles[name]) if line.kind == "variant" else ""
-        cells = "".join(f"<td>{_cell(cell)}</td>" for cell in line.cells)
-        body.append(f'<tr class="{line.kind}"><td>{swatch}{_text(line.label)}</td>{cells}</tr>')
-    invalid = [f"{INVALID_MARK} {name}: {reason}" for name, reason in invalid_rows(rows)]
+        mark = swatch(styles[name]) if line.kind == "variant" else ""
+        cells = "".join(f"<td>{cell(part)}</td>" for part in line.cells)
+        behind = keys(of_variant[line.experiment, name]) if line.kind == "variant" else ""
+        bodies.setdefault(line.experiment, []).append(
+            f'<tr class="{line.kind}"{behind}><td>{mark}{text(line.label)}</td>{cells}</tr>'
+        )
+    body = ""
+    for experiment, members in bodies.items():
+        title = ""
+        if experiment in metrics:
+            blank = "<td></td>" * (len(columns) - 2)
+            title = (
+                f'<tr class="experiment"><td>{text(experiment)}</td><td>{text(metrics[experiment])}</td>{blank}</tr>'
+            )
+        of_model = [key for (name, _), of in of_variant.items() if name == experiment for key in of]
+        body += f"<tbody{keys(of_model) if experiment in metrics else ''}>{title}{''.join(members)}</tbody>"
+    invalid = [
+        (row_key(number, row), f"{INVALID_MARK} {row_name(row)}: {row.invalid_reason}") for row in rows if not row.valid
+    ]
     limits = [f"{', '.join(names)} {limit:g} ms" for limit, names in server_limits(rows).items()]
     notes = [
         f"Server limits of p99: {'; '.join(limits)}." if limits else "",
         "x: samples/s over fp32's, each at its best batch size. ~ emulated: computed without its gain here.",
+        *(f"{words[0].upper()}{words[1:]}." for words in floor_in_words(rows)),
     ]
+    if words := steadiness_in_words(rows):
+        notes.append(f"{words[0].upper()}{words[1:]}.")
     return (
-        f'<div class="card scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-        + "".join(f'<p class="note bad">{_text(words)}</p>' for words in invalid)
-        + f'<p class="note">{_text(" ".join(notes))}</p>'
+        scrolled(f"<table><thead><tr>{header}</tr></thead>{body}</table>")
+        + _warnings(invalid)
+        + f'<p class="note">{text(" ".join(notes).strip())}</p>'
     )
 
 
-def _model_section(
-    number: int,
-    name: str,
-    variants: Sequence[Variant],
-    styles: plots.Styles,
-    protocol: str,
-    samples: Mapping[str, NDArray],
-) -> str:
-    choice = "".join(
-        f'<button data-scenario="{scenario}" aria-pressed="{str(index == 0).lower()}">{scenario}</button>'
-        for index, scenario in enumerate(plots.FRONTIER_SCENARIOS)
-        if any(variant.of(scenario) for variant in variants)
-    )
-    up_left = "Up and left is better; bars are 95% intervals; the dotted line joins what nothing else beats on both."
-    cards = [
-        (
-            "Quality against p99",
-            up_left,
-            plots.quality_against_p99(variants, styles),
-            f'<div class="choice">{choice}</div>',
-        ),
-        (
-            "Quality against served load",
-            "The rate at which p99 still held the limit. Up and right is better.",
-            plots.quality_against_rate(variants, styles),
-            "",
-        ),
-        (
-            "Throughput against batch",
-            "Next query sent when the last is answered.",
-            plots.throughput_against_batch(variants, styles),
-            "",
-        ),
-    ]
-    for scenario, words in (
-        ("single_stream", "One sample at a time. Each step up is ten times rarer."),
-        ("server", "At each variant's own highest rate within the limit."),
-    ):
-        figure = plots.latency_distribution(variants, styles, scenario, samples)
-        cards.append((f"Latency distribution, {scenario}", words, figure, ""))
-    cards.append(
-        ("Memory", "Stored parameters, and what the largest program needs.", plots.memory_bars(variants, styles), "")
-    )
-    legend = "".join(
-        f'<button data-variant="{_text(variant.name)}" aria-pressed="true">'
-        f"{_swatch(styles[variant.name])}{_text(variant.name)}</button>"
-        for variant in variants
-    )
-    body = "".join(_plot_card(f"plot-{number}-{index}", *card) for index, card in enumerate(cards))
+def _warnings(invalid: Sequence[tuple[str, str]]) -> str:
+    lines = "".join(f'<p class="note bad"{keys([key])}>{text(words)}</p>' for key, words in invalid)
+    if len(invalid) <= MOST_WARNINGS:
+        return lines
+    return f'<details><summary class="bad">{len(invalid)} invalid rows, and why</summary>{lines}</details>'
+
+
+def _devices(runs: Sequence[ReportRun], drawn: dict[str, Plot]) -> str:
+    cards = plot_cards("devices", [device_plot(experiment, runs) for experiment in experiments_of(runs)], drawn)
+    header, lines, behind = device_table(runs)
     return (
-        f"<section><h2>{_text(name)}</h2>"
-        f"<p>{_text(recommendation(variants) or '')}</p>"
-        f'<div class="legend">{legend}</div><div class="plots">{body}</div>'
-        '<h3 class="below">Quality</h3>'
-        f'<p class="note">Protocol: <span class="protocol">{_text(protocol)}</span></p>'
-        f'<div class="card scroll">{_table(*quality_table(variants))}</div></section>'
+        f"<section{keys([key for of_line in behind for key in of_line])}>"
+        f'<h2>Devices compared</h2>{cards}<p class="note">In brackets: over the first.</p>'
+        f"{scrolled(table(header, lines, 'words', behind), 'tall')}</section>"
     )
 
 
-def _plot_card(identity: str, title: str, words: str, figure: go.Figure, choice: str) -> str:
-    # "<" is escaped because a script element ends at the first "</script", wherever it stands.
-    data = figure.to_json().replace("<", "\\u003c")
+def _model_section(identity: str, title: str, run: ReportRun, shown: Shown, drawn: dict[str, Plot]) -> str:
+    variants = shown.variants
+    rows = [shown.key(row) for variant in variants for row in variant.rows]
+    advice = recommendation(variants)
+    of_variants = {variant.name: [shown.key(row) for row in variant.rows] for variant in variants}
+    header, lines = quality_table(variants)
+    behind = [of_variants.get(line[0], rows) for line in lines]
     return (
-        f'<div class="card"><h3>{_text(title)}</h3><p class="note">{_text(words)}</p>{choice}'
-        f'<div class="plot" id="{identity}"></div>'
-        f'<script type="application/json" id="{identity}-data">{data}</script></div>'
+        f'<section class="model"{keys(rows)}><h2>{text(title)}</h2>'
+        + (f'<p class="advice">{text(advice)}</p>' if advice else "")
+        + plot_cards(identity, [plot(shown) for plot in MODEL_PLOTS], drawn)
+        + '<h3 class="below">Quality</h3>'
+        f'<p class="note">Protocol: <span class="protocol">{text(protocols(run.rows)[variants[0].experiment])}</span>'
+        f"</p>{scrolled(table(header, lines, rows=behind))}</section>"
     )
 
 
-def _missing(rows: Sequence[Row]) -> str:
-    lines = [[reason, fields, f"{n} of {len(rows)}"] for reason, fields, n in missing_figures(rows)]
-    table = _table(["reason", "fields", "rows"], lines, "text")
-    return f'<h2>What could not be measured</h2><div class="card scroll">{table}</div>' if lines else ""
+def _all_rows(runs: Sequence[ReportRun]) -> str:
+    header, lines, behind = list[str](), list[list[str]](), list[list[str]]()
+    for number, run in enumerate(runs):
+        header, of_run = full_table(run.rows)
+        lines += [[run.label, *line] for line in of_run] if len(runs) > 1 else of_run
+        behind += [[row_key(number, row)] for row in full_rows(run.rows)]
+    header = ["device", *header] if len(runs) > 1 else header
+    return f"<h2>All rows</h2>{scrolled(table(header, lines, 'rows', behind), 'tall')}"
 
 
-def _environment(rows: Sequence[Row]) -> str:
-    facts = [[name, value] for name, value in environment_facts(rows).items()]
+def _missing(run: ReportRun) -> str:
+    lines = [[reason, fields, f"{n} of {len(run.rows)}"] for reason, fields, n in missing_figures(run.rows)]
+    content = table(["reason", "fields", "rows"], lines, "text plain")
+    return f"<h2>What could not be measured</h2>{scrolled(content)}" if lines else ""
+
+
+def _how_to_read(run: ReportRun) -> str:
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(words)}</dd></div>" for name, words in how_to_read(run.rows))
+    return f'<h2>How to read this</h2><dl class="notes">{items}</dl>'
+
+
+def _environment(run: ReportRun) -> str:
+    facts = [[name, value] for name, value in environment_facts(run.rows).items()]
     settings = "".join(
-        f"<details><summary>{_text(variant.experiment)} / {_text(variant.name)}</summary>"
-        f"<pre>{_text(_settings(variant))}</pre></details>"
-        for variants in group_experiments(rows).values()
+        f"<details><summary>{text(variant.experiment)} / {text(variant.name)}</summary>"
+        f"<pre>{text(_settings(variant))}</pre></details>"
+        for variants in group_experiments(run.rows).values()
         for variant in variants
     )
     return (
-        f'<h2>Environment</h2><div class="card scroll">{_table(["name", "value"], facts, "text")}</div>'
+        f"<h2>Environment</h2>{scrolled(table(['name', 'value'], facts, 'text plain'))}"
         f'<h2>Settings</h2><div class="card">{settings}</div>'
     )
 
@@ -204,29 +213,3 @@ def _settings(variant: Variant) -> str:
     row = variant.rows[0]
     parts = {"model": row.model, "model_config": row.model_config, "transforms": row.transforms}
     return json.dumps(parts | {"transform_report": row.transform_report}, indent=2, default=str)
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
-    return f'<dl class="facts">{pairs}</dl>'
-
-
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]], kind: str = "") -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _cell(text: str) -> str:
-    if text.startswith(INVALID_MARK):
-        return f'<span class="bad">{_text(text)}</span>'
-    value, separator, ratio = text.partition(" ")
-    return f'{_text(value)}<span class="ratio">{_text(ratio.strip())}</span>' if separator else _text(text)
-
-
-def _swatch(style: Style) -> str:
-    return f'<span class="swatch" style="--colour:{style.colour};--shape:{style.shape}"></span>'
-
-
-def _text(value: str) -> str:
-    return html.escape(str(value), quote=True)

@@ -4,27 +4,43 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.markdown import bullets, escape, table
 from benchmarks.report_contents import (
-    HOW_TO_READ,
+    full_rows,
     full_table,
     heading_facts,
+    how_to_read,
     missing_figures,
     protocols,
     quality_table,
     recommendation,
 )
+from benchmarks.report_device_plots import device_table
+from benchmarks.report_runs import ReportRun
 from benchmarks.results import Row
 from benchmarks.summary import (
+    floor_in_words,
+    format_number,
     group_experiments,
     invalid_rows,
     metric_name,
     server_limits,
+    steadiness_in_words,
     summary_columns,
     summary_lines,
 )
+from recjax.load.window import PARTS
 
 
-def render_markdown(rows: Sequence[Row]) -> str:
-    """Returns the whole of `report.md`."""
+def render_markdown(runs: Sequence[ReportRun]) -> str:
+    """Returns the whole of `report.md`: one run's page, or a comparison of the devices and the pages below it."""
+    pages = [_page(run.rows) for run in runs]
+    if len(runs) == 1:
+        return pages[0]
+    header, lines, _ = device_table(runs)
+    comparison = ["# recjax benchmark: devices compared", table(header, lines, 2), "In brackets: over the first."]
+    return "\n\n".join(comparison) + "\n\n" + "\n".join(pages)
+
+
+def _page(rows: Sequence[Row]) -> str:
     facts = heading_facts(rows)
     limits = [f"{', '.join(names)}: p99 within {limit:g} ms" for limit, names in server_limits(rows).items()]
     parts = [
@@ -34,13 +50,15 @@ def render_markdown(rows: Sequence[Row]) -> str:
         _summary(rows),
         bullets(f"! {escape(name)}: {escape(reason)}" for name, reason in invalid_rows(rows)),
         f"Server limits: {escape('; '.join(limits))}." if limits else "",
+        bullets(escape(words) for words in (*floor_in_words(rows), steadiness_in_words(rows)) if words),
         *(_quality(rows)),
         "## All rows",
         table(*full_table(rows)),
+        *_time_split(rows),
         "## What could not be measured",
         table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
         "## How to read this",
-        bullets(f"**{title}.** {escape(text)}" for title, text in HOW_TO_READ),
+        bullets(f"**{title}.** {escape(text)}" for title, text in how_to_read(rows)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -54,6 +72,24 @@ def _summary(rows: Sequence[Row]) -> str:
         quality = f"{metrics[line.experiment]} {line.cells[0]}" if line.experiment in metrics else ""
         lines.append([line.experiment, line.label, quality, *line.cells[1:]])
     return table(header, lines, n_left=2)
+
+
+def _time_split(rows: Sequence[Row]) -> Iterable[str]:
+    """Yields the mean of each part of every latency; nothing for rows of before version 4."""
+    split = [row for row in full_rows(rows) if row.time_split_ms]
+    if not split:
+        return
+    parts = [name for name in PARTS if any(name in (row.time_split_ms or {}) for row in split)]
+    header = ["case", "scenario", "batch", *(f"{name.replace('_', ' ')} ms" for name in parts), "mean ms"]
+    lines = [
+        [row.case, row.scenario, str(row.batch_size)]
+        + [format_number((row.time_split_ms or {}).get(name)) for name in parts]
+        + [format_number(row.latency_ms["mean"])]
+        for row in split
+    ]
+    yield "## Where the time goes"
+    yield "Mean of each part of a query's latency; the parts add up to the mean."
+    yield table(header, lines, 2)
 
 
 def _quality(rows: Sequence[Row]) -> Iterable[str]:

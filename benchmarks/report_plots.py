@@ -1,26 +1,18 @@
-"""The plots of `report.html`, one function a plot.
+"""The report's plots of quality, latency and throughput, one function a plot."""
 
-The page draws a single legend for all plots of a model and switches scenarios, by each trace's `meta`:
-{"variant": name, "scenario": name}, either of them absent if the trace belongs to all. A scenario's ticks
-are in the layout's `meta`.
-"""
-
-import html
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
-from benchmarks.plot_style import AXIS_GREY, Style, blank_figure, set_log_axis, tick_labels
+from benchmarks.plot_style import AXIS_GREY
+from benchmarks.report_figure import Bounds, Plot, Shown, Trace, axes, choice_of, marks, points, with_interval
 from benchmarks.results import Row
 from benchmarks.statistics import PER_MILLE
+from benchmarks.suite import SCENARIOS
 from benchmarks.summary import (
     Variant,
-    format_bytes,
     format_gain,
     format_number,
     format_percent,
@@ -30,207 +22,261 @@ from benchmarks.summary import (
 )
 
 CLOSED_LOOP = ("single_stream", "multi_stream", "offline")
-FRONTIER_SCENARIOS = ("single_stream", "multi_stream", "server")
-CURVE_POINTS = 240
+CURVE_POINTS = 120  # of a distribution, evenly in the logarithm of how rare a latency is
+WHOLE_TAIL = 20  # slowest samples that are drawn one by one
 PERCENTILE_TICKS = {0.5: "p50", 0.1: "p90", 0.01: "p99", 1e-3: "p99.9", 1e-4: "p99.99", 1e-5: "p99.999"}
+FRONTIER = {
+    "type": "scatter",
+    "mode": "lines",
+    "line": {"color": AXIS_GREY, "width": 1.5, "dash": "dot"},
+    "hoverinfo": "skip",
+}
 
-Styles = Mapping[str, Style]  # by variant name
 
-
-def quality_against_p99(variants: Sequence[Variant], styles: Styles) -> go.Figure:
-    """Returns quality over p99, a group of traces for each scenario, with the line of undominated variants."""
-    figure = blank_figure("p99 latency, ms", _quality_axis(variants))
-    measured = [name for name in FRONTIER_SCENARIOS if any(variant.of(name) for variant in variants)]
-    ticks = {}
-    for scenario in measured:
-        group: dict[str, Any] = {"scenario": scenario, "visible": scenario == measured[0]}
-        points, shown_ms = [], []
-        for variant in variants:
-            row, quality = variant.best(scenario), _quality(variant)
-            if row is None or quality is None or row.latency_ms["p99"] is None:
+def quality_against_p99(shown: Shown) -> Plot:
+    """Returns quality over p99 of every row, with the line of what no valid row beats on both."""
+    choices, traces = _choices(shown), []
+    for variant in shown.variants:
+        quality = _quality(variant)
+        for row in variant.rows:
+            p99 = row.latency_ms["p99"]
+            if quality is None or p99 is None:
                 continue
-            x, interval = row.latency_ms["p99"], row.latency_ms["ci95_p99"]
-            lower, upper = interval or (x, x)
-            bars = {"array": [upper - x], "arrayminus": [x - lower], "thickness": 1, "width": 3}
-            lines = [f"p50 {format_number(row.latency_ms['p50'])} ms", f"p99 {format_number(x)} ms"]
-            lines[1] += f" (95%: {format_number(lower)} to {format_number(upper)})" if interval else ""
-            _add_point(figure, variant, row, (x, quality), styles, lines, error_x=bars, **group)
-            shown_ms += [lower, upper]
-            points += [(x, quality)] if row.valid else []
-        _add_frontier(figure, points, **group)
-        ticks[scenario] = tick_labels(shown_ms)
-    figure.update_xaxes(type="log", **(ticks[measured[0]] if measured else {}))
-    figure.update_layout(meta={"xaxis": ticks})
-    _frame_quality(figure, variants)
-    return figure
+            words = [
+                *_quality_words(variant),
+                with_interval(row.latency_ms["p50"], row.latency_ms["ci95_p50"], "ms at p50"),
+                with_interval(p99, row.latency_ms["ci95_p99"], "ms at p99"),
+            ]
+            x_bounds, y_bounds = [row.latency_ms["ci95_p99"]], [_quality_interval(variant)]
+            traces.append(
+                points(
+                    shown,
+                    variant,
+                    [row],
+                    [p99],
+                    [quality],
+                    [words],
+                    x_bounds=x_bounds,
+                    y_bounds=y_bounds,
+                    choice=choice_of(row, _rows(shown)),
+                )
+            )
+    return Plot(
+        title="Quality against p99",
+        caption="Up and left is better. The dotted line joins the valid points that no other beats on both.",
+        traces=_with_frontier(traces, "less"),
+        layout=axes("p99 latency, ms", _quality_axis(shown.variants), log="x"),
+        choices=choices,
+        missing="" if traces else "no row has both a quality and a p99",
+    )
 
 
-def quality_against_rate(variants: Sequence[Variant], styles: Styles) -> go.Figure:
+def quality_against_rate(shown: Shown) -> Plot:
     """Returns quality over the highest server rate within the limit, with the line of undominated variants."""
-    figure = blank_figure("server rate within the limit, queries/s", _quality_axis(variants))
-    points, rates = [], []
-    for variant in variants:
-        row, quality = variant.best("server"), _quality(variant)
-        if row is None or quality is None or row.target_qps is None:
-            continue
-        rates.append(row.target_qps)
-        lines = [f"{format_number(row.target_qps)} queries/s", f"p99 {format_number(row.latency_ms['p99'])} ms"]
-        lines[1] += f", limit {row.slo_ms:g} ms" if row.slo_ms else ""
-        _add_point(figure, variant, row, (row.target_qps, quality), styles, lines)
-        points += [(row.target_qps, quality)] if row.valid else []
-    _add_frontier(figure, points, more_is_better=True)
-    set_log_axis(figure.layout.xaxis, rates)
-    _frame_quality(figure, variants)
-    return figure
+    traces = []
+    for variant in shown.variants:
+        quality = _quality(variant)
+        for row in variant.of("server"):
+            if quality is None or row.target_qps is None:
+                continue
+            words = [*_quality_words(variant), f"{format_number(row.target_qps)} queries/s", _bracket(row)]
+            words.append(with_interval(row.latency_ms["p99"], row.latency_ms["ci95_p99"], "ms at p99"))
+            y_bounds = [_quality_interval(variant)]
+            traces.append(points(shown, variant, [row], [row.target_qps], [quality], [words], y_bounds=y_bounds))
+    limit = next((variant.first("slo_ms") for variant in shown.variants), None)
+    within = f" within {limit:g} ms" if limit else ""
+    return Plot(
+        title="Quality against served load",
+        caption=f"Up and right is better: the highest rate at which p99 stayed{within}. The rate has no interval.",
+        traces=_with_frontier(traces, "more"),
+        layout=axes("server rate within the limit, queries/s", _quality_axis(shown.variants), log="x"),
+        missing="" if traces else "no row of the server scenario has a quality and a rate",
+    )
 
 
-def latency_distribution(
-    variants: Sequence[Variant], styles: Styles, scenario: str, samples: Mapping[str, NDArray]
-) -> go.Figure:
+def latency_against_rate(shown: Shown) -> Plot:
+    """Returns p99 and p50 over the offered rate up to the highest that held, and the limit: the hockey stick."""
+    traces, rates, limits = list[Trace](), list[float](), set[float]()
+    for variant in shown.variants:
+        for row in variant.of("server"):
+            curve = list((row.search or {}).get("curve") or [])
+            if not curve or row.target_qps is None:
+                continue
+            limits |= {row.slo_ms} if row.slo_ms else set()
+            for name in ("p99", "p50"):
+                offered = [point["rate_qps"] for point in curve] + [row.target_qps]
+                latency = [point[f"{name}_ms"] for point in curve] + [row.latency_ms[name]]
+                bounds: list[Bounds] = [None] * len(curve) + [row.latency_ms[f"ci95_{name}"]]
+                words = [
+                    [f"{format_number(rate)} queries/s offered", with_interval(ms, interval, f"ms at {name}")]
+                    for rate, ms, interval in zip(offered, latency, bounds, strict=True)
+                ]
+                rates += offered
+                trace = points(
+                    shown,
+                    variant,
+                    [row] * len(offered),
+                    offered,
+                    latency,
+                    words,
+                    y_bounds=bounds,
+                    lines=True,
+                    choice=name,
+                )
+                trace["text"] = [""] * len(curve) + [marks(row)]
+                traces.append(trace)
+    for limit in sorted(limits):
+        traces.append(_level(limit, (min(rates), max(rates)), f"limit of p99, {limit:g} ms"))
+    return Plot(
+        title="Latency against offered rate",
+        caption="Where a line bends up, queries begin to wait. Its last point is the highest rate found, with its "
+        "interval; the others are one short window each.",
+        traces=traces,
+        layout=axes("offered rate, queries/s", "latency, ms", log="xy"),
+        choices=("p99", "p50"),
+        missing="" if rates else "no row has latencies at lower rates (rows have them since version 4)",
+    )
+
+
+def latency_distribution(shown: Shown) -> Plot:
     """Returns latency percentiles over a log axis that gives every further nine the same height."""
-    figure = blank_figure("latency, ms", "percentile")
-    shown_ms, rarest = [], 0.1
-    for variant in variants:
-        if (row := variant.best(scenario)) is None:
-            continue
-        raw = samples.get(samples_key(row))
-        latency_ms, share = _known_percentiles(row) if raw is None else _tail_curve(np.asarray(raw))
-        figure.add_scatter(
-            x=latency_ms.tolist(),
-            y=share.tolist(),
-            customdata=[f"p{100 * (1 - s):.4g}" if s < 1 else "fastest" for s in share],
-            name=html.escape(variant.name),
-            meta={"variant": variant.name},
-            mode="lines" if raw is not None else "lines+markers",
-            line={"color": styles[variant.name].colour, "width": 2, "dash": "solid" if raw is not None else "dot"},
-            hovertemplate="%{customdata}: %{x:.3~g} ms<extra>%{fullData.name}</extra>",
-        )
-        shown_ms += [float(latency_ms[0]), float(latency_ms[-1])]
-        rarest = min(rarest, float(share[-1]))
-    if scenario == "server" and (slo_ms := variants[0].first("slo_ms")):
-        figure.add_vline(x=slo_ms, line={"color": AXIS_GREY, "width": 1, "dash": "dash"})
-        words = {"text": f"limit {slo_ms:g} ms", "showarrow": False, "xanchor": "right", "xshift": -3}
-        figure.add_annotation(x=math.log10(slo_ms), y=0, yref="paper", **words)
-        shown_ms.append(slo_ms)
-    set_log_axis(figure.layout.xaxis, shown_ms)
-    figure.update_yaxes(type="log", tickvals=list(PERCENTILE_TICKS), ticktext=list(PERCENTILE_TICKS.values()))
-    figure.update_yaxes(range=[0.02, math.log10(rarest) - 0.1])
-    return figure
+    traces, rarest = list[Trace](), 0.01
+    for variant in shown.variants:
+        for row in variant.rows:
+            raw = shown.samples.get(samples_key(row))
+            curve = _known_percentiles(row) if raw is None else tail_curve(np.asarray(raw))
+            if curve is None:
+                continue
+            latency_ms, share = curve
+            rarest = min(rarest, float(share[-1]))
+            dash = "dot" if not row.valid else "dash" if row.steady is False else "solid"
+            style = shown.styles[variant.name]
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if raw is None else "lines",
+                    "name": f"{variant.name} {marks(row)}".strip(),
+                    "x": _short(latency_ms),
+                    "y": _short(share),
+                    "text": [f"p{100 * (1 - s):.5g}" if s < 1 else "fastest" for s in share],
+                    "line": {"color": style.colour, "width": 2, "dash": dash},
+                    "marker": {"symbol": style.symbol, "size": 7},
+                    "hovertemplate": "%{text}: %{x:.3~g} ms<extra>%{fullData.name}</extra>",
+                    "meta": {"row": shown.key(row), "choice": choice_of(row, _rows(shown))},
+                }
+            )
+            if row.slo_ms:
+                traces.append(_limit_line(row, shown, float(rarest)))
+    from_samples = any(samples_key(row) in shown.samples for row in _rows(shown))
+    drawn = "All samples are in it, the slowest one by one" if from_samples else "From the percentiles of the rows"
+    return Plot(
+        title="Latency distribution",
+        caption=f"Left is better; each further nine has the same height. {drawn}. Dashed: not steady; dotted: invalid.",
+        traces=traces,
+        layout=axes(
+            "latency, ms",
+            "percentile",
+            log="x",
+            yaxis={
+                "type": "log",
+                "tickvals": list(PERCENTILE_TICKS),
+                "ticktext": list(PERCENTILE_TICKS.values()),
+                "range": [0.02, float(np.log10(rarest)) - 0.1],
+            },
+        ),
+        choices=_choices(shown),
+        missing="" if traces else "no row has latencies",
+    )
 
 
-def throughput_against_batch(variants: Sequence[Variant], styles: Styles) -> go.Figure:
+def throughput_against_batch(shown: Shown) -> Plot:
     """Returns samples/s over samples a query in the closed-loop scenarios, log-log."""
-    figure = blank_figure("samples a query", "samples/s")
-    sizes: set[int] = set()
-    rates = []
-    for variant in variants:
+    traces, sizes = list[Trace](), set[int]()
+    for variant in shown.variants:
         by_size = {row.batch_size: row for scenario in CLOSED_LOOP for row in variant.of(scenario)}
         closed = [by_size[size] for size in sorted(by_size)]
         sizes |= by_size.keys()
-        rates += [row.throughput_samples_per_s for row in closed]
-        hover = [
-            f"{row.scenario}, {row.batch_size} a query<br>{format_number(row.throughput_samples_per_s)} samples/s"
-            + (f", {format_gain(row.speedup['median'])} of fp32" if row.speedup else "")
+        words = [
+            [with_interval(row.throughput_samples_per_s, row.throughput_ci95, "samples/s")]
+            + ([f"{format_gain(row.speedup['median'])} of fp32, in turns"] if row.speedup else [])
             for row in closed
         ]
-        figure.add_scatter(
-            x=[row.batch_size for row in closed],
-            y=[row.throughput_samples_per_s for row in closed],
-            customdata=hover,
-            name=html.escape(variant.name),
-            meta={"variant": variant.name},
-            mode="lines+markers",
-            line={"color": styles[variant.name].colour, "width": 2},
-            marker={"symbol": styles[variant.name].symbol, "size": 8},
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-        )
-    figure.update_xaxes(type="log", tickvals=sorted(sizes), ticktext=[f"{size:,}" for size in sorted(sizes)])
-    set_log_axis(figure.layout.yaxis, rates)
-    return figure
+        rates, bounds = [row.throughput_samples_per_s for row in closed], [row.throughput_ci95 for row in closed]
+        batches = [float(row.batch_size) for row in closed]
+        if closed:
+            traces.append(points(shown, variant, closed, batches, rates, words, y_bounds=bounds, lines=True))
+    ticks: dict[str, Any] = {"type": "log", "tickvals": sorted(sizes), "ticktext": [f"{n:,}" for n in sorted(sizes)]}
+    return Plot(
+        title="Throughput against batch",
+        caption="Up is better. Closed loop: the next query is sent when the last is answered.",
+        traces=traces,
+        layout=axes("samples a query", "samples/s", log="y", xaxis=ticks),
+        missing="" if traces else "no row of a closed loop",
+    )
 
 
-def memory_bars(variants: Sequence[Variant], styles: Styles) -> go.Figure:
-    """Returns bytes of dense layers, of the other parameters and of the largest program, each on its own axis."""
-    largest = max(row.batch_size for variant in variants for row in variant.rows)
-    parts: dict[str, list[float | None]] = {
-        "dense layers": [variant.first("dense_layer_bytes") for variant in variants],
-        "other parameters": [_other_bytes(variant) for variant in variants],
-        f"program, batch {largest}": [_program_bytes(variant, largest) for variant in variants],
+def tail_curve(latency_ms: NDArray) -> tuple[NDArray, NDArray]:
+    """Returns (latency, share of samples at least that slow): thinned evenly in the logarithm, the slowest all kept."""
+    ordered, n = np.sort(latency_ms), len(latency_ms)
+    thinned = np.geomspace(1, n, CURVE_POINTS).round().astype(int)
+    counts = np.unique(np.concatenate([thinned, np.arange(1, min(n, WHOLE_TAIL) + 1)]))[::-1]
+    return ordered[n - counts], counts / n
+
+
+def _known_percentiles(row: Row) -> tuple[NDArray, NDArray] | None:
+    latency = row.latency_ms
+    known = [(latency[name], 1 - share / 1000) for name, share in PER_MILLE.items() if latency[name] is not None]
+    if not known or latency["max"] is None:
+        return None
+    latency_ms, share = np.array([*known, (latency["max"], 1 / latency["n"])]).T
+    return latency_ms, share
+
+
+def _limit_line(row: Row, shown: Shown, rarest: float) -> Trace:
+    line = _level(row.slo_ms or 0.0, (1.0, rarest), f"limit of p99, {row.slo_ms:g} ms")
+    meta = {"row": shown.key(row), "choice": choice_of(row, _rows(shown))}
+    return {**line, "x": line["y"], "y": line["x"], "meta": meta, "text": ["", ""]}
+
+
+def _level(value: float, ends: tuple[float, float], words: str) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines+text",
+        "name": words,
+        "x": list(ends),
+        "y": [value, value],
+        "text": [words, ""],
+        "textposition": "top right",
+        "line": {"color": AXIS_GREY, "width": 1.5, "dash": "dash"},
+        "hovertemplate": f"{words}<extra></extra>",
+        "meta": {},
     }
-    units = [(1e6, "MB") if max(value or 0 for value in values) >= 1e6 else (1e3, "kB") for values in parts.values()]
-    titles = [f"{name}<br>{word}" for name, (_, word) in zip(parts, units, strict=True)]
-    figure = make_subplots(rows=1, cols=3, subplot_titles=titles, horizontal_spacing=0.1, figure=blank_figure("", ""))
-    for column, ((name, values), (unit, word)) in enumerate(zip(parts.items(), units, strict=True), start=1):
-        for variant, value in zip(variants, values, strict=True):
-            figure.add_bar(
-                x=[html.escape(variant.name)],
-                y=[None if value is None else value / unit],
-                name=html.escape(variant.name),
-                meta={"variant": variant.name},
-                marker={"color": styles[variant.name].colour, "line": {"width": 0}},
-                hovertemplate=f"{name}: {format_bytes(value, unit)} {word}<extra>%{{fullData.name}}</extra>",
-                row=1,
-                col=column,
-            )
-    figure.update_xaxes(showticklabels=False, title=None, showgrid=False)
-    figure.update_yaxes(title=None, rangemode="tozero", nticks=5)
-    figure.update_annotations(font={"size": 12, "color": AXIS_GREY})
-    figure.update_layout(margin={"t": 44, "b": 12}, bargap=0.2)
-    return figure
 
 
-def _add_point(
-    figure: go.Figure,
-    variant: Variant,
-    row: Row,
-    point: tuple[float, float],
-    styles: Styles,
-    lines: Sequence[str],
-    scenario: str | None = None,
-    **options: Any,
-) -> None:
-    metric, style = variant.first("quality_metric"), styles[variant.name]
-    quality = f"{metric_name(metric)} {format_quality((variant.first('quality') or {}).get(metric))}"
-    kept = variant.first("quality_retained")
-    quality += f", {format_percent(kept)}% of fp32" if kept is not None else ""
-    low, high = _quality_interval(variant) or (point[1], point[1])
-    bars = {"array": [high - point[1]], "arrayminus": [point[1] - low], "thickness": 1, "width": 3}
-    invalid = [] if row.valid else [f"invalid: {row.invalid_reason}"]
-    figure.add_scatter(
-        x=[point[0]],
-        y=[point[1]],
-        name=html.escape(variant.name),
-        meta={"variant": variant.name, "scenario": scenario},
-        mode="markers",
-        marker={"color": style.colour, "symbol": style.symbol if row.valid else f"{style.symbol}-open", "size": 12},
-        hovertext="<br>".join(html.escape(line) for line in (quality, *lines, *invalid)),
-        hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>",
-        error_y=bars,
-        **options,
-    )
+def _with_frontier(traces: Iterable[Trace], better: str) -> list[Trace]:
+    traces = list(traces)
+    return [*traces, {**FRONTIER, "x": [], "y": [], "meta": {"frontier": better}}] if traces else []
 
 
-def _add_frontier(
-    figure: go.Figure,
-    points: Iterable[tuple[float, float]],
-    scenario: str | None = None,
-    more_is_better: bool = False,
-    visible: bool = True,
-) -> None:
-    """Joins the points that no other beats in quality and in x, of which less is better unless said otherwise."""
-    best: list[tuple[float, float]] = []
-    for x, quality in sorted(points, key=lambda point: (-point[0] if more_is_better else point[0], -point[1])):
-        if not best or quality > best[-1][1]:
-            best.append((x, quality))
-    figure.add_scatter(
-        x=[x for x, _ in best],
-        y=[quality for _, quality in best],
-        meta={"scenario": scenario},
-        visible=visible,
-        mode="lines",
-        line={"color": AXIS_GREY, "width": 1.5, "dash": "dot"},
-        hoverinfo="skip",
-    )
+def _choices(shown: Shown) -> list[str]:
+    rows = _rows(shown)
+    ordered = sorted(rows, key=lambda row: (SCENARIOS.index(row.scenario), row.batch_size))
+    return list(dict.fromkeys(choice_of(row, rows) for row in ordered))
+
+
+def _rows(shown: Shown) -> list[Row]:
+    return [row for variant in shown.variants for row in variant.rows]
+
+
+def _bracket(row: Row) -> str:
+    failed = (row.search or {}).get("failed_at_qps")
+    return f"failed at {format_number(failed)} queries/s" if failed else "failed at no rate tried"
+
+
+def _quality_words(variant: Variant) -> list[str]:
+    metric, kept = variant.first("quality_metric"), variant.first("quality_retained")
+    words = f"{metric_name(metric)} {format_quality((variant.first('quality') or {}).get(metric))}"
+    return [words + (f", {format_percent(kept)}% of fp32" if kept is not None else "")]
 
 
 def _quality(variant: Variant) -> float | None:
@@ -241,10 +287,10 @@ def _quality(variant: Variant) -> float | None:
     return (variant.first("quality") or {}).get(variant.first("quality_metric"))
 
 
-def _quality_interval(variant: Variant) -> tuple[float, float] | None:
+def _quality_interval(variant: Variant) -> list[float] | None:
     """Returns the 95% interval of the percent of fp32's quality, None if there is none."""
     interval = variant.first("quality_retained_ci95")
-    return None if interval is None else (100 * interval[0], 100 * interval[1])
+    return None if interval is None else [100 * bound for bound in interval]
 
 
 def _quality_axis(variants: Sequence[Variant]) -> str:
@@ -252,33 +298,6 @@ def _quality_axis(variants: Sequence[Variant]) -> str:
     return f"{metric}, % of fp32" if variants[0].first("quality_retained") is not None else metric
 
 
-def _frame_quality(figure: go.Figure, variants: Sequence[Variant]) -> None:
-    values = [value for variant in variants if (value := _quality(variant)) is not None]
-    values += [bound for variant in variants for bound in _quality_interval(variant) or ()]
-    if values:
-        padding = max(0.12 * (max(values) - min(values)), 0.005 * max(values))
-        figure.update_yaxes(range=[min(values) - padding, max(values) + padding])
-
-
-def _tail_curve(latency_ms: NDArray) -> tuple[NDArray, NDArray]:
-    """Returns (latency, share of samples at least that slow), thinned evenly in the logarithm of the share."""
-    ordered, n = np.sort(latency_ms), len(latency_ms)
-    counts = np.unique(np.geomspace(1, n, CURVE_POINTS).round().astype(int))[::-1]
-    return ordered[n - counts], counts / n
-
-
-def _known_percentiles(row: Row) -> tuple[NDArray, NDArray]:
-    latency = row.latency_ms
-    known = [(latency[name], 1 - share / 1000) for name, share in PER_MILLE.items() if latency[name] is not None]
-    latency_ms, share = np.array([*known, (latency["max"], 1 / latency["n"])]).T
-    return latency_ms, share
-
-
-def _other_bytes(variant: Variant) -> float | None:
-    total, dense = variant.first("parameter_bytes"), variant.first("dense_layer_bytes")
-    return None if dense is None else total - dense
-
-
-def _program_bytes(variant: Variant, batch_size: int) -> float | None:
-    sizes = [row.program_memory_bytes for row in variant.rows if row.batch_size == batch_size]
-    return next((size for size in sizes if size is not None), None)
+def _short(values: NDArray) -> list[float]:
+    """Returns four significant digits: more than a plot can show."""
+    return [float(f"{value:.4g}") for value in values]

@@ -177,7 +177,7 @@ class ResultWriter:
     def write(self, rows: Iterable[Row]) -> None:
         """Checks and appends the rows."""
         if not self.rows:
-            keep_earlier_run(self.path.parent, self.path.name, "report.md", "report.html", "samples.npz")
+            keep_earlier_run(self.path.parent, self.path.name, "report.md", "report.html", "results.csv", "samples.npz")
         with self.path.open("a") as file:
             for row in rows:
                 check_row(row)

@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python -m benchmarks.show benchmarks/results/quick-intel-xeon-amx
   python -m benchmarks.show runs/quick-cpu/previous-1 runs/quick-cpu
   python -m benchmarks.show benchmarks/results/quick-amd-epyc --out=/tmp/report
+  python -m benchmarks.show runs/quick-cpu runs/quick-gpu --out=/tmp/devices      two devices side by side
 
 exit codes: 0 done, 2 unusable input (one line says why)"""
 
@@ -23,11 +24,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     description = "Print the table of earlier runs, from the rows that they wrote."
     parser = OneLineParser(prog="python -m benchmarks.show", description=description, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder, or its file of rows")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write report.md and report.html of the one RUN")
-    options = parser.parse_args(arguments)
-    if options.out and len(options.runs) > 1:
-        parser.error(f"--out={options.out} is for the report of one run, and there are {len(options.runs)}")
-    return options
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also write report.html, report.md and results.csv, of all RUNs together",
+    )
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,11 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from benchmarks.estimates import has_estimates, print_estimates, read_estimates, render_estimates
-    from benchmarks.report import print_table, wide_console, write_report
+    from benchmarks.report import print_table, wide_console, write_joint_report
+    from benchmarks.report_runs import label_runs
     from benchmarks.results import read_rows, read_samples
 
     if options.out:
         make_output_folder(options.out)
+    measured = []
     for run in options.runs:
         path = run / "results.jsonl" if run.is_dir() else run
         if not path.is_file():
@@ -54,6 +59,8 @@ def _run(options: argparse.Namespace) -> int:
         if has_estimates(path):
             estimates = read_estimates(path)
             print_estimates(estimates, wide_console())
+            if options.out and len(options.runs) > 1:
+                raise UserError(f"{path} holds estimates: --out writes their page alone, not beside other runs")
             if options.out:
                 (options.out / "report.md").write_text(render_estimates(estimates), encoding="utf-8")
                 print(f"see {options.out / 'report.md'}")
@@ -62,8 +69,11 @@ def _run(options: argparse.Namespace) -> int:
         if not rows:
             raise UserError(f"{path} is empty: its run was stopped before the first row")
         print_table(rows, wide_console())
-        if options.out:
-            print(f"open {write_report(rows, options.out, read_samples(path.with_name('samples.npz')))}")
+        # Latencies beside a file of another name are of other rows, as of the newest run.
+        samples = read_samples(path.with_name("samples.npz")) if options.out and path.name == "results.jsonl" else {}
+        measured.append((str(run), rows, samples))
+    if options.out and measured:
+        print(f"open {write_joint_report(label_runs(measured), options.out)}")
     return 0
 
 

@@ -12,6 +12,7 @@ NULL_MODEL = "null"
 MISSING = "–"
 INVALID_MARK = "!"
 EMULATED_MARK = "~"
+UNSTEADY_MARK = "*"
 METRIC_NAMES = {"ndcg": "NDCG", "hr": "HR", "mrr": "MRR", "auc": "AUC", "recall": "Recall"}
 
 

@@ -1,75 +1,57 @@
 """Takes a picture of a report with headless Chromium.
 
 python -m tools.screenshot_report REPORT.html OUT.png [--width 1400] [--height 2000] [--dark]
+  [--fragment "variant=fp32&valid=1"] [--top "h2"]
 """
 
 import argparse
-import html
-import shutil
-import subprocess
+import json
 import sys
-import tempfile
 from pathlib import Path
 
 from recjax.errors import UserError
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-VIRTUAL_TIME_MS = 10_000  # of the page's clock, not of the wall's
-MIN_WINDOW_WIDTH = 500  # px; Chromium lays out no narrower window, so a phone's page goes into a frame
-FRAME = '<body style="margin:0"><iframe src="{address}" style="border:0;width:{width}px;height:{height}px"></iframe>'
-TIMEOUT_S = 180
+from tools.browser import Browser
 
 
-def find_browser() -> str:
-    """Returns the path of a Chromium.
+def screenshot(
+    page: Path,
+    picture: Path,
+    width: int,
+    height: int,
+    dark: bool = False,
+    fragment: str = "",
+    top: str = "",
+) -> None:
+    """Writes a PNG of `height` pixels of the page.
 
-    Raises:
-      UserError: none is on PATH.
-    """
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
-        raise UserError(f"no headless browser: none of {', '.join(BROWSERS)} is on PATH; install Chromium")
-    return found[0]
-
-
-def run_browser(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Returns the finished browser: it loaded the page in a fresh profile and let its clock run."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [find_browser(), *FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={VIRTUAL_TIME_MS}"]
-        command += [*flags, page.resolve().as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-
-
-def screenshot(page: Path, picture: Path, width: int, height: int, dark: bool = False) -> None:
-    """Writes a PNG of the top `height` pixels of the page.
+    Args:
+      page: the report.
+      picture: the PNG.
+      width: of the window, in pixels.
+      height: of the picture, in pixels.
+      dark: as a reader with a dark screen sees it.
+      fragment: after the "#" of the page's address, such as its filters.
+      top: CSS selector of the element that the picture begins with; empty: the top of the page.
 
     Raises:
-      UserError: no such page, no browser, or the browser wrote no picture.
+      UserError: no such page, no such element, or no browser.
     """
     if not page.is_file():
         raise UserError(f"no report {str(page)!r}; give the path of a report.html")
-    flags = [f"--screenshot={picture.resolve()}", f"--window-size={width},{height}"]
-    flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    picture.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        frame = Path(folder) / "frame.html"
-        address = html.escape(page.resolve().as_uri())
-        frame.write_text(FRAME.format(address=address, width=width, height=height), encoding="utf-8")
-        done = run_browser(frame if width < MIN_WINDOW_WIDTH else page, *flags)
-    if not picture.is_file():
-        raise UserError(
-            f"{find_browser()} wrote no picture (exit code {done.returncode}): {done.stderr.strip()[-300:]}"
-        )
+    with Browser() as browser:
+        browser.open(page, fragment, width=width, height=height, look="dark" if dark else "light")
+        start = 0.0
+        if top:
+            found = browser.run(
+                f"(() => {{ const found = document.querySelector({json.dumps(top)}); found?.scrollIntoView();"
+                " return found ? found.getBoundingClientRect().top + scrollY : null; })()"
+            )
+            if found is None:
+                raise UserError(f"--top={top}: nothing of {page} matches that CSS selector")
+            start = float(found)
+        # Plots are drawn once they are near the window, a frame after it got there.
+        browser.run("new Promise((done) => setTimeout(done, 700))")
+        picture.write_bytes(browser.picture((0, max(0.0, start - 16 * bool(top)), width, height)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,11 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("report", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1400, help="of the window, in pixels")
-    parser.add_argument("--height", type=int, default=2000, help="of the window, in pixels")
+    parser.add_argument("--height", type=int, default=2000, help="of the picture, in pixels")
     parser.add_argument("--dark", action="store_true", help="as a reader with a dark screen sees it")
+    parser.add_argument("--fragment", default="", help='after the "#" of the address, such as filters')
+    parser.add_argument("--top", default="", metavar="SELECTOR", help="element that the picture begins with")
     options = parser.parse_args(arguments)
     try:
-        screenshot(options.report, options.picture, options.width, options.height, options.dark)
+        screenshot(**{name if name != "report" else "page": value for name, value in vars(options).items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

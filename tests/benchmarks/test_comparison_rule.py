@@ -1,8 +1,8 @@
 """The simulation by which the rule of benchmarks.figure_tests was chosen: what is called different, and what is found?
 
 A figure of a process is lognormal. Its deviation comes from the moment, which two runs in turns share, and from the
-process itself; each is as large as in `benchmarks.compare_check` on two shared cores. Rows differ in both, by a factor of about
-1.6 either way, and rows that one process measured share part of its luck, as a median and a rate do.
+process itself; each is as large as in `benchmarks.compare_check` on two shared cores. Rows differ in both, by a factor
+of about 1.6 either way, and rows that one process measured share part of its luck, as a median and a rate do.
 `pytest -m slow tests/benchmarks/test_comparison_rule.py -s` prints the table.
 """
 

@@ -1,118 +1,27 @@
+import base64
 import dataclasses
 import html
 import io
 import re
-import shutil
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from example_rows import SINCE_4
+from invented_run import REASON, SPEED, make_rows
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from benchmarks.plot_style import log_ticks, variant_styles
-from benchmarks.report import print_table, wide_console, write_report
-from benchmarks.report_plots import quality_against_p99
-from benchmarks.results import Row, check_row
-from benchmarks.statistics import summarize_latency
+from benchmarks.plot_style import variant_styles
+from benchmarks.report import print_table, wide_console, write_joint_report, write_report
+from benchmarks.report_contents import how_to_read
+from benchmarks.report_runs import label_runs
+from benchmarks.results import Row
 from benchmarks.summary import format_number, group_variants, samples_key, summary_lines
-from tools.screenshot_report import BROWSERS, main, run_browser
+from tools.screenshot_report import main
 
-SPEED = {"fp32": 1.0, "bf16": 1.5, "int8": 2.0, "prune(0.5) + shrink + int8": 3.0}
-SCENARIOS = (("single_stream", 1), ("multi_stream", 8), ("offline", 64), ("offline", 256), ("server", 256))
-REASON = "the processor has no such counter"
 URL_ATTRIBUTES = ("src", "href", "srcset", "data", "action", "poster", "background")
-
-
-def make_row(
-    experiment: str, variant: str, scenario: str, batch_size: int, latency_ms: np.ndarray, **changes: Any
-) -> Row:
-    latency = summarize_latency(latency_ms)
-    rate = batch_size * 1e3 / float(latency_ms.mean())
-    is_server = scenario == "server"
-    values: dict[str, Any] = {
-        "run_id": "20250102T030405-abcdef",
-        "started_at": "2025-01-02T03:04:05+00:00",
-        "suite": "invented",
-        "case": f"{experiment}/{variant}",
-        "model": "SASRec",
-        "model_config": {"embedding_dim": 64},
-        "dataset": "tiny",
-        "protocol": "tiny/5-core/full_catalogue/test",
-        "transforms": [],
-        "variant": variant,
-        "transform_report": {},
-        "support": "native",
-        "device": {"platform": "cpu", "kind": "Some CPU (2 cores)", "count": 1, "mesh": None},
-        "scenario": scenario,
-        "batch_size": batch_size,
-        "quality": {"ndcg@10": 0.0599, "hr@10": 0.12},
-        "quality_metric": "ndcg@10",
-        "quality_reference": {"popularity": {"ndcg@10": 0.0361, "hr@10": 0.071}, "random": {"ndcg@10": 0.0014}},
-        "quality_retained": 0.987,
-        "quality_retained_ci95": [0.961, 1.012],
-        "validation_quality": 0.061,
-        "latency_ms": latency.values,
-        "throughput_queries_per_s": rate / batch_size,
-        "throughput_samples_per_s": rate,
-        "speedup": None if is_server else {"median": 2.314, "range": [2.2, 2.4], "rounds": 5},
-        "target_qps": 1234.5 if is_server else None,
-        "search": {"probes": 7} if is_server else None,
-        "slo_ms": 20.0 if is_server else None,
-        "valid": True,
-        "invalid_reason": None,
-        "compile_s": 1.5,
-        "recompiles_in_window": 0,
-        "padding_waste": 0.125,
-        "parameter_bytes": 2_340_000,
-        "dense_layer_bytes": 640_000,
-        "checkpoint_bytes": 2_400_000,
-        "program_memory_bytes": 3_100_000,
-        "peak_memory_bytes": None,
-        "energy_j_per_1k_samples": None,
-        "table_bytes": 400,
-        "masked_share": 0.25,
-        "realised_share": 0.5,
-        "masked_speedup": {"median": 1.0, "range": [0.9, 1.1], "rounds": 5},
-        "realised_speedup": {"median": 2.0, "range": [1.5, 2.5], "rounds": 5},
-        "products": {"s8 x s8 -> s32": 6},
-        "train_samples_per_s": 5000.0,
-        "train_speedup": {"median": 0.75, "range": [0.5, 1.0], "rounds": 20},
-        "train_s": 12.0,
-        "flops_per_sample": 2.5e7,
-        "bytes_per_sample": 1.1e5,
-        "achieved_fraction_of_roofline": 0.31,
-        "bound_by": "compute",
-        "mfu": 0.2,
-        "environment": {"versions": {"jax": "0.12.0"}, "seed": 0},
-    }
-    values = SINCE_4 | values | changes
-    missing = {name: REASON for name, value in values.items() if value is None}
-    row = Row(**values, reasons={**missing, "device.mesh": "one device", **latency.reasons})
-    check_row(row)
-    return row
-
-
-def make_rows(experiment: str = "sasrec") -> tuple[list[Row], dict[str, np.ndarray]]:
-    rng = np.random.default_rng(0)
-    rows, samples = [], {}
-    for variant, speed in SPEED.items():
-        for scenario, batch_size in SCENARIOS:
-            latency_ms = batch_size**0.8 / speed * (1 + rng.gamma(1.5, 0.1, 500))
-            rows.append(make_row(experiment, variant, scenario, batch_size, latency_ms))
-            samples[samples_key(rows[-1])] = latency_ms
-    no_quality = dict.fromkeys(
-        ("quality", "quality_metric", "quality_reference", "quality_retained", "quality_retained_ci95", "protocol")
-    )
-    for scenario, batch_size in SCENARIOS:
-        null = make_row(
-            "null", "null", scenario, batch_size, np.full(500, 0.02), model="null", speedup=None, **no_quality
-        )
-        rows.append(null)
-    return rows, samples
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +51,7 @@ class _References(HTMLParser):
 
 
 def test_html_refers_to_nothing_outside_itself(report: Path):
-    page = report.read_text().replace(get_plotlyjs(), "")
+    page = report.read_text()
     parser = _References()
     parser.feed(page)
     assert parser.found == []
@@ -154,8 +63,12 @@ def test_html_refers_to_nothing_outside_itself(report: Path):
     assert "default-src 'none'" in page
 
 
-def test_html_holds_plotly_once(report: Path):
-    assert report.read_text().count(get_plotlyjs()) == 1
+def test_html_holds_plotly_once_and_deflated(report: Path):
+    page = report.read_text()
+    assert get_plotlyjs() not in page
+    ((packed,),) = [re.findall(r'<script type="text/plain" id="plotly">([^<]+)</script>', page)]
+    assert zlib.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    assert len(page) < 2_400_000
 
 
 def test_html_names_every_case(report: Path, rows: list[Row]):
@@ -167,7 +80,7 @@ def test_html_names_every_case(report: Path, rows: list[Row]):
 def test_names_from_rows_are_escaped(tmp_path: Path):
     wild = "<script>alert(1)</script>"
     rows = [dataclasses.replace(row, invalid_reason=wild, valid=False) for row in make_rows(wild)[0]]
-    page = write_report(rows, tmp_path, {}).read_text().replace(get_plotlyjs(), "")
+    page = write_report(rows, tmp_path, {}).read_text()
     assert wild not in page
     assert "alert(1)" in page
     markdown = (tmp_path / "report.md").read_text()
@@ -181,6 +94,9 @@ def test_markdown_tables_have_a_line_a_row(report: Path, rows: list[Row]):
     assert _table_lines(summary) == 2 + len(SPEED) + 2 + 1  # header and rule, variants, popularity and random, null
     assert _table_lines(full) == 2 + len(rows)
     assert "Protocol: tiny/5-core/full\\_catalogue/test" in text
+    split = text.split("## Where the time goes\n")[1].split("\n## ")[0]
+    assert _table_lines(split) == 2 + len(rows)
+    assert "| sasrec/fp32 | offline | 64 | 0.500 | 0.125 | 0.125 | 2.00 |" in split
 
 
 def test_missing_figures_are_a_dash_and_a_reason(rows: list[Row], report: Path):
@@ -251,18 +167,6 @@ def test_a_narrow_terminal_loses_no_column(
         assert variant in output
 
 
-def test_quality_is_drawn_with_its_interval(rows: list[Row]):
-    variants = group_variants(rows)
-    figure = quality_against_p99(variants, variant_styles(variant.name for variant in variants))
-    points = [trace for trace in figure.data if trace.mode == "markers" and trace.y[0] == pytest.approx(98.7)]
-    assert points
-    for point in points:
-        assert point.error_y.array[0] == pytest.approx(101.2 - 98.7)
-        assert point.error_y.arrayminus[0] == pytest.approx(98.7 - 96.1)
-    assert figure.layout.yaxis.range[0] < 96.1
-    assert figure.layout.yaxis.range[1] > 101.2
-
-
 def test_an_interrupted_run_still_has_a_report(tmp_path: Path, rows: list[Row]):
     write_report(rows[:1], tmp_path, {})
     print_table(rows[:1], Console(file=io.StringIO()))
@@ -276,15 +180,6 @@ def test_numbers_are_short():
     assert tuple(map(format_number, values)) == words
 
 
-def test_ticks_are_round_and_inside():
-    assert log_ticks(0.5, 2000) == [1, 10, 100, 1000]
-    assert log_ticks(0.9, 6) == [1, 1.5, 2, 3, 5]
-    for low, high in ((0.98, 1.05), (12.8, 21), (3e-3, 4e5)):
-        ticks = log_ticks(low, high)
-        assert 1 <= len(ticks) <= 10
-        assert all(low <= tick <= high for tick in ticks)
-
-
 def test_a_variant_looks_the_same_everywhere():
     styles = variant_styles([*SPEED, "fp32", *(f"v{n}" for n in range(20))])
     assert list(styles)[: len(SPEED)] == list(SPEED)
@@ -296,19 +191,40 @@ def test_screenshot_of_nothing_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed")
-def test_browser_draws_every_plot(report: Path):
-    # The page's policy blocks and logs every request; no name resolves either.
-    done = run_browser(report, "--dump-dom", "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND")
-    n_plots = len(re.findall(r'class="plot[ "]', report.read_text().replace(get_plotlyjs(), "")))
-    assert n_plots == 6
-    drawn = done.stdout.replace(get_plotlyjs(), "")
-    assert len(set(re.findall(r'<div class="plot [^"]*js-plotly-plot[^"]*" id="(plot-0-\d)"', drawn))) == n_plots
-    assert len(re.findall(r'<svg class="main-svg"', drawn)) >= n_plots
-    assert drawn.count('class="point"') >= 5 * len(SPEED)  # a marker in two frontiers, three bars
-    problems = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "net::ERR" in line]
-    assert problems == []
+def test_notes_fit_how_the_rows_were_measured(rows: list[Row]):
+    before_4 = [dataclasses.replace(row, processes=None) for row in rows]
+    assert "three windows of three" in dict(how_to_read(rows))["Scenarios"]
+    assert "bootstrap over the processes" in dict(how_to_read(rows))["Intervals"]
+    assert "in one of two windows" in dict(how_to_read(before_4))["Scenarios"]
+    assert dict(how_to_read(before_4)).keys() == dict(how_to_read(rows)).keys()
+
+
+def test_runs_of_one_device_are_told_apart(rows: list[Row]):
+    other = [dataclasses.replace(row, device=row.device | {"kind": "GPU", "count": 2}) for row in rows]
+    labels = [run.label for run in label_runs([("a", rows, {}), ("b", rows, {}), ("c", other, {})])]
+    assert labels == ["Some CPU (2 cores), a", "Some CPU (2 cores), b", "GPU, 2 devices"]
+    later = [dataclasses.replace(row, run_id="later") for row in rows]
+    assert [run.label for run in label_runs([("a", rows, {}), ("a", later, {})])] == [
+        "Some CPU (2 cores), a, 20250102T030405-abcdef",
+        "Some CPU (2 cores), a, later",
+    ]
+
+
+def test_a_report_of_two_devices_compares_them(tmp_path: Path, rows: list[Row]):
+    twice = [
+        dataclasses.replace(
+            row, device=row.device | {"kind": "GPU"}, throughput_samples_per_s=2 * row.throughput_samples_per_s
+        )
+        for row in rows
+    ]
+    page = write_joint_report(label_runs([("a", rows, {}), ("b", twice, {})]), tmp_path).read_text()
+    assert "<h2>Devices compared</h2>" in page
+    assert "<h2>sasrec on GPU</h2>" in page
+    markdown = (tmp_path / "report.md").read_text()
+    assert markdown.startswith("# recjax benchmark: devices compared\n")
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| sasrec/fp32 | offline samples/s |")]
+    assert "(x2.00)" in line
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * len(rows)
 
 
 def _table_lines(text: str) -> int:

@@ -83,8 +83,17 @@ def test_unreadable_latencies_are_one_line(content: bytes, tmp_path: Path, capsy
     assert "holds no latency samples" in line
 
 
-def test_one_report_of_two_runs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["a", "b", "--out=c"])
-    assert exit_.value.code == 2
-    assert "is for the report of one run, and there are 2" in capsys.readouterr().err
+def test_two_runs_make_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(PUBLISHED), str(RESULTS / "quick-intel-xeon-amx")]
+    assert main([*runs, f"--out={tmp_path}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'report.html'}"
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>sasrec on AMD EPYC (2 cores)</h2>" in page
+    assert "<h2>sasrec on Intel(R) Xeon(R) Processor (2 cores)</h2>" in page
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 84
+
+
+def test_latencies_beside_a_file_of_another_name_are_of_other_rows(tmp_path: Path) -> None:
+    (tmp_path / "first.jsonl").write_bytes((PUBLISHED / "results.jsonl").read_bytes())
+    (tmp_path / "samples.npz").write_bytes(b"no zip")  # it would be refused
+    assert main([str(tmp_path / "first.jsonl"), f"--out={tmp_path / 'report'}"]) == 0
