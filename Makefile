@@ -73,13 +73,13 @@ constraints:
 SHOT := $(RUN) -m tools.screenshot_report
 screenshots:
 	$(RUN) -m benchmarks.show runs/quick-cpu --out=runs/quick-cpu >/dev/null
-	$(SHOT) runs/quick-cpu/report.html docs/images/report.png --height 1500
+	$(SHOT) runs/quick-cpu/report.html docs/images/report.png --width 1260 --height 1300 --fragment=model=sasrec
 	$(SHOT) runs/quick-cpu/report.html docs/images/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
-	  --top "section.model:not([hidden])" --height 1300
+	  --top "section.model:not([hidden])" --width 1260 --height 1080
 	$(SHOT) runs/quick-cpu/report.html docs/images/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
 	$(RUN) -m benchmarks.history --out=runs/history.html
-	$(SHOT) runs/history.html docs/images/history.png --height 1300 \
-	  --fragment="device=AMD EPYC (2 cores)&model=sasrec&model=dlrm_dcnv2"
+	$(SHOT) runs/history.html docs/images/history.png --width 1260 --height 1080 --top "section[data-rows]:not([hidden])" \
+	  --fragment="device=AMD EPYC (2 cores)&model=sasrec&model=dlrm_dcnv2&variant=fp32&variant=int8"
 	$(RUN) -m benchmarks.transforms_page --plot=runs/transforms-plot.html
 	$(RUN) -m tools.screenshot_report runs/transforms-plot.html docs/images/transforms.png --width 1200 --height 1030
 

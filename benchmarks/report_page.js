@@ -81,7 +81,7 @@ function frontier(trace, points) {
   return { ...trace, x: best.map((point) => point[0]), y: best.map((point) => point[1]) };
 }
 
-// From four to ten round numbers, fewer where the two are very close.
+// From three to ten round numbers, fewer where the two are very close.
 function logTicks(low, high) {
   let ticks = [];
   for (const mantissas of FINER) {
@@ -92,7 +92,7 @@ function logTicks(low, high) {
         if (tick >= low && tick <= high) ticks.push(tick);
       }
     }
-    if (ticks.length >= 4) break;
+    if (ticks.length >= 3) break;
   }
   const step = Math.ceil(ticks.length / 10) || 1;
   const spread = [];

@@ -51,6 +51,7 @@ def screenshot(
             start = float(found)
         # Plots are drawn once they are near the window, a frame after it got there.
         browser.run("new Promise((done) => setTimeout(done, 700))")
+        browser.run("scrollTo(0, 0)")  # what sticks to the window's top would cover the picture's
         picture.write_bytes(browser.picture((0, max(0.0, start - 16 * bool(top)), width, height)))
 
 
