@@ -75,7 +75,7 @@ def run_estimate(source: Source, targets: Sequence[Target], folder: Path) -> int
                         advance=advance,
                     )
                     if not rows:
-                        keep_earlier_run(folder, path.name, "report.md", "report.html", "samples.npz")
+                        keep_earlier_run(folder, path.name, "report.md", "report.html", "results.csv", "samples.npz")
                     for of_program in planned:
                         rows.append(
                             EstimatedRow(

@@ -23,7 +23,8 @@ EXAMPLES = """examples:
   python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/64     one row again, by its own command
   python -m benchmarks.run --list
 
-results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html, models/
+results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html,
+results.csv, models/
 with --estimate nothing runs: programs are compiled for hardware that is not here; results.jsonl and report.md hold
 estimated rows alone, marked as such
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
