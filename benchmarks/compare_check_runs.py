@@ -18,7 +18,7 @@ from benchmarks.measuring import load_facts, read_part, scenarios_of
 from benchmarks.prepared import load_prepared
 from benchmarks.results import ResultWriter, RowSamples, write_samples
 from benchmarks.rows import Rowed, make_row, samples_of
-from benchmarks.suite import Case, Suite
+from benchmarks.suite import Case, Measurement, Suite
 from benchmarks.summary import samples_key
 from benchmarks.turns import TurnTaker, take_turns
 from recjax.command_line import make_output_folder
@@ -84,7 +84,8 @@ def _write_rows(suite: Suite, work: Path, run: str, processes: int, folder: Path
         labels = [variant.label for variant in case.variants]
         parts = [read_part(suite, case, work / run, process, labels) for process in range(processes)]
         for scenario in scenarios_of(suite, case):
-            samples |= _write_scenario(writer, case, work, run, [part[scenario] for part in parts], parts, of_run)
+            measured = [part[scenario] for part in parts]
+            samples |= _write_scenario(writer, case, work, run, measured, parts, of_run, suite.measurement)
     write_samples(folder / "samples.npz", samples)
 
 
@@ -96,6 +97,7 @@ def _write_scenario(
     measured: Sequence[Sequence[Measured]],
     parts: Sequence[dict[tuple[str, int], list[Measured]]],
     of_run: dict[str, Any],
+    asked: Measurement,
 ) -> dict[str, RowSamples]:
     """Writes one row a variant, and returns their samples."""
     name, samples = case.experiment.name, dict[str, RowSamples]()
@@ -109,7 +111,7 @@ def _write_scenario(
             of_masked=None,
             of_all=[[records[index] for records in part.values()] for part in parts],
         )
-        row = make_row(case, variant, records, facts, of_run, prepared.training)
+        row = make_row(case, variant, records, facts, of_run, prepared.training, asked)
         writer.write([row])
         samples[samples_key(row)] = samples_of(records.of_variant)
     return samples

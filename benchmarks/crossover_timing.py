@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import markdown
-from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored
 from benchmarks.timing import in_turn
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
 from recjax.nn.dots import FLOAT, Kernel, multiply
 from recjax.progress import console
 from recjax.transforms import aqt_dots

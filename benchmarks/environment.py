@@ -1,22 +1,13 @@
 """Everything about the machine and the software that a row's figures depend on."""
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from recjax.hardware.ceilings import Ceilings
+from recjax.hardware.software import describe_software
 from recjax.measurement.container import container_limits
-from recjax.processor import cpu_model
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "qwix", "numpy", "recjax")
-FLAG_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "OMP_", "CUDA_", "NVIDIA_TF32")
-REPOSITORY = Path(__file__).parent.parent
 
 
 def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, Any]:
@@ -27,41 +18,3 @@ def describe_environment(device: jax.Device, ceilings: Ceilings) -> dict[str, An
         "container": {"cpus": limits.cpus, "memory_bytes": limits.memory_bytes, "reasons": limits.reasons},
         "ceilings": dataclasses.asdict(ceilings),
     }
-
-
-def describe_software() -> dict[str, Any]:
-    """Returns versions, flags, precision, processor, system and git state, as plain JSON values.
-
-    Rows are published: the home folder in a flag's value is written as `~`.
-    """
-    jax_settings: Any = jax.config  # its attributes are made at run time; not every version declares them
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        versions[package] = importlib.metadata.version(package)
-    home = str(Path.home())
-    flags = {
-        name: value.replace(home, "~") for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)
-    }
-    return {
-        "versions": versions,
-        "flags": flags,
-        "matmul_precision": jax_settings.jax_default_matmul_precision or "default of the platform",
-        "cpu": cpu_model(),
-        "os": platform.platform(),
-        "git": describe_git(),
-    }
-
-
-def describe_git() -> dict[str, Any]:
-    """Returns the commit, and whether files differ from it; None outside a repository."""
-    status = _git("status", "--porcelain")
-    return {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
-
-
-def _git(*arguments: str) -> str | None:
-    """Returns what git prints, None outside a repository or without git."""
-    try:
-        done = subprocess.run(("git", *arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.environment import describe_software
 from benchmarks.estimates import EstimatedRow, print_estimates, render_estimates
 from benchmarks.report import wide_console
 from benchmarks.results import keep_earlier_run
@@ -18,6 +17,7 @@ from recjax.data.sources import check_source
 from recjax.errors import UserError
 from recjax.hardware.device import EXAMPLES
 from recjax.hardware.facts import Chip, load_prices
+from recjax.hardware.software import describe_software
 from recjax.hardware.topology import Target
 from recjax.planning import PROGRAMS, PlanRow, parse_targets, plan
 from recjax.progress import console, stage

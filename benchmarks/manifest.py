@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import describe_git
 from benchmarks.suite import Source
 from recjax.errors import UserError
+from recjax.hardware.software import describe_git
 
 FILE = "run.json"
 

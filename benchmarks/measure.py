@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.contestants import Contestant
 from benchmarks.measured import Measured, window_facts
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Measurement
-from benchmarks.timing import CompileCounter, quiet_heap
+from benchmarks.timing import CompileCounter
 from benchmarks.turns import await_turn
 from recjax.config import Serving
 from recjax.load.checks import cached_answers, window_fault, wrong_answers
@@ -21,6 +21,7 @@ from recjax.load.client import LoadGenerator
 from recjax.load.closed_loop import closed_loop, warm_up
 from recjax.load.mlperf import measure_with_loadgen
 from recjax.load.mlperf_log import LoadGenError
+from recjax.load.quiet_heap import quiet_heap
 from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, highest_rate_within_limit
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window, nothing_measured
@@ -89,16 +90,25 @@ class _Watched:
         self._energies: list[Energy] = []
         self._growths: list[tuple[int, int | None]] = []
 
-    def watch(self, measure: Callable[[], Window]) -> Window:
-        """Returns the window that `measure` gives, having noted what happened around it."""
+    def watch(self, measure: Callable[[], Window], offered_qps: float | None = None) -> Window:
+        """Returns the window that `measure` gives, having noted what happened around it.
+
+        After a LoadGen that failed there is no other try: windows with nothing in them keep the place.
+
+        Args:
+          measure: answers queries.
+          offered_qps: the rate at which they come, in an open loop.
+        """
         await_turn()
         compiled = COMPILATIONS.count
         energy, started_at_s = read_energy(self.place.platform, self.place.n_devices), time.time()
         with HostWatch() as host:
-            try:
-                window = measure()
-            except LoadGenError as error:
-                window, self.fault = nothing_measured(), str(error)
+            window = nothing_measured(offered_qps)
+            if self.fault is None:
+                try:
+                    window = measure()
+                except LoadGenError as error:
+                    self.fault = str(error)
         self._energies.append(energy_between(energy, read_energy(self.place.platform, self.place.n_devices)))
         self.recompiles += COMPILATIONS.count - compiled
         self._noises.append(dataclasses.asdict(host.noise))
@@ -246,14 +256,14 @@ def _measure_server(
                 system, seed, slo_ms = one.contestant.system, next(seeds), serving.slo_ms
                 if settings.loadgen == "mlperf":
                     of_loadgen = functools.partial(measure_with_loadgen, rate_qps=rate_qps, slo_ms=slo_ms)
-                    return one.watch(
-                        functools.partial(of_loadgen, system, "server", n, seed=seed, mix=settings.queries)
-                    )
+                    measure = functools.partial(of_loadgen, system, "server", n, seed=seed, mix=settings.queries)
+                    return one.watch(measure, rate_qps)
                 of_ours = functools.partial(generator.measure, arrivals=settings.arrivals, mix=settings.queries)
-                return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed))
+                return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed), rate_qps)
 
             search = None
-            if contestant.is_null or contestant.label in rates:
+            if contestant.is_null or contestant.label in rates or not capacity:
+                # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
                 rate_qps = rates.get(contestant.label, NULL_RATE_QPS)
                 windows = [probe(rate_qps, max(MIN_CONFIRMING_QUERIES, round(2 * rate_qps * settings.probe_s)))]
             else:

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.environment import describe_software
 from benchmarks.plan_check_page import print_rows
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored
@@ -30,6 +29,7 @@ from recjax.hardware.estimate import estimate
 from recjax.hardware.facts import Chip
 from recjax.hardware.program_costs import ProgramCosts, program_costs
 from recjax.hardware.programs import PlannedProgram, serving_program, training_program
+from recjax.hardware.software import describe_software
 from recjax.parallel.mesh import make_mesh
 from recjax.progress import console, stage
 from recjax.training.first_step import plan_step, total_steps

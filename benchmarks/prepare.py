@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from benchmarks.prepared import PreparedCase, PreparedVariant, model_folder
-from benchmarks.statistics import retained_interval
 from benchmarks.suite import Case
 from benchmarks.train_speed import TrainSpeed, measure_train_speed
 from recjax.config import Experiment, check, to_dict
@@ -20,6 +19,7 @@ from recjax.evaluation import LOWER_IS_BETTER, Data, Quality, is_better, make_ev
 from recjax.hardware.device import describe_training, support_platform
 from recjax.parallel.start import is_writer
 from recjax.progress import stage
+from recjax.quality_interval import retained_interval
 from recjax.training.checkpoint import bytes_on_disk
 from recjax.training.fit import EpochRecord, FitResult
 from recjax.training.memory import default_device

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored, read_stored
 from benchmarks.tuning import digest, reseeded
@@ -17,6 +16,7 @@ from recjax.config import Experiment, load_config
 from recjax.data.sources import check_source
 from recjax.evaluation import make_evaluator, sanity_rows
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
 from recjax.progress import stage
 from recjax.training.pipeline import finalize, load_data, train
 

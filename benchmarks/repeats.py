@@ -52,6 +52,8 @@ def measure_repeats(source: Source, device: str, repeats: int, processes: int, o
       UserError: a run of them failed.
     """
     make_output_folder(out)
+    for earlier in _repeats_in(out):  # of another row, or of older code
+        shutil.rmtree(earlier)
     suite = source.load()
     suite = dataclasses.replace(suite, measurement=dataclasses.replace(suite.measurement, processes=processes))
     for number in range(1, repeats + 1):
@@ -71,12 +73,14 @@ def judge_repeats(out: Path) -> int:
     Raises:
       UserError: fewer than two repeats are there, or files of them cannot be read.
     """
-    folders = sorted(path.parent for path in out.glob("*/results.jsonl"))
+    folders = _repeats_in(out)
     if len(folders) < 2:
         raise UserError(f"{out} has {len(folders)} repeats; run python -m benchmarks.repeat_check --out={out}")
     rows = [
         {samples_key(row): row for row in read_rows(folder / KEPT[0]) if row.variant == "fp32"} for folder in folders
     ]
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise UserError(f"{out} holds repeats of different rows; delete it, and run python -m benchmarks.repeat_check")
     samples = [read_row_samples(folder / KEPT[1]) for folder in folders]
     lines: list[tuple[str, ...]] = []
     verdicts: list[str] = []
@@ -100,6 +104,10 @@ def judge_repeats(out: Path) -> int:
     return 0 if enough else 1
 
 
+def _repeats_in(out: Path) -> list[Path]:
+    return sorted(path.parent for path in out.glob("[0-9]*/results.jsonl"))
+
+
 def _pooled(samples: Sequence[RowSamples]) -> dict[str, float]:
     together = np.concatenate([one.latency_ms for one in samples])
     return {name: float(quantile_of_samples(together, quantile)) for name, quantile in FIGURES.items()}
@@ -116,5 +124,6 @@ def _lines(key: str, rows: Sequence[Row], pooled: dict[str, float]) -> Iterator[
         for figure, value in pooled.items():
             bounds = row.latency_ms[f"ci95_{figure}"]
             interval = "none" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
-            cells += [f"{row.latency_ms[figure]:.3f}", interval, "yes" if _covers(row, figure, value) else "no"]
+            own = row.latency_ms[figure]
+            cells += ["none" if own is None else f"{own:.3f}", interval, "yes" if _covers(row, figure, value) else "no"]
         yield tuple(cells)

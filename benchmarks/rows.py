@@ -11,7 +11,7 @@ from benchmarks.measured import Measured
 from benchmarks.prepared import PreparedVariant
 from benchmarks.results import Row, RowSamples
 from benchmarks.statistics import ratio_summary
-from benchmarks.suite import Case
+from benchmarks.suite import Case, Measurement
 from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.estimate import flops_utilization
 from recjax.hardware.facts import chip_of
@@ -96,6 +96,7 @@ def make_row(
     processes: Sequence[ProcessFacts],
     run: Mapping[str, Any],
     training: Mapping[str, Any],
+    asked: Measurement,
 ) -> Row:
     """Returns the row of one variant in one scenario, and of the null model where `variant` is None.
 
@@ -106,6 +107,7 @@ def make_row(
       processes: that measured it, in order.
       run: run_id, suite, and the command that all of it came from.
       training: over which devices the training was spread.
+      asked: how queries were drawn.
     """
     row, first, experiment = _Row(), records.of_variant[0], case.experiment
     facts, settings = processes[0], experiment.serving
@@ -121,6 +123,9 @@ def make_row(
     padded = sum(window["padded_samples"] for window in windows)
     _put_throughput(row, records, variant, is_server=is_server)
     _put_server(row, records.of_variant, settings.slo_ms)
+    queries_in_words = asked.queries.in_words() if is_server else asked.queries.rows_in_words()
+    row.fields["load"] |= {"queries": queries_in_words}
+    row.fields["load"] |= {"arrivals": asked.arrivals.in_words()} if is_server else {}
     _put_memory(row, records, facts, program)
     _put_sparse_speeds(row, variant, records)
     _put_roofline(row, variant, program, facts, first, throughput)
@@ -244,6 +249,8 @@ def _put_throughput(row: _Row, records: Rowed, variant: PreparedVariant | None, 
         why_not = "server rates are searched one after the other, not in turns; compare target_qps"
     elif variant is None:
         why_not = NULL_REASON
+    elif not all(np.all(one.samples_per_s) for one in (*records.of_variant, *records.of_fp32)):
+        why_not = "a window answered no query"
     row.put("speedup", None if why_not else _speedup(records.of_variant, records.of_fp32), why_not)
 
 

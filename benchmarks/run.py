@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from recjax.command_line import OneLineParser, add_parallel_options, parallel_overrides, run_command
+from recjax.errors import UserError
 
 EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 7 minutes on 2 cores)
@@ -30,7 +31,9 @@ estimated rows alone, marked as such
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
 
 PEERS = "peers"  # a suite with rows of its own
-NOT_OF_PEERS = ("estimate", "overrides", "parallel", "mesh", "resume", "shard")
+UNREAD_BY_PEERS = {"estimate", "overrides", "parallel", "mesh", "resume", "shard", "loadgen"}
+UNREAD_BY_REPRODUCE = UNREAD_BY_PEERS
+UNREAD_BY_ESTIMATE = {"resume", "shard", "loadgen"}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,10 +80,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     options = parser.parse_args(arguments)
-    if options.suite == PEERS and (others := [name for name in NOT_OF_PEERS if getattr(options, name)]):
-        names = ", ".join("--set" if name == "overrides" else f"--{name}" for name in others)
-        parser.error(f"--suite=peers with {names}; allowed: --device and --out (python -m benchmarks.peers has more)")
+    _refuse_unread_options(parser, options)
     return options
+
+
+def _refuse_unread_options(parser: OneLineParser, options: argparse.Namespace) -> None:
+    """Ends with one line where an option is given that the kind of run does not read."""
+    given = {name for name in UNREAD_BY_PEERS if getattr(options, name) not in (None, False, [], "recjax")}
+    for mode, chosen, unread, allowed in (
+        ("--suite=peers", options.suite == PEERS, UNREAD_BY_PEERS, "--device and --out (benchmarks.peers has more)"),
+        ("--reproduce", options.reproduce, UNREAD_BY_REPRODUCE, "--out; the rest is the row's own"),
+        ("--estimate", options.estimate, UNREAD_BY_ESTIMATE, "--device, --suite, --config, --set and --out"),
+    ):
+        if chosen and (others := sorted(given & unread)):
+            names = ", ".join("--set" if name == "overrides" else f"--{name}" for name in others)
+            parser.error(f"{mode} with {names}; allowed: {allowed}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,6 +151,8 @@ def _run(options: argparse.Namespace) -> int:
         from benchmarks.runner import run_apart
 
         return run_apart(suite, source, options.device, folder, resume=options.resume)
+    if options.resume:
+        raise UserError("--resume is for a run of one process; this one has several: run it anew without --resume")
     quiet_others()
     from benchmarks.runner import run_suite
     from recjax.hardware.device import select_device

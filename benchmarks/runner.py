@@ -232,7 +232,7 @@ def _rows(
             of_masked=None if masked is None else [records[masked] for records in measured],
             of_all=[[records[index] for records in part.values()] for part in parts if part],
         )
-        row = make_row(case, variant, records, facts, of_run, prepared.training)
+        row = make_row(case, variant, records, facts, of_run, prepared.training, suite.measurement)
         rows.append(row)
         samples[samples_key(row)] = samples_of(records.of_variant)
         _write_histograms(folder, row, records.of_variant)

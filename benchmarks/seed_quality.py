@@ -20,7 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import markdown
-from benchmarks.environment import describe_software
 from benchmarks.prepare import prepare_case
 from benchmarks.report import wide_console
 from benchmarks.results import keep_earlier_run
@@ -31,6 +30,7 @@ from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.config import Experiment, Training
 from recjax.data.sources import check_source
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
 from recjax.progress import console
 
 HEADER = ("model", "variant", "metric", "seeds", "mean", "deviation", "kept % ± 95%", "lowest", "highest")

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import markdown
-from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
 from benchmarks.timing import in_turn
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
 from recjax.nn.embedding import Embedding
 from recjax.progress import console
 from recjax.transforms import table_factors, table_rounding, table_sharing

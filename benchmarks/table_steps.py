@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from benchmarks import markdown
-from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
 from benchmarks.statistics import ratio_summary
 from benchmarks.table_contestants import (
@@ -31,11 +30,12 @@ from benchmarks.table_contestants import (
     spread_ids,
     stand_in,
 )
-from benchmarks.timing import quiet_heap
 from benchmarks.torch_tables import missing_torch, torch_contestant
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.data.features import LabelledSchema
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
+from recjax.load.quiet_heap import quiet_heap
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
 from recjax.progress import console, stage
 from recjax.training.optimizer import ROW_UPDATES

@@ -1,13 +1,13 @@
 """What must hold around a timed window: nothing compiles, no garbage from before is collected, all is warm."""
 
-import contextlib
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from recjax.load.quiet_heap import quiet_heap
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -22,21 +22,6 @@ class CompileCounter:
 
     def _on_event(self, event: str, duration_secs: float, **attributes: str | int) -> None:
         self.count += event == COMPILE_EVENT
-
-
-@contextlib.contextmanager
-def quiet_heap() -> Iterator[None]:
-    """Moves everything alive out of the garbage collector's sight for the window; collection stays on.
-
-    A serving process does the same at start-up. Without it, a full collection walks the training code's
-    objects in the middle of a window.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def in_turn(calls: Mapping[str, Callable[[], Any]], window_s: float, fewest: int, most: int) -> dict[str, list[float]]:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import markdown
-from benchmarks.environment import describe_software
 from benchmarks.results import keep_earlier_run
 from benchmarks.timing import in_turn
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.hardware.device import describe_device
+from recjax.hardware.software import describe_software
 from recjax.nn.retrieval import MOST_SCORES, top_inner_products
 from recjax.progress import console
 

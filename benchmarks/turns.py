@@ -100,7 +100,10 @@ class TurnTaker:
                 if self._connection is None and self._program.poll() is not None:
                     return self._ended()
             else:
-                self._asked = self._connection.recv(1) == ASK
+                said = b""
+                with contextlib.suppress(OSError):  # a process that was killed may have reset the connection
+                    said = self._connection.recv(1)
+                self._asked = said == ASK
                 if not self._asked:  # that process is over; there may be another one
                     self._connection.close()
                     self._connection = None
@@ -110,7 +113,8 @@ class TurnTaker:
         """Lets the program have the turn that it asked for."""
         assert self._connection is not None
         self._asked, self._turns = False, self._turns + 1
-        self._connection.sendall(GO)
+        with contextlib.suppress(OSError):  # `asks` tells that it has ended
+            self._connection.sendall(GO)
 
     def _ended(self) -> bool:
         if self._program.returncode:

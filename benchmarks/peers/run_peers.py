@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.environment import describe_software
 from benchmarks.peers.contest import run_contest
 from benchmarks.peers.entrants import Settings, entrants_of
 from benchmarks.peers.page import print_rows, render
@@ -24,6 +23,7 @@ from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored
 from recjax.command_line import INTERRUPTED, make_output_folder
 from recjax.errors import UserError, unknown_name
+from recjax.hardware.software import describe_software
 from recjax.processor import cpu_model
 from recjax.progress import console, stage
 

@@ -46,6 +46,13 @@ class Arrivals:
                 f"arrivals of kind {self.kind!r} with trace={self.trace!r}; a trace needs a file, others none"
             )
 
+    def in_words(self) -> str:
+        """Returns the arrivals as they stand in a result row."""
+        if self.kind == "bursts":
+            ratio, share, mean_s = self.burst_ratio, self.burst_share, self.burst_s
+            return f"bursts of {ratio:g} times the mean rate for {share:g} of the time, {mean_s:g} s long on average"
+        return "Poisson" if self.kind == "poisson" else f"the trace {Path(self.trace).name}"
+
 
 def arrival_times(arrivals: Arrivals, rate_qps: float, n: int, seed: int) -> NDArray:
     """Returns [N] seconds after the start, ascending.

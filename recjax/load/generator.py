@@ -52,8 +52,8 @@ def play(
 
     Returns:
       Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, 6] likewise;
-      `completed` [A] queries completed until and with each frame; `kept` frames and their `kept_bytes`; `overloaded`,
-      `silent`, `cpu_s` and `spun_s` as single values.
+      `completed` [A] queries completed until and with each frame; `kept` frames, their `kept_sizes` and `kept_bytes`;
+      `overloaded`, `silent`, `cpu_s` and `duration_s` as single values.
     """
     connection.setblocking(False)
     reader, n = FrameReader(connection), len(due_N)

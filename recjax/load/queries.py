@@ -45,8 +45,11 @@ class QueryMix:
     def in_words(self) -> str:
         """Returns the mix as it stands in a result row."""
         sizes = f"{self.samples} a query" if self.sizes == "fixed" else "100 to 700 a query (DLRMv2's quantiles)"
-        rows = "uniform rows" if self.popularity == "uniform" else f"Zipf rows (exponent {self.exponent:g})"
-        return f"{sizes}, {rows}"
+        return f"{sizes}, {self.rows_in_words()}"
+
+    def rows_in_words(self) -> str:
+        """Returns how popular the pool's rows are."""
+        return "uniform rows" if self.popularity == "uniform" else f"Zipf rows (exponent {self.exponent:g})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recjax.load.checks import window_fault
 from recjax.load.window import Window
 from recjax.measurement.early_stopping import limit_verdict
 
@@ -75,7 +76,8 @@ def highest_rate_within_limit(
     """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
 
     The bracket is halved (geometrically) `steps` times with short probes. A probe that fails is repeated once, so that
-    one stall of a shared machine does not cut the bracket. The rate found must then hold in CONFIRMATIONS windows
+    one stall of a shared machine does not cut the bracket. A window that is no measurement, such as one whose
+    generator fell behind, does not hold. The rate found must then hold in CONFIRMATIONS windows
     twice as long, none of which is repeated; at the first that fails, the rate is lowered by a tenth and has to be
     confirmed anew.
 
@@ -90,13 +92,15 @@ def highest_rate_within_limit(
 
     def run(rate_qps: float, length_s: float, fewest: int) -> tuple[Window, bool]:
         window = probe(rate_qps, max(fewest, round(rate_qps * length_s)))
-        return window, holds_limit(window, slo_ms)[0]
+        return window, window_fault(window, slo_ms) is None and holds_limit(window, slo_ms)[0]
 
-    failed: list[float] = []
+    probes, failed = 0, list[float]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
     for _ in range(steps):
-        held = run(rate, probe_s, MIN_PROBE_QUERIES)[1] or run(rate, probe_s, MIN_PROBE_QUERIES)[1]
+        held, probes = run(rate, probe_s, MIN_PROBE_QUERIES)[1], probes + 1
+        if not held:
+            held, probes = run(rate, probe_s, MIN_PROBE_QUERIES)[1], probes + 1
         low, high = (rate, high) if held else (low, rate)
         failed += [] if held else [rate]
         rate = (low * high) ** 0.5 if low else high / 2
@@ -116,6 +120,6 @@ def highest_rate_within_limit(
         windows=tuple(windows),
         confirmed=held,
         failed_at_qps=float(np.min(failed)) if failed else None,
-        probes=steps,
+        probes=probes,
         lowered=lowered,
     )

@@ -76,7 +76,19 @@ class Window:
         return self.queries / self.duration_s
 
 
-def nothing_measured() -> Window:
-    """Returns the window of a measurement that failed: no query was answered."""
+def nothing_measured(offered_qps: float | None = None) -> Window:
+    """Returns the window of a measurement that failed: no query was answered.
+
+    Args:
+      offered_qps: rate at which they should have come, of an open loop.
+    """
     none = np.zeros(0)
-    return Window(latency_ms=none, parts_ms={}, samples=0, padded_samples=0, duration_s=1.0, silent=True)
+    return Window(
+        latency_ms=none,
+        parts_ms={},
+        samples=0,
+        padded_samples=0,
+        duration_s=1.0,
+        silent=True,
+        offered_qps=offered_qps,
+    )

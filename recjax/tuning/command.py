@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from recjax.tuning.trial import Trial
 from recjax.tuning.variants import Variants
 
 FRONTIER, DEPLOYMENT = "frontier.jsonl", "deployment.toml"
+WIDTH = 160  # of the table, where there is no terminal
 LAST_SEEDS = 1_000_000  # away from those of the search: other arrivals, other rows
 
 
@@ -177,7 +179,8 @@ def _print(
     took_s: float,
     total_s: float,
 ) -> None:
-    output, baseline = Console(soft_wrap=True), baseline_of([trial for trial in trials if trial.number in remeasured])
+    output = Console(width=None if sys.stdout.isatty() else WIDTH)
+    baseline = baseline_of([trial for trial in trials if trial.number in remeasured])
     output.print(frontier_table(trials, remeasured, chosen, variants.metric))
     number = "–" if baseline is None else baseline.number
     output.print(

@@ -31,8 +31,8 @@ from recjax.tuning.stages import CLOSED_LOOP_QUERIES, CLOSED_LOOP_S, Bench, syst
 from recjax.tuning.trial import Trial
 from recjax.tuning.variants import Variants
 
-COMPILE_S = 1.0  # of a program, for the estimate
-RETRIES = 1.3  # windows, by those that hold: some have to be repeated at a lower rate
+COMPILE_S = 2.0  # of a program, and of its share of loading and evaluating the model, for the estimate
+RETRIES = 1.6  # windows, by those that hold: some have to be repeated at a lower rate
 
 
 def expected_finish_s(chosen: Sequence[Trial], mean_samples: float) -> float:

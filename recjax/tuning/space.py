@@ -26,9 +26,10 @@ Point = Mapping[str, Any]  # answers by name
 
 LARGEST_BUCKET = 8192
 MOST_BUCKETS = 8  # of a ladder; each is a program to compile
+BUCKET_QUESTIONS = ("bucket_policy", "largest_bucket", "bucket_ratio")
 SHARES = (0.25, 0.5, 0.75, 0.875)  # of hidden units that are removed, or of a student's that it lacks
 FINE_TUNED = 1  # epochs of a smaller model
-PLAIN: dict[str, Any] = {"structure": "as_trained", "precision": "float32", "tables": "float32"}
+PLAIN: dict[str, Any] = {"structure": "as_trained", "precision": "float32", "tables": "float32", "devices": 1}
 PRECISIONS: Mapping[str, Callable[..., Transform]] = {
     "bf16": lambda **_: bf16(),
     "int8": lambda **options: quantize(when="after", **options),
@@ -115,7 +116,9 @@ class Space:
         tables = {"tables": "int8"} if "int8" in self.tables else {}
         student = {"structure": "student", "student_share": 0.75, "student_layers": "all", "student_embedding": 1.0}
         thin = student | {"student_share": 0.875, "student_layers": "one less"}
-        points: list[Point] = [{"structure": "config", "bucket_policy": "config"}] if self.experiment.transforms else []
+        points: list[Point] = (
+            [{"structure": "config", "bucket_policy": "config", "devices": 1}] if self.experiment.transforms else []
+        )
         points += [PLAIN | small, PLAIN | {"precision": "bf16"} | small, PLAIN | int8 | tables | small]
         if "shrink" in self.structures:
             points.append(PLAIN | int8 | {"structure": "shrink", "shrink_share": 0.5} | large)

@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
 from recjax.training.checkpoint import differing_fields
 from recjax.tuning.finish import expected_finish_s
-from recjax.tuning.frontier import last_ones
+from recjax.tuning.frontier import frontier_of, last_ones
 from recjax.tuning.goal import NO_PRICE
-from recjax.tuning.space import Candidate, Point, Space
+from recjax.tuning.space import BUCKET_QUESTIONS, Candidate, Point, Space
 from recjax.tuning.stages import Bench, Pruned, examine
 from recjax.tuning.trial import FIGURES, Trial, trial_from_json, trial_of
 
@@ -104,7 +106,7 @@ def search(
     """
     study, random = _open_study(folder, seed, space.baseline())
     tpe, trials, repeats = study.sampler, _records(study), 0
-    before = len(trials)
+    before, rng = len(trials), np.random.default_rng([seed, len(trials)])
     while repeats < MOST_REPEATS:
         left_s = budget.left_s - expected_finish_s(
             last_ones(trials, bench.variants.metric), bench.goal.mix.mean_samples
@@ -129,6 +131,8 @@ def search(
                 study.enqueue_trial(dict(point))
         _tell(study, asked, trial)
         trials.append(trial)
+        if trial.stage == "budget" and (point := _of_frontier(study, trials, bench.variants.metric, rng)):
+            study.enqueue_trial(point)
         budget.save()
         report(trials)
         console.print(_in_words(trial, bench.variants.metric, budget.left_s), markup=False)
@@ -181,6 +185,19 @@ def _open_study(folder: Path, seed: int, baseline: Point) -> tuple[Any, Any]:
 
 def _answer(asked: Any, name: str, choices: Sequence[Any]) -> Any:
     return asked.suggest_categorical(name, list(choices))
+
+
+def _of_frontier(study: Any, trials: Sequence[Trial], metric: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns the answers of a trial of the frontier but for its buckets, which then are drawn: its model is there.
+
+    So the time that no further training fits into is not spent on candidates that need one. Empty without a frontier.
+    """
+    numbers = [trial.number for trial in frontier_of(trials, metric)]
+    if not numbers:
+        return {}
+    number = int(rng.choice(numbers))
+    params = next(t.params for t in study.trials if t.user_attrs.get(RECORD, {}).get("number") == number)
+    return {name: value for name, value in params.items() if name not in BUCKET_QUESTIONS}
 
 
 def _records(study: Any) -> list[Trial]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.environment import describe_software
+from recjax.hardware.software import describe_software
 
 
 def test_flags_that_change_figures_are_kept_without_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:

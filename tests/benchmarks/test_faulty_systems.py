@@ -20,6 +20,10 @@ from benchmarks.rows import ProcessFacts, Rowed, make_row
 from benchmarks.suite import Measurement
 from recjax.config import Serving
 from recjax.load import rate_search
+from recjax.load.checks import cached_answers, wrong_answers
+from recjax.load.closed_loop import warm_up
+from recjax.load.mlperf_log import LoadGenError
+from recjax.load.window import nothing_measured
 from recjax.serving.compiled import Stamps
 
 SERVICE_S = 2e-4
@@ -99,6 +103,21 @@ class LateSystem(HonestSystem):
             time.sleep(0.1)
 
 
+class CachingRows(HonestSystem):
+    """Keeps the answer of every row; more than half of its pool fits the largest bucket."""
+
+    n_rows = 400
+    buckets = (1, 300)
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def work(self, rows: np.ndarray) -> None:
+        if not set(rows.tolist()) <= self.seen:
+            super().work(rows)
+        self.seen |= set(rows.tolist())
+
+
 class LyingSystem(HonestSystem):
     """Answers wrongly what it has not been asked before: right again when it is checked."""
 
@@ -165,7 +184,7 @@ def row_of(record: Measured, *of_processes: list[Measured]) -> Row:
         experiment=SimpleNamespace(name="faulty", serving=SERVING, dataset=SimpleNamespace(source="none"))
     )
     records = Rowed(of_variant=[record], of_fp32=[record], of_masked=None, of_all=of_processes)
-    row = make_row(case, variant, records, [facts], {"run_id": "r", "suite": "s", "command": {}}, {})
+    row = make_row(case, variant, records, [facts], {"run_id": "r", "suite": "s", "command": {}}, {}, SETTINGS)
     check_row(row)
     return row
 
@@ -213,6 +232,43 @@ def test_a_caching_system_is_caught() -> None:
         assert not row.valid
         assert row.invalid_reason is not None
         assert "answers are cached" in row.invalid_reason
+
+
+def test_warming_up_does_not_hide_a_cache_of_rows() -> None:
+    system = CachingRows()
+    warm_up(system)
+    _, fault = cached_answers(system, seed=0)
+    assert fault is not None
+
+
+def test_items_that_differ_under_load_are_seen_but_not_where_scores_tie() -> None:
+    scores = np.array([[0.9, 0.5, 0.5, 0.1, 0.05]], np.float32)
+    items = np.array([[7, 3, 4, 9, 2]], np.int32)
+
+    class Ranking(HonestSystem):
+        def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+            return {"items": items, "scores": scores}, Stamps(0.0, 0.0, 0.0, 0.0)
+
+    def fault(under_load: list[int]) -> str | None:
+        content = np.array([under_load], np.int32).tobytes() + scores.tobytes()
+        window = dataclasses.replace(nothing_measured(), kept_answers=((np.zeros(1, np.int32), content),))
+        return wrong_answers(Ranking(), window)
+
+    assert fault([7, 3, 4, 9, 2]) is None
+    assert fault([7, 4, 3, 9, 2]) is None
+    assert fault([3, 7, 4, 9, 2]) == "'items' of a batch of 1 samples was answered differently under load"
+
+
+def test_a_loadgen_that_fails_leaves_invalid_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise LoadGenError("LoadGen logged an error")
+
+    monkeypatch.setattr(measure, "measure_with_loadgen", fail)
+    rows = rows_of(HonestSystem(), dataclasses.replace(SETTINGS, loadgen="mlperf"))
+    assert set(rows) == {"single_stream", "server"}
+    for row in rows.values():
+        assert (row.valid, row.invalid_reason) == (False, "LoadGen logged an error")
+        assert row.latency_ms["p50"] is None
 
 
 @pytest.mark.timed

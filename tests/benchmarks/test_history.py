@@ -16,7 +16,7 @@ from recjax.errors import UserError
 from tools.browser import BROWSERS, Browser
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-PROCESSOR = {"cpu": "Some CPU", "cores": 2}
+PROCESSOR = {"cpu": "Some CPU (2 cores)"}
 
 
 def run(number: int, **changes: object) -> list[Row]:

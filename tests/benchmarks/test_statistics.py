@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.statistics import mean_interval, ratio_summary, retained_interval
+from benchmarks.statistics import mean_interval, ratio_summary
 from recjax.evaluation import Quality
+from recjax.quality_interval import retained_interval
 
 
 def test_ratios_are_summarised_by_median_and_range() -> None:

@@ -123,7 +123,7 @@ def test_a_study_ends_with_a_deployment_that_answers_as_the_tuned_model(
 def test_limits_that_nothing_holds_are_one_line(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["tune", config, f"--out={tmp_path / 'study'}", "--memory=1KB", "--budget=15s"]
+    arguments = ["tune", config, f"--out={tmp_path / 'study'}", "--memory=10B", "--budget=15s"]
     assert main(arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: nothing holds the limits: ")

@@ -136,6 +136,8 @@ def test_what_was_too_long_for_a_small_budget_is_looked_at_again_with_a_larger_o
 
     monkeypatch.setattr(module, "examine", too_long)
     before = run(bench, space, tmp_path, 600.0, stop_after=6)
+    # After each of them comes a model that is there, in other buckets: the baseline's, as only it was made.
+    assert {trial.label for trial in before if trial.stage != "budget"} == {"fp32"}
     again = before[3].candidate.key
     assert before[3].stage == "budget"
     monkeypatch.setattr(module, "examine", measured_by_formula)
