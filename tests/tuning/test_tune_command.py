@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from assertions import assert_one_line
@@ -107,7 +108,7 @@ def test_a_study_ends_with_a_deployment_that_answers_as_the_tuned_model(
     model = load_final_model(folder / deployment.model, experiment, data)
     assert make_evaluator(model.score, data, "test")(model.variables).metrics["auc"] == deployment.measured["test"]
     rows = np.arange(5, dtype=np.int32)
-    logits = model.score(model.variables, {name: column[rows] for name, column in columns.items()})
+    logits = model.score(model.variables, {name: jnp.asarray(column[rows]) for name, column in columns.items()})
     np.testing.assert_allclose(compiled(columns, rows)["probability"], 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
 
     # The same command goes on: its budget is spent, so that it only measures the frontier anew.
