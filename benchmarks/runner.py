@@ -206,13 +206,14 @@ def _write_rows(
     for key in scenarios_of(suite, case):
         measured = [part[key] for part in parts if key in part]
         if measured:
-            rows, of_rows = _rows(case, prepared, measured, parts, known, folder, of_run)
+            rows, of_rows = _rows(suite, case, prepared, measured, parts, known, folder, of_run)
             writer.write(rows)
             samples |= of_rows
     return samples
 
 
 def _rows(
+    suite: Suite,
     case: Case,
     prepared: PreparedCase,
     measured: Sequence[Sequence[Measured]],
