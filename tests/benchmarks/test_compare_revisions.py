@@ -128,6 +128,7 @@ def get_suite():
         dataset=Dataset(source={source!r}, min_interactions=1, max_history=6),
         model=SASRecConfig(embedding_dim=8, heads=2, mlp_dims=(16,), dropout_rate=0.1, loss_chunk=32),
         training=Training(epochs=1, batch_size=16),
+        finetuning=Training(epochs=1, batch_size=16),
         serving=Serving(buckets=(1, 8, 16), slo_ms=500.0, top_k=5),
     )
     measurement = Measurement(
@@ -157,8 +158,8 @@ def test_a_real_suite_of_two_revisions(
 ) -> None:
     out = tmp_path / "out"
     code = main(["HEAD", "HEAD", "--suite=tiny", "--processes=3", "--threshold=0.9", f"--out={out}"])
-    printed = capsys.readouterr().out
-    assert code == 0, printed
+    printed, told = capsys.readouterr()
+    assert code == 0, told
     runs = [load_run(out / side) for side in ("a", "b")]
     commit = git(whole_repository, "rev-parse", "HEAD")
     for run in runs:
