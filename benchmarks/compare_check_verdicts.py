@@ -1,5 +1,6 @@
 """What `benchmarks.compare` says of the three runs of `benchmarks.compare_check`."""
 
+import dataclasses
 from pathlib import Path
 
 from benchmarks.compare import load_run
@@ -16,7 +17,8 @@ def judge_runs(folder: Path) -> int:
     Args:
       folder: with the runs `first`, `second` and `slowed`, measured in turns.
     """
-    runs = {name: load_run(folder / name) for name in ("first", "second", "slowed")}
+    names = ("first", "second", "slowed")
+    runs = {name: dataclasses.replace(load_run(folder / name), name=name) for name in names}
     console = wide_console()
     found: dict[tuple[str, bool], Comparison] = {}
     for after in ("second", "slowed"):
