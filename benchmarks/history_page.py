@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.history_rows import StoredRun, comparable_groups
 from benchmarks.plot_style import Style, variant_styles
-from benchmarks.report_figure import Bounds, Plot, Trace, axes, hover_text, marks, with_interval
+from benchmarks.report_figure import Bounds, Plot, Trace, axes, error_bars, hover_text, marks, with_interval
 from benchmarks.report_page import FILTER_BAR, heading, keys, plot_cards, render_page, scrolled, table, text
 from benchmarks.report_runs import row_facts, row_key
 from benchmarks.results import Row
@@ -154,14 +154,7 @@ def _trace(
         "cliponaxis": False,
         "customdata": hover,
         "hovertemplate": "%{customdata}<extra></extra>",
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [b[1] - value if b else None for value, b in zip(values, bounds, strict=True)],
-            "arrayminus": [value - b[0] if b else None for value, b in zip(values, bounds, strict=True)],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        "error_y": error_bars(values, bounds, style.colour),
         "line": {"color": style.colour, "width": 1.5},
         "marker": {
             "color": style.colour,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.plot_style import COLOURS, SYMBOLS
-from benchmarks.report_figure import Bounds, Plot, Trace, axes, hover_text, marks, with_interval, wrapped
+from benchmarks.report_figure import Bounds, Plot, Trace, axes, error_bars, hover_text, marks, with_interval, wrapped
 from benchmarks.report_runs import ReportRun, row_key
 from benchmarks.results import Row
 from benchmarks.summary import Variant, format_gain, format_number, group_experiments
@@ -46,14 +46,7 @@ def device_plot(experiment: str, runs: Sequence[ReportRun]) -> Plot:
                         for name, row, value, interval in found
                     ],
                     "hovertemplate": "%{customdata}<extra></extra>",
-                    "error_x": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [b[1] - value if b else None for value, b in zip(x, bounds, strict=True)],
-                        "arrayminus": [value - b[0] if b else None for value, b in zip(x, bounds, strict=True)],
-                        "thickness": 1.2,
-                        "width": 3,
-                    },
+                    "error_x": error_bars(x, bounds, colour),
                     "marker": {
                         "color": colour,
                         "size": 11,

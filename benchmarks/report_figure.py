@@ -129,8 +129,8 @@ def points(
             "size": 9,
             "symbol": [style.symbol + ("" if row.valid else "-open") for row in rows],
         },
-        **({"error_x": _bars(x, x_bounds, style)} if any(x_bounds) else {}),
-        **({"error_y": _bars(y, y_bounds, style)} if any(y_bounds) else {}),
+        **({"error_x": error_bars(x, x_bounds, style.colour)} if any(x_bounds) else {}),
+        **({"error_y": error_bars(y, y_bounds, style.colour)} if any(y_bounds) else {}),
         "meta": {"rows": [shown.key(row) for row in rows], "choice": choice},
         **options,
     }
@@ -192,7 +192,8 @@ def wrapped(name: str, width: int = 13) -> str:
     return "<br>".join(html.escape(line) for line in lines)
 
 
-def _bars(values: Sequence[float | None], bounds: Sequence[Bounds], style: Style) -> dict[str, Any]:
+def error_bars(values: Sequence[float | None], bounds: Sequence[Bounds], colour: str) -> dict[str, Any]:
+    """Returns the bars of values from one bound of their intervals to the other; none where there is none."""
     pairs = list(zip(values, bounds, strict=True))
     return {
         "type": "data",
@@ -201,5 +202,5 @@ def _bars(values: Sequence[float | None], bounds: Sequence[Bounds], style: Style
         "arrayminus": [max(0.0, value - b[0]) if b and value is not None else None for value, b in pairs],
         "thickness": 1.2,
         "width": 3,
-        "color": style.colour,
+        "color": colour,
     }
