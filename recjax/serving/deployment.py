@@ -172,7 +172,7 @@ def load_deployed(deployment: Deployment) -> tuple[CompiledModel, Columns]:
       DeviceError: another platform than the deployment was measured on, or too few devices.
     """
     found, serving = jax.local_devices(), deployment.serving
-    default = jax.config.jax_default_device or found[0]
+    (default,) = jax.numpy.zeros(()).devices()
     if default.platform != deployment.platform:
         raise DeviceError(
             f"the deployment {deployment.name} was tuned on a {deployment.platform}, and this is a {default.platform}; "
