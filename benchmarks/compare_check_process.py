@@ -70,7 +70,8 @@ def _save_facts(
     """Writes what the rows say of this process, as `benchmarks.measuring` does."""
     from benchmarks.environment import describe_environment
     from benchmarks.measuring import FACTS
-    from benchmarks.rows import ProcessFacts
+    from benchmarks.row_fields import ProcessFacts
+    from benchmarks.whole_files import write_json
     from recjax.hardware.ceilings import Ceilings
     from recjax.hardware.device import describe_device
 
@@ -83,7 +84,7 @@ def _save_facts(
         environment=describe_environment(device, Ceilings(**ceilings)) | {"seed": seed},
     )
     part.mkdir(parents=True, exist_ok=True)
-    (part / FACTS).write_text(json.dumps(dataclasses.asdict(facts), allow_nan=False), encoding="utf-8")
+    write_json(part / FACTS, dataclasses.asdict(facts))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from benchmarks.measured import Measured
 from benchmarks.measuring import load_facts, read_part, scenarios_of
 from benchmarks.prepared import load_prepared
 from benchmarks.results import ResultWriter, RowSamples, write_samples
-from benchmarks.rows import Rowed, make_row, samples_of
+from benchmarks.row_fields import Rowed, samples_of
+from benchmarks.rows import make_row
 from benchmarks.suite import Case, Measurement, Suite
 from benchmarks.summary import samples_key
 from benchmarks.turns import TurnTaker, take_turns

@@ -28,8 +28,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from benchmarks.results import Row, RowSamples
-from recjax.measurement.intervals import Statistic, interval, quantile_of, rate_of
-from recjax.measurement.percentiles import CONFIDENCE
+from recjax.measurement.intervals import Interval, Statistic, paired_ratio, quantile_of, rate_of, ratio
 
 FALSE_DISCOVERIES = 0.05
 
@@ -78,15 +77,18 @@ def figures_of(rows: tuple[Row, Row], samples: tuple[RowSamples, RowSamples], *,
       paired: whether process k of B is compared with process k of A, if both have the same ones.
     """
     of_a, of_b = (_by_process(side) for side in samples)
-    sides, sizes = (list(of_a.values()), list(of_b.values())), (len(of_a), len(of_b))
+    sides = list(of_a.values()), list(of_b.values())
     statistics = {"p50": [quantile_of(side, 0.5) for side in sides]}
     if rows[0].scenario != "server":  # there the rate is given
         statistics["samples/s"] = [_rate_of(row, side) for row, side in zip(rows, sides, strict=True)]
     if all(row.latency_ms["p99"] is not None for row in rows):
         statistics["p99"] = [quantile_of(side, 0.99) for side in sides]
-    if paired and list(of_a) == list(of_b):
-        return [_paired(name, before, after, len(of_a)) for name, (before, after) in statistics.items()]
-    return [_apart(name, before, after, sizes) for name, (before, after) in statistics.items()]
+    a, b = list(of_a), list(of_b)
+    if paired and a == b:
+        ratios = {name: paired_ratio(after, before, a) for name, (before, after) in statistics.items()}
+    else:
+        ratios = {name: ratio(after, b, before, a) for name, (before, after) in statistics.items()}
+    return [_figure(name, of_figure) for name, of_figure in ratios.items()]
 
 
 def ratios_of(a: Row, b: Row) -> list[Figure]:
@@ -129,38 +131,9 @@ def _rate_of(row: Row, processes: Sequence[NDArray]) -> Statistic:
     return rate_of([row.batch_size * len(ms) for ms in processes], [float(ms.sum()) / 1e3 for ms in processes])
 
 
-def _paired(name: str, before: Statistic, after: Statistic, n: int) -> Figure:
-    ratio, error = _with_error(lambda weights: after(weights) / before(weights), n)
-    return _figure(name, ratio, error, n - 1)
-
-
-def _apart(name: str, before: Statistic, after: Statistic, sizes: tuple[int, int]) -> Figure:
-    """Returns a ratio with the interval of `recjax.measurement.intervals.ratio`, and its p-value."""
-    (of_a, error_a), (of_b, error_b) = (_with_error(s, n) for s, n in zip((before, after), sizes, strict=True))
-    if error_a is None or error_b is None:
-        return Figure(name=name, ratio=of_b / of_a)
-    squares = error_a**2, error_b**2
-    weight = sum(square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True))
-    freedom = sum(squares) ** 2 / weight if weight else min(sizes) - 1
-    return _figure(name, of_b / of_a, math.sqrt(sum(squares)), freedom)
-
-
-def _with_error(statistic: Statistic, n: int) -> tuple[float, float | None]:
-    """Returns the value of n processes and the standard error of its logarithm, from its interval."""
-    found = interval(statistic, range(n))
-    if found.low is None or found.high is None:
-        return found.value, None
-    return found.value, math.log(found.high / found.low) / 2 / _student(n - 1)
-
-
-def _figure(name: str, ratio: float, error: float | None, freedom: float) -> Figure:
-    if error is None:
-        return Figure(name=name, ratio=ratio)
-    factor = math.exp(_student(freedom) * error)
-    distance = abs(math.log(ratio)) / max(error, 1e-12)
-    p_value = 2 * float(scipy.stats.t.sf(distance, freedom))
-    return Figure(name=name, ratio=ratio, low=ratio / factor, high=ratio * factor, p_value=p_value)
-
-
-def _student(freedom: float) -> float:
-    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+def _figure(name: str, found: Interval) -> Figure:
+    if found.low is None or found.error is None:
+        return Figure(name=name, ratio=found.value)
+    distance = abs(math.log(found.value)) / max(found.error, 1e-12)
+    p_value = 2 * float(scipy.stats.t.sf(distance, found.freedom))
+    return Figure(name=name, ratio=found.value, low=found.low, high=found.high, p_value=p_value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import Source
+from benchmarks.whole_files import write_json
 from recjax.errors import UserError
 from recjax.hardware.software import describe_git
 
@@ -20,7 +21,7 @@ def describe_command(source: Source, device: str) -> dict[str, Any]:
 def write_manifest(folder: Path, command: dict[str, Any]) -> None:
     """Writes the command and the state of the code."""
     content = {"command": command, "git": describe_git()}
-    (folder / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(folder / FILE, content, indent=1)
 
 
 def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
@@ -32,13 +33,17 @@ def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"--resume: there is no {file}; leave --resume out, or give the folder of the run with --out")
-    earlier = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        asked, commit = dict(earlier["command"]), earlier["git"]["commit"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume: {file} does not say what was run ({error!r}); leave --resume out") from error
     now = json.loads(json.dumps(command))
-    if earlier["command"] != now:
-        names = [name for name in now if earlier["command"].get(name) != now[name]]
-        seen = ", ".join(f"{name}={earlier['command'].get(name)!r}" for name in names)
+    if asked != now:
+        names = [name for name in now if asked.get(name) != now[name]]
+        seen = ", ".join(f"{name}={asked.get(name)!r}" for name in names)
         raise UserError(f"--resume: {folder} holds a run of another command ({seen}); repeat that one, or leave it out")
-    commits = earlier["git"]["commit"], describe_git()["commit"]
+    commits = commit, describe_git()["commit"]
     if commits[0] != commits[1]:
         raise UserError(
             f"--resume: {folder} was begun at commit {str(commits[0])[:9]} and this is {str(commits[1])[:9]}: one run "

@@ -4,14 +4,16 @@ Shapes: W windows, N queries.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.whole_files import write_json, write_whole
 from recjax.load.window import Window
 
 
@@ -71,10 +73,12 @@ def window_facts(window: Window, started_at_s: float) -> dict[str, Any]:
       started_at_s: seconds since the epoch.
     """
     lag_ms = window.parts_ms.get("send_lag")
+    sizes, counts = np.unique(window.batch_samples, return_counts=True)
     return {
         "started_at_s": started_at_s,
         "samples": window.samples,
         "padded_samples": window.padded_samples,
+        "batch_sizes": {str(size): int(count) for size, count in zip(sizes, counts, strict=True)},
         "duration_s": window.duration_s,
         "offered_qps": window.offered_qps,
         "unanswered": window.unanswered,
@@ -98,13 +102,13 @@ def append_measured(folder: Path, records: Iterable[Measured]) -> None:
     for record in records:
         stem = _stem(record.scenario, record.batch_size, record.label)
         arrays: dict[str, Any] = {str(index): latencies for index, latencies in enumerate(record.latency_ms)}
-        np.savez(folder / f"{stem}.npz", **arrays)
+        write_whole(folder / f"{stem}.npz", functools.partial(_save_arrays, arrays))
         values = {
             field.name: getattr(record, field.name)
             for field in dataclasses.fields(record)
             if field.name != "latency_ms"
         }
-        (folder / f"{stem}.json").write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+        write_json(folder / f"{stem}.json", values)
 
 
 def read_measured(folder: Path, scenario: str, batch_size: int, labels: Sequence[str]) -> list[Measured] | None:
@@ -120,6 +124,10 @@ def read_measured(folder: Path, scenario: str, batch_size: int, labels: Sequence
             latency_ms = [arrays[str(index)] for index in range(len(values["windows"]))]
         records.append(Measured(latency_ms=latency_ms, **values))
     return records
+
+
+def _save_arrays(arrays: Mapping[str, Any], file: BinaryIO) -> None:
+    np.savez(file, **arrays)
 
 
 def _stem(scenario: str, batch_size: int, label: str) -> str:

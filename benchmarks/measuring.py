@@ -14,8 +14,9 @@ from benchmarks.contestants import load_contestants, serving_mesh
 from benchmarks.environment import describe_environment
 from benchmarks.measure import Place, closed_scenarios, measure_case
 from benchmarks.measured import Measured, append_measured, read_measured
-from benchmarks.rows import ProcessFacts
+from benchmarks.row_fields import ProcessFacts
 from benchmarks.suite import Case, Suite
+from benchmarks.whole_files import write_json
 from recjax.hardware.ceilings import Ceilings, measure_ceilings
 from recjax.hardware.device import describe_device, peak_memory_bytes
 from recjax.progress import stage
@@ -109,7 +110,7 @@ def _measure_ceilings(device: jax.Device) -> Ceilings:
 
 def _save(facts: ProcessFacts, part: Path) -> None:
     part.mkdir(parents=True, exist_ok=True)
-    (part / FACTS).write_text(json.dumps(dataclasses.asdict(facts), allow_nan=False), encoding="utf-8")
+    write_json(part / FACTS, dataclasses.asdict(facts))
 
 
 def _peak_host_bytes() -> int:

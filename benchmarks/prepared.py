@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.whole_files import write_json
+
 FILE = "prepared.json"
 
 
@@ -54,7 +56,7 @@ class PreparedCase:
         """Writes prepared.json below the run's folder."""
         file = case_folder(folder, self.experiment) / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False, indent=1), encoding="utf-8")
+        write_json(file, dataclasses.asdict(self), indent=1)
 
 
 def load_prepared(folder: Path, experiment: str) -> PreparedCase | None:

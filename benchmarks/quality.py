@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 results go to --out: NAME.jsonl, one seed a line; a second run goes on where the first one stopped
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished seeds are kept)"""
 
-TUNING = Path("benchmarks/results/tuning")
+TUNING = Path("benchmarks/results/hyperparameters")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

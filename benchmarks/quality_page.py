@@ -8,6 +8,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks import markdown
+from benchmarks.hyperparameter_search import (
+    Trial,
+    apply,
+    best_first,
+    digest,
+    in_figures,
+    in_words,
+    read_trials,
+    reseeded,
+)
 from benchmarks.quality_rows import QualityRow, read_rows
 from benchmarks.references import (
     OF_SASREC,
@@ -18,7 +28,6 @@ from benchmarks.references import (
     Reference,
     without_seed,
 )
-from benchmarks.tuning import Trial, apply, best_first, digest, in_figures, in_words, read_trials, reseeded
 from recjax.config import load_config
 from recjax.errors import UserError
 from recjax.evaluation import LOWER_IS_BETTER, is_better
@@ -50,10 +59,10 @@ a lower RMSE than user and item biases, or at least the AUC of recjax's own logi
 same protocol; popularity and biases over the same seeds too. hstu knows when the request comes, which sasrec and the
 others do not (docs/models.md)."""
 
-TUNING = """`python -m benchmarks.tune CONFIG` trains the config as it stands and points drawn from the grid of its
-SEARCH, and judges each by the validation part. No trial reads the test part of its own split; under a random split,
-whose seed is given, its validation part shares ratings with the test parts of other seeds. The last column says whether
-the config has the settings that won; a dash: that cannot be told."""
+TUNING = """`python -m benchmarks.hyperparameters CONFIG` trains the config as it stands and points drawn from the grid
+of its SEARCH, and judges each by the validation part. No trial reads the test part of its own split; under a random
+split, whose seed is given, its validation part shares ratings with the test parts of other seeds. The last column says
+whether the config has the settings that won; a dash: that cannot be told."""
 
 SHORT = markdown.Markup("**short**")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from benchmarks.hyperparameter_search import digest, reseeded
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored, read_stored
-from benchmarks.tuning import digest, reseeded
 from recjax.command_line import make_output_folder
 from recjax.config import Experiment, load_config
 from recjax.data.sources import check_source

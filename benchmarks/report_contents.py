@@ -168,6 +168,26 @@ def full_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     return FULL_COLUMNS, [_full_cells(row) for row in full_rows(rows)]
 
 
+PADDING_TITLE = "Padding by batch sizes"
+PADDING_NOTE = (
+    "Share, in %, of the server's computed samples that are padding. Only the first share was measured: the others are "
+    "what the same batches would be padded to with other compiled sizes up to the same largest one. They tell which "
+    "sizes are worth measuring; with other sizes, other batches form."
+)
+
+
+def padding_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and lines of the server rows' padding by compiled sizes; no lines for rows without that field."""
+    by_case = {row.case: of_row for row in full_rows(rows) if (of_row := (row.load or {}).get("padding_by_buckets"))}
+    header = ["case", "compiled sizes", *next(iter(by_case.values()), {})]
+    lines = [
+        [case, " ".join(map(str, of_row["as served"]["buckets"]))]
+        + [format_percent(of_policy["padding_waste"]) for of_policy in of_row.values()]
+        for case, of_row in by_case.items()
+    ]
+    return header, lines
+
+
 def missing_figures(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
     """Returns (reason, fields, number of rows) for everything that could not be had, a reason once."""
     fields: dict[str, dict[str, None]] = {}

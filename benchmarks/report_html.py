@@ -7,12 +7,15 @@ from benchmarks import report_cost_plots as costs
 from benchmarks import report_plots as plots
 from benchmarks.plot_style import Style, variant_styles
 from benchmarks.report_contents import (
+    PADDING_NOTE,
+    PADDING_TITLE,
     environment_facts,
     full_rows,
     full_table,
     heading_facts,
     how_to_read,
     missing_figures,
+    padding_table,
     protocols,
     quality_table,
     recommendation,
@@ -85,7 +88,8 @@ def render_html(runs: Sequence[ReportRun]) -> str:
             )
             for index, (name, variants) in enumerate(group_experiments(run.rows).items())
         ]
-    body += [_all_rows(runs), *(_missing(run) for run in runs), _how_to_read(runs[0]), *map(_environment, runs)]
+    body += [_all_rows(runs), *map(_padding, runs), *map(_missing, runs), _how_to_read(runs[0])]
+    body += map(_environment, runs)
     return render_page(f"recjax: {facts['Suite']} on {runs[0].label}", rows, styles, drawn, "".join(body))
 
 
@@ -182,6 +186,12 @@ def _all_rows(runs: Sequence[ReportRun]) -> str:
         behind += [[row_key(number, row)] for row in full_rows(run.rows)]
     header = ["device", *header] if len(runs) > 1 else header
     return f"<h2>All rows</h2>{scrolled(table(header, lines, 'rows', behind), 'tall')}"
+
+
+def _padding(run: ReportRun) -> str:
+    header, lines = padding_table(run.rows)
+    content = f'<p class="note">{text(PADDING_NOTE)}</p>{scrolled(table(header, lines, "rows"))}'
+    return f"<h2>{text(PADDING_TITLE)}</h2>{content}" if lines else ""
 
 
 def _missing(run: ReportRun) -> str:

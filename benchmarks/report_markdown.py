@@ -4,11 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.markdown import bullets, escape, table
 from benchmarks.report_contents import (
+    PADDING_NOTE,
+    PADDING_TITLE,
     full_rows,
     full_table,
     heading_facts,
     how_to_read,
     missing_figures,
+    padding_table,
     protocols,
     quality_table,
     recommendation,
@@ -55,6 +58,7 @@ def _page(rows: Sequence[Row]) -> str:
         "## All rows",
         table(*full_table(rows)),
         *_time_split(rows),
+        *_padding(rows),
         "## What could not be measured",
         table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
         "## How to read this",
@@ -90,6 +94,14 @@ def _time_split(rows: Sequence[Row]) -> Iterable[str]:
     yield "## Where the time goes"
     yield "Mean of each part of a query's latency; the parts add up to the mean."
     yield table(header, lines, 2)
+
+
+def _padding(rows: Sequence[Row]) -> Iterable[str]:
+    header, lines = padding_table(rows)
+    if lines:
+        yield f"## {PADDING_TITLE}"
+        yield PADDING_NOTE
+        yield table(header, lines, 2)
 
 
 def _quality(rows: Sequence[Row]) -> Iterable[str]:

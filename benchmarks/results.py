@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.whole_files import write_whole
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
@@ -169,9 +170,8 @@ class ResultWriter:
 
     def keep(self, rows: Sequence[Row]) -> None:
         """Makes the rows those of the file, in place of what it holds: the finished ones of a run that goes on."""
-        replacement = self.path.with_suffix(".new")
-        replacement.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-        replacement.replace(self.path)
+        text = "".join(_line(row) for row in rows)
+        write_whole(self.path, lambda file: file.write(text.encode()))
         self.rows = list(rows)
 
     def write(self, rows: Iterable[Row]) -> None:
@@ -272,7 +272,7 @@ def write_samples(path: Path, samples: Mapping[str, RowSamples]) -> None:
     for key, row in samples.items():
         arrays[key] = row.latency_ms.astype(np.float32)
         arrays[key + WINDOWS] = np.array([[len(window) for window in row.windows_ms], row.processes], np.int32)
-    np.savez_compressed(path, **arrays)
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read_row_samples(path: Path) -> dict[str, RowSamples]:

@@ -25,9 +25,11 @@ from benchmarks.prepare import prepare_case
 from benchmarks.prepared import PreparedCase, case_folder, load_prepared
 from benchmarks.report import print_table, wide_console, write_report
 from benchmarks.results import ResultWriter, Row, RowSamples, read_row_samples, read_rows, write_samples
-from benchmarks.rows import ProcessFacts, Rowed, make_row, samples_of
+from benchmarks.row_fields import ProcessFacts, Rowed, samples_of
+from benchmarks.rows import make_row
 from benchmarks.suite import Case, Source, Suite
 from benchmarks.summary import row_name, samples_key
+from benchmarks.whole_files import drop_half_line
 from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
 from recjax.measurement.histogram_log import write_histogram_log
@@ -156,6 +158,7 @@ def _time_left(done: int, cases: int, elapsed_s: float) -> str:
 
 def _keep_finished(writer: ResultWriter, suite: Suite, folder: Path) -> dict[str, RowSamples]:
     """Keeps the rows of cases that an earlier run has finished, and returns their samples."""
+    drop_half_line(writer.path)
     rows, samples = read_rows(writer.path), {}
     if (folder / "samples.npz").is_file():
         samples = read_row_samples(folder / "samples.npz")

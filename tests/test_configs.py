@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tuning import apply, best_first, draw_trials, load_search, read_trials
+from benchmarks.hyperparameter_search import apply, best_first, draw_trials, load_search, read_trials
 from recjax.config import load_config
 from recjax.data.protocols import PROTOCOLS, under
 from recjax.data.sources import PLACED
@@ -17,7 +17,7 @@ CONFIGS = REPOSITORY / "configs"
 DATA_SETS = {"ml_100k": "ml-100k", "filmtrust": "filmtrust"}  # folder -> source
 PUBLISHED = sorted(path for folder in DATA_SETS for path in (CONFIGS / folder).glob("*.py"))
 FILES = [*PUBLISHED, *sorted(CONFIGS.glob("*.py"))]
-TRIALS = sorted((REPOSITORY / "benchmarks" / "results" / "tuning").glob("*.jsonl"))
+TRIALS = sorted((REPOSITORY / "benchmarks" / "results" / "hyperparameters").glob("*.jsonl"))
 IN_WORDS = ("Paper", "Command", "Protocol", "Expected", "Measured")
 
 

@@ -105,6 +105,7 @@ def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], serve
         parts_ms={name: parts[:, index] for index, name in enumerate(PARTS)},
         samples=samples,
         padded_samples=int(served.padded_samples.sum()),
+        batch_samples=served.batch_samples,
         duration_s=float(seen["received"][done - 1] - due_N[0]) if done else float(seen["duration_s"]),
         offered_qps=rate_qps,
         unanswered=len(due_N) - done,

@@ -52,6 +52,7 @@ def closed_loop(
         parts_ms={name: parts[:, index] for index, name in enumerate(CLOSED_PARTS)},
         samples=samples_per_query * len(moments),
         padded_samples=system.padded(samples_per_query) * len(moments),
+        batch_samples=np.full(len(moments), samples_per_query),
         duration_s=now - start,
     )
 

@@ -212,6 +212,7 @@ def _window(
         parts_ms={"send_lag": times.issue_lag_ms} if is_server else {},
         samples=len(rows_S),
         padded_samples=int(served.padded_samples.sum()),
+        batch_samples=served.batch_samples,
         duration_s=float((times.arrival_s + times.latency_ms / 1e3).max()),
         offered_qps=rate_qps if is_server else None,
         unanswered=plan["settings"]["min_query_count"] - len(times.latency_ms) if is_server else 0,

@@ -3,7 +3,7 @@
 A *sample* is one row of the request pool: one user's history for a next-item model, one (user, item, moment) for a
 binary one. A *query* is what arrives at once.
 
-Shapes: N queries that were answered.
+Shapes: N queries that were answered, K batches.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ class Window:
       parts_ms: [N] by PARTS; those that a closed loop has not are missing.
       samples: of all answered queries.
       padded_samples: computed, padding included.
+      batch_samples: [K] asked for in each batch that was formed.
       duration_s: from the first arrival to the last answer.
       offered_qps: scheduled rate of a server window, None elsewhere.
       unanswered: arrivals that the window ended without an answer to.
@@ -47,6 +48,7 @@ class Window:
     parts_ms: Mapping[str, NDArray]
     samples: int
     padded_samples: int
+    batch_samples: NDArray
     duration_s: float
     offered_qps: float | None = None
     unanswered: int = 0
@@ -88,6 +90,7 @@ def nothing_measured(offered_qps: float | None = None) -> Window:
         parts_ms={},
         samples=0,
         padded_samples=0,
+        batch_samples=np.zeros(0, np.int64),
         duration_s=1.0,
         silent=True,
         offered_qps=offered_qps,

@@ -8,10 +8,9 @@ package `hdrhistogram`. Its log writer is not used: it rounds the maximum down t
 time fails.
 """
 
-import dataclasses
 import datetime
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,6 @@ SIGNIFICANT_DIGITS = 3
 NS_PER_MS = 1_000_000
 HOUR_NS = 3_600_000_000_000
 LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
-
-
-@dataclasses.dataclass(frozen=True)
-class LoggedWindow:
-    """One interval of a log.
-
-    Attributes:
-      started_at_s: since the epoch.
-      duration_s: of the window.
-      histogram: an `hdrh.histogram.HdrHistogram` of nanoseconds.
-    """
-
-    started_at_s: float
-    duration_s: float
-    histogram: Any
 
 
 def write_histogram_log(
@@ -71,21 +55,6 @@ def write_histogram_log(
     file.write_text("\n".join(lines) + "\n")
 
 
-def read_histogram_log(file: Path) -> Iterator[LoggedWindow]:
-    """Yields the intervals of a log in their order.
-
-    Raises:
-      UserError: the package hdrhistogram is not installed.
-    """
-    reader = _hdrh("log").HistogramLogReader(str(file), None)
-    try:
-        while (histogram := reader.get_next_interval_histogram()) is not None:
-            start_s, end_s = histogram.get_start_time_stamp() / 1e3, histogram.get_end_time_stamp() / 1e3
-            yield LoggedWindow(start_s, end_s - start_s, histogram)
-    finally:
-        reader.close()
-
-
 def latency_histogram(latency_ms: NDArray) -> Any:
     """Returns an `hdrh.histogram.HdrHistogram` of nanoseconds with every sample in it.
 
@@ -100,19 +69,6 @@ def latency_histogram(latency_ms: NDArray) -> Any:
     for value, count in zip(*np.unique(ns >> shift << shift, return_counts=True), strict=True):
         histogram.record_value(int(value), int(count))
     return histogram
-
-
-def logged_percentile_ms(windows: Sequence[LoggedWindow], percentile: float) -> float:
-    """Returns a percentile of all windows together, from their added counts and never from their percentiles.
-
-    Args:
-      windows: one or more.
-      percentile: within 0 and 1, as 0.99.
-    """
-    pooled = latency_histogram(np.zeros(0))
-    for window in windows:
-        pooled.add(window.histogram)
-    return pooled.get_value_at_percentile(100 * percentile) / NS_PER_MS
 
 
 def _hdrh(module: str) -> Any:

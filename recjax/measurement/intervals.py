@@ -50,6 +50,8 @@ class Interval:
       over: what was resampled, "processes" or "windows".
       members: how many of them there are.
       reason: why there is no interval.
+      error: standard error of the value's logarithm, None without an interval.
+      freedom: degrees of freedom of the distribution that `error` belongs to.
     """
 
     value: float
@@ -58,6 +60,8 @@ class Interval:
     over: str
     members: int
     reason: str | None = None
+    error: float | None = None
+    freedom: float = 0.0
 
 
 def quantile_of(windows: Sequence[NDArray], quantile: float) -> Statistic:
@@ -93,11 +97,6 @@ def quantile_of(windows: Sequence[NDArray], quantile: float) -> Statistic:
     return statistic
 
 
-def mean_of(windows: Sequence[NDArray]) -> Statistic:
-    """Returns the statistic "mean of the pooled samples" of one or more windows."""
-    return rate_of([float(window.sum()) for window in windows], [len(window) for window in windows])
-
-
 def rate_of(counts: Sequence[float | int] | NDArray, durations_s: Sequence[float | int] | NDArray) -> Statistic:
     """Returns the statistic "all counts by all seconds", as queries or samples per second.
 
@@ -115,7 +114,7 @@ def interval(statistic: Statistic, processes: Sequence[int], confidence: float =
     The interval over windows of one process says nothing of what another process would give.
 
     Args:
-      statistic: of the windows, from `quantile_of`, `mean_of` or `rate_of`.
+      statistic: of the windows, from `quantile_of` or `rate_of`.
       processes: [W] the process of each window.
       confidence: within 0 and 1.
       seed: of the resampling.
@@ -169,7 +168,7 @@ def ratio(
     """
     sides = [(numerator, *_members(numerator_processes)), (denominator, *_members(denominator_processes))]
     value = _pooled(numerator, numerator_processes) / _pooled(denominator, denominator_processes)
-    errors = [_log_error(statistic, members, seed + number) for number, (statistic, _, members) in enumerate(sides)]
+    errors = [_log_error(statistic, members, seed) for statistic, _, members in sides]
     over = " and ".join(dict.fromkeys(level for _, level, _ in sides))
     sizes = [len(members) for _, _, members in sides]
     squares = [error**2 for error in errors if error is not None]
@@ -215,4 +214,4 @@ def _around(value: float, error: float | None, freedom: float, over: str, member
     if error is None:
         return Interval(value, None, None, over, members, "a value is 0 in some windows: it has no logarithm")
     factor = math.exp(float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error)
-    return Interval(value, value / factor, value * factor, over, members)
+    return Interval(value, value / factor, value * factor, over, members, None, error, freedom)

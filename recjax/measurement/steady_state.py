@@ -1,11 +1,8 @@
-"""Is a system in its steady state? perf_analyzer's rule on the last windows, and drift over all of them."""
+"""Is a system in its steady state? perf_analyzer's rule on the last windows."""
 
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import NDArray
-
-from recjax.measurement.trend import Trend, theil_sen
 
 LAST_WINDOWS = 3
 TOLERANCE = 0.10
@@ -40,18 +37,3 @@ def steady_state(
         steady = steady and bool(largest <= (1 + tolerance) * smallest)
         seen.append(f"{name} from {smallest:.4g} to {largest:.4g}")
     return steady, f"the last {last_windows} windows reach in {', in '.join(seen)}; {tolerance:.0%} is allowed"
-
-
-def drift(values: Sequence[float | int] | NDArray) -> Trend:
-    """Returns by what share of their median the windows change from the first to the last, with a 95% interval.
-
-    An interval without 0 is a drift: the machine heats up, a cache fills, memory fragments. It takes five windows.
-
-    Args:
-      values: [W] of one process in the order of time: throughputs, or one percentile of each window; two or more.
-    """
-    y = np.asarray(values, float)
-    trend = theil_sen(np.arange(len(y), dtype=float), y)
-    scale = (len(y) - 1) / float(np.median(y))
-    low, high = (None if bound is None else bound * scale for bound in (trend.low, trend.high))
-    return Trend(trend.slope * scale, low, high)

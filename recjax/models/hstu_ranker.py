@@ -27,7 +27,8 @@ from jaxtyping import Array, Float, Int
 from recjax.config import ModelConfig, check, config, follows_from_others
 from recjax.data.candidates import N_ACTIONS, CandidatesSchema
 from recjax.losses import sigmoid_cross_entropy
-from recjax.models.contract import AttentionHeads, Batch, HeadSlice, RemovableLayers, removable_blocks
+from recjax.models.contract import AttentionHeads, Batch, RemovableLayers, removable_blocks
+from recjax.models.hstu_heads import heads_of_blocks
 from recjax.models.sharding import NORMS, TABLES, Rules, dense_rules, mlp_rules
 from recjax.nn.candidate_attention import CandidateAttentionBlock, visible_tokens
 from recjax.nn.dense import Dense
@@ -88,33 +89,10 @@ class HSTURankerConfig(ModelConfig):
         )
 
     def attention_heads(self) -> tuple[AttentionHeads, ...]:
-        """Returns the attention of every layer; one kernel makes gates, values, queries and keys, in this order."""
-        H, K, V = self.heads, self.key_dim, self.value_dim
-
-        def columns(block: str, start: int, width: int) -> tuple[HeadSlice, ...]:
-            return (
-                HeadSlice(f"{block}/uvqk/kernel", 1, start, width),
-                HeadSlice(f"{block}/uvqk/bias", 0, start, width),
-            )
-
-        def rows(block: str, start: int) -> HeadSlice:
-            return HeadSlice(f"{block}/out/kernel", 0, start, V)
-
-        return tuple(
-            AttentionHeads(
-                name=block,
-                field="heads",
-                count=H,
-                fixed=(("normed_heads", self.normed_heads or H),),
-                matching=(*columns(block, 2 * H * V, K), *columns(block, H * (2 * V + K), K)),
-                factors=(
-                    columns(block, 0, V),
-                    columns(block, H * V, V),
-                    tuple(rows(block, part * H * V) for part in range(3)),
-                ),
-            )
-            for block in (f"block_{i}" for i in range(self.layers))
-        )
+        """Returns the attention of every layer."""
+        normed_heads = self.normed_heads or self.heads
+        sizes = self.layers, self.heads, self.key_dim, self.value_dim, normed_heads
+        return heads_of_blocks(*sizes, biased=True, out_parts=3)
 
     def removable_layers(self) -> tuple[RemovableLayers, ...]:
         """Returns the layers."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from recjax.nn.dense import Dense, key_for
 from recjax.nn.dots import FLOAT, Dots
+from recjax.nn.pointwise_attention import norm_of_heads
 
 
 def visible_tokens(last_B: Int[Array, "B"], n_tokens: int, n_candidates: int) -> Bool[Array, "B S T"]:
@@ -75,9 +76,7 @@ class CandidateAttentionBlock(nn.Module):
         own_BCHV = (jax.nn.silu(own_BCH) / self.max_length)[..., None] * value_BSHV[:, T:]
         attended = attended_BSHV.at[:, T:].add(own_BCHV).reshape(B, S, H * V)
 
-        absent = max(self.normed_heads - H, 0) * V
-        counted = jnp.pad(attended, ((0, 0), (0, 0), (0, absent)))
-        normed = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(counted)[..., : H * V]
+        normed = norm_of_heads(attended, max(self.normed_heads, H) * V, self.dtype)
         parts = jnp.concatenate([gate, attended, normed * gate], axis=2)
         parts = nn.Dropout(self.dropout_rate, deterministic=not train)(parts)
         return x_BSD + Dense(D, use_bias=False, name="out", **dense)(parts)

@@ -29,6 +29,19 @@ def time_buckets(
     return jnp.minimum(buckets_BLL, MAX_DOUBLINGS * buckets_per_doubling - 1)
 
 
+def norm_of_heads(attended_BLV: Float[Array, "B L V"], counted: int, dtype: Any) -> Float[Array, "B L V"]:
+    """Returns the values of all heads normed together, without scale and bias; called within a module.
+
+    Args:
+      attended_BLV: of the heads that are there.
+      counted: width that the norm is over: heads that were taken away count as zeros.
+      dtype: of the computation.
+    """
+    width = attended_BLV.shape[2]
+    padded = jnp.pad(attended_BLV, ((0, 0), (0, 0), (0, counted - width)))
+    return nn.LayerNorm(use_scale=False, use_bias=False, dtype=dtype)(padded)[..., :width]
+
+
 class PointwiseAttentionBlock(nn.Module):
     """A residual HSTU layer; a position sees itself and the positions before it.
 
@@ -78,9 +91,7 @@ class PointwiseAttentionBlock(nn.Module):
         attended = self.dots.einsum(
             "bhlm,bmhv->blhv", weights_BHLL, value_BLHV, f"{path}/values", key_for(self, self.dots)
         ).reshape(B, L, H * V)
-        absent = max(self.normed_heads - H, 0) * V
-        counted = jnp.pad(attended, ((0, 0), (0, 0), (0, absent)))
-        normed = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(counted)[..., : H * V]
+        normed = norm_of_heads(attended, max(self.normed_heads, H) * V, self.dtype)
         gated = normed * gate
         gated = nn.Dropout(self.dropout_rate, deterministic=not train)(gated)
         return x_BLD + Dense(D, name="out", **dense)(gated)

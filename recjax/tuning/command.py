@@ -118,7 +118,7 @@ def deployment_of(
 ) -> Deployment:
     """Returns what the file says of the chosen trial."""
     candidate = trial.candidate
-    names = ("usd_per_million", "failed_at_samples_per_s", "over_baseline", "test_share")
+    names = ("usd_per_million", "failed_at_samples_per_s", "over_baseline", "test_share", "test_share_ci95")
     memory = {} if trial.memory_bytes is not None else {"memory_bytes": trial.reasons["memory_bytes"]}
     software = describe_software()
     return Deployment(

@@ -119,8 +119,12 @@ def _remeasured(
         reference, own = quality[chosen[baseline].number], quality[trial.number]
         ratio = _triple(rate_ratio(closed[index], closed[baseline]))
         share = share_kept(metric, own.metrics[metric], reference.metrics[metric])
-        low, high = retained_interval(own, reference, metric, seed) if share is not None else (None, None)
-        ci95 = None if low is None or high is None else (low, high)
+        if share is None:
+            why = f"the baseline's {metric} on the test part is 0: there is no share of it"
+            reasons |= dict.fromkeys(("test_share", "test_share_ci95"), why)
+        else:
+            low, high = retained_interval(own, reference, metric, seed)
+            ci95 = low, high
         if confirmations[baseline].confirmed and one.confirmed:
             over = one.rate_qps / confirmations[baseline].rate_qps
         else:

@@ -33,7 +33,6 @@ PROBE_S, PROBE_STEPS = 0.5, 5
 ABOVE_CLOSED_LOOP = 1.2  # a server takes small batches too, which some processors answer faster a sample
 LEAST = 0.1  # of the closed loop's rate: nothing below it is probed
 PROBE_SHARE = 0.2  # of the time that is left, that one probe may take
-LEAST_LEFT_S = 30.0  # as much is taken to be left, for the first trial's sake
 START = 0.7  # of the closed loop's rate: where the first probe is
 
 

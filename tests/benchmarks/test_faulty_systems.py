@@ -16,7 +16,8 @@ from benchmarks.measure import Place, measure_case
 from benchmarks.measured import Measured
 from benchmarks.prepared import PreparedVariant
 from benchmarks.results import Row, check_row
-from benchmarks.rows import ProcessFacts, Rowed, make_row
+from benchmarks.row_fields import ProcessFacts, Rowed
+from benchmarks.rows import make_row
 from benchmarks.suite import Measurement
 from recjax.config import Serving
 from recjax.load import rate_search

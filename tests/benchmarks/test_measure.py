@@ -26,6 +26,7 @@ def window(n: int, samples: int, rate_qps: float | None = None) -> Window:
         parts_ms=parts,
         samples=samples,
         padded_samples=samples,
+        batch_samples=np.array([samples]),
         duration_s=1.0,
         offered_qps=rate_qps,
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.rows import model_flops_utilization
+from benchmarks.row_costs import model_flops_utilization
 
 
 @pytest.mark.parametrize("n_devices", [1, 4])

@@ -9,10 +9,10 @@ import pytest
 from config_files import write_config
 
 from benchmarks import quality_page, references
+from benchmarks.hyperparameter_search import Trial, digest, reseeded
 from benchmarks.quality_page import render, write_page
 from benchmarks.quality_rows import QualityRow
 from benchmarks.references import REFERENCES, Reference
-from benchmarks.tuning import Trial, digest, reseeded
 from recjax.config import load_config
 from recjax.errors import UserError
 
@@ -378,7 +378,7 @@ def test_it_is_written_from_all_rows_and_trials(tmp_path: Path) -> None:
 def test_the_published_page_is_that_of_the_published_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     results, page = Path("benchmarks/results"), tmp_path / "quality.md"
-    write_page(results / "quality", page, results / "tuning")
+    write_page(results / "quality", page, results / "hyperparameters")
     assert page.read_text().replace(str(page), "docs/quality.md") == Path("docs/quality.md").read_text()
 
 

@@ -12,8 +12,8 @@ import pytest
 from config_files import write_config
 
 from benchmarks import quality_rows
+from benchmarks.hyperparameter_search import reseeded
 from benchmarks.quality_rows import QualityRow, measure_quality, read_rows
-from benchmarks.tuning import reseeded
 from recjax.config import Experiment, load_config
 from recjax.data.rating import RatingData
 from recjax.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_rows import SINCE_4
+from example_rows import VALUES
 from test_results import make_row
 
 from benchmarks.manifest import check_goes_on, describe_command, write_manifest
@@ -19,7 +19,7 @@ SOURCE = Source("load_suite", "smoke", ("training.epochs=2",))
 def stored(folder: Path, **changes: Any) -> Path:
     command = describe_command(SOURCE, "cpu")
     row = make_row(**({"environment": {"command": command}} | changes))
-    assert dataclasses.asdict(row)["processes"] == SINCE_4["processes"]
+    assert dataclasses.asdict(row)["processes"] == VALUES["processes"]
     (folder / "results.jsonl").write_text(json.dumps(dataclasses.asdict(row)) + "\n")
     return folder
 

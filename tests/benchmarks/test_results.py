@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_rows import SINCE_4
+from example_rows import VALUES
 
 from benchmarks.results import (
     SCHEMA_VERSION,
@@ -21,7 +21,6 @@ from benchmarks.results import (
     read_samples,
     write_samples,
 )
-from benchmarks.statistics import summarize_latency
 from recjax.errors import UserError
 
 NO_REASON = "reasons does not say why"
@@ -29,64 +28,7 @@ NO_REASON = "reasons does not say why"
 
 def make_row(**changes: Any) -> Row:
     """Returns a complete row of 10,000 queries, changed as told."""
-    values: dict[str, Any] = {
-        "run_id": "r",
-        "started_at": "2025-01-02T03:04:05+00:00",
-        "suite": "s",
-        "case": "sasrec/int8",
-        "model": "SASRec",
-        "model_config": {"embedding_dim": 8},
-        "dataset": "tiny",
-        "protocol": "tiny/test",
-        "transforms": [{"transform": "quantize", "bits": 8, "backward_bits": None}],
-        "variant": "int8",
-        "transform_report": {"int8": {"kernels": {"a/kernel": "int8"}}},
-        "support": "native",
-        "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "mesh": None},
-        "scenario": "server",
-        "batch_size": 8,
-        "quality": {"ndcg@10": 0.25, "mrr": 0.125},
-        "quality_metric": "ndcg@10",
-        "quality_reference": {"random": {"ndcg@10": 0.125}},
-        "quality_retained": 1.0,
-        "quality_retained_ci95": [0.75, 1.25],
-        "validation_quality": 0.5,
-        "latency_ms": summarize_latency(np.arange(1.0, 10_001)).values,
-        "throughput_queries_per_s": 100.0,
-        "throughput_samples_per_s": 100.0,
-        "speedup": {"median": 2.0, "range": [1.5, 2.5], "rounds": 5},
-        "target_qps": 100.0,
-        "search": {"steps": 6, "lowered": 0, "failed_at_qps": None},
-        "slo_ms": 20.0,
-        "valid": False,
-        "invalid_reason": "it is an example",
-        "compile_s": 1.5,
-        "recompiles_in_window": 0,
-        "padding_waste": 0.25,
-        "parameter_bytes": 1000,
-        "dense_layer_bytes": 500,
-        "checkpoint_bytes": 2000,
-        "program_memory_bytes": 4000,
-        "peak_memory_bytes": 8000,
-        "energy_j_per_1k_samples": 0.5,
-        "table_bytes": 400,
-        "masked_share": 0.25,
-        "realised_share": 0.5,
-        "masked_speedup": {"median": 1.0, "range": [0.9, 1.1], "rounds": 5},
-        "realised_speedup": {"median": 2.0, "range": [1.5, 2.5], "rounds": 5},
-        "products": {"s8 x s8 -> s32": 6},
-        "train_samples_per_s": 5000.0,
-        "train_speedup": {"median": 0.75, "range": [0.5, 1.0], "rounds": 20},
-        "train_s": 3.0,
-        "flops_per_sample": 1e6,
-        "bytes_per_sample": 1e5,
-        "achieved_fraction_of_roofline": 0.5,
-        "bound_by": "memory",
-        "mfu": 0.25,
-        "environment": {"seed": 0},
-        "reasons": {"device.mesh": "one device, no mesh"},
-    }
-    return Row(**(SINCE_4 | values | changes))
+    return Row(**(VALUES | changes))
 
 
 CAN_BE_NONE = [field.name for field in dataclasses.fields(Row) if str(field.type).endswith("| None")]

@@ -24,6 +24,7 @@ def window_of(latency_ms: np.ndarray, rate_qps: float = 1.0, **more: object) -> 
         parts_ms={},
         samples=n,
         padded_samples=n,
+        batch_samples=np.ones(n, int),
         duration_s=1.0,
         offered_qps=rate_qps,
         **more,  # type: ignore[arg-type]

@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recjax.measurement.intervals import GRID, interval, mean_of, paired_ratio, quantile_of, rate_of, ratio
+from recjax.measurement.intervals import GRID, Statistic, interval, paired_ratio, quantile_of, rate_of, ratio
 from recjax.measurement.percentiles import quantile_of_samples
 
 T_2, T_8 = 4.302653, 2.306004  # Student's factors of 95% for 2 and 8 degrees of freedom
+
+
+def mean_of(windows: list[np.ndarray]) -> Statistic:
+    return rate_of([float(window.sum()) for window in windows], [len(window) for window in windows])
 
 
 def windows_of(n_windows: int, n_samples: int, seed: int = 0, spread: float = 0.02) -> list[np.ndarray]:

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recjax.measurement.steady_state import drift, steady_state
+from recjax.measurement.steady_state import steady_state
 
 
 @pytest.mark.parametrize(
@@ -34,18 +33,3 @@ def test_units_and_order_do_not_matter(values: list[float], scale: float) -> Non
     first = steady_state(values, [1.0] * len(values), last_windows=len(values), tolerance=0.5)[0]
     again = steady_state([1.0] * len(values), [scale * v for v in values[::-1]], len(values), 0.5)[0]
     assert first == again or abs(max(values) / min(values) - 1.5) < 1e-9
-
-
-def test_a_drift_is_the_change_from_the_first_to_the_last_window() -> None:
-    trend = drift([100, 98, 96, 94, 92])
-    assert (trend.slope, trend.low, trend.high) == tuple(pytest.approx(-8 / 96) for _ in range(3))
-
-
-def test_noise_is_no_drift() -> None:
-    rng, drifting = np.random.default_rng(0), 0
-    for _ in range(500):
-        trend = drift(100 + rng.normal(0, 5, 9))
-        assert trend.low is not None
-        assert trend.high is not None
-        drifting += not trend.low <= 0 <= trend.high
-    assert drifting <= 0.07 * 500

@@ -28,7 +28,14 @@ class Probed:
         self.rates.append(rate_qps)
         latency_ms = np.full(1000, 5.0)
         latency_ms[:20] = 30.0 if fails else 6.0
-        return Window(latency_ms=latency_ms, parts_ms={}, samples=1000, padded_samples=1000, duration_s=1.0)
+        return Window(
+            latency_ms=latency_ms,
+            parts_ms={},
+            samples=1000,
+            padded_samples=1000,
+            batch_samples=np.ones(1000, int),
+            duration_s=1.0,
+        )
 
 
 @pytest.mark.parametrize("threshold_qps", [710.0, 900.0, 1190.0])

@@ -24,6 +24,7 @@ def window(latency_ms: np.ndarray, duration_s: float = 1.0, **more: object) -> W
         parts_ms={},
         samples=n,
         padded_samples=n,
+        batch_samples=np.ones(n, int),
         duration_s=duration_s,
         **more,  # type: ignore[arg-type]
     )
@@ -74,7 +75,12 @@ def test_a_window_of_a_late_generator_counts_as_a_failure_with_its_reason() -> N
         parts = {"send_lag": np.full(n_queries, 15.0)}
         latency_ms = np.full(n_queries, 16.0)
         return Window(
-            latency_ms=latency_ms, parts_ms=parts, samples=n_queries, padded_samples=n_queries, duration_s=1.0
+            latency_ms=latency_ms,
+            parts_ms=parts,
+            samples=n_queries,
+            padded_samples=n_queries,
+            batch_samples=np.ones(n_queries, int),
+            duration_s=1.0,
         )
 
     (found,) = confirm_in_turn([late], [1000.0], P99_MS, seed=0)

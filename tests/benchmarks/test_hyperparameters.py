@@ -6,8 +6,8 @@ import pytest
 from assertions import assert_help_is_light, assert_one_line
 from config_files import write_config
 
-from benchmarks import tuning
-from benchmarks.tune import main
+from benchmarks import hyperparameter_search
+from benchmarks.hyperparameters import main
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("a training started")
 
-    monkeypatch.setattr(tuning, "train", refuse)
+    monkeypatch.setattr(hyperparameter_search, "train", refuse)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -96,4 +96,4 @@ def test_it_tunes_every_config_and_prints_the_best_first(
 
 
 def test_help_imports_nothing_heavy() -> None:
-    assert_help_is_light("benchmarks.tune", "--trials")
+    assert_help_is_light("benchmarks.hyperparameters", "--trials")

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from config_files import write_config
 
-from benchmarks import tuning
-from benchmarks.tuning import Trial, best_first, digest, draw_trials, in_words, read_trials, reseeded, tune
+from benchmarks import hyperparameter_search
+from benchmarks.hyperparameter_search import (
+    Trial,
+    best_first,
+    digest,
+    draw_trials,
+    in_words,
+    read_trials,
+    reseeded,
+    tune,
+)
 from recjax.config import Experiment, load_config
 from recjax.data.rating import RatingData
 from recjax.errors import UserError
@@ -51,13 +60,13 @@ def trials(config: Path, folder: Path) -> list[Trial]:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """Returns the experiments that are trained from here on."""
-    real, seen = tuning.train, []
+    real, seen = hyperparameter_search.train, []
 
     def counted(experiment: Experiment, data: Any) -> Any:
         seen.append(experiment)
         return real(experiment, data)
 
-    monkeypatch.setattr(tuning, "train", counted)
+    monkeypatch.setattr(hyperparameter_search, "train", counted)
     return seen
 
 
@@ -94,7 +103,7 @@ def test_the_same_seed_draws_the_same_points(base: Experiment) -> None:
     drawn = draw_trials(base, WIDE, 12, SEED)
     assert drawn[0] == {}
     assert all(set(overrides) == set(WIDE) for overrides in drawn[1:])
-    assert len({digest(tuning.apply(base, overrides)) for overrides in drawn}) == len(drawn) == 12
+    assert len({digest(hyperparameter_search.apply(base, overrides)) for overrides in drawn}) == len(drawn) == 12
     assert drawn == draw_trials(base, WIDE, 12, SEED)
     assert drawn != draw_trials(base, WIDE, 12, SEED + 1)
     assert draw_trials(base, WIDE, 5, SEED) == drawn[:5]
@@ -169,14 +178,14 @@ def test_a_changed_config_or_another_seed_starts_anew(
 def test_an_interruption_keeps_finished_trials(
     config: Path, tmp_path: Path, trained: list[Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = tuning.train
+    real = hyperparameter_search.train
 
     def second_is_interrupted(experiment: Experiment, data: Any) -> Any:
         if trained:
             raise KeyboardInterrupt
         return real(experiment, data)
 
-    monkeypatch.setattr(tuning, "train", second_is_interrupted)
+    monkeypatch.setattr(hyperparameter_search, "train", second_is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(config, 2, SEED, tmp_path)
     assert len(stored(tmp_path / "tiny.jsonl")) == 1
@@ -203,7 +212,7 @@ def test_a_broken_line_of_stored_trials_is_told_by_its_number(
     file.write_bytes(f"{whole}\n{line}\n".encode(errors="surrogateescape"))
     with pytest.raises(UserError) as raised:
         tune(config, 1, SEED, tmp_path)
-    assert str(raised.value).startswith(f"{file}:2: not a row of python -m benchmarks.tune: ")
+    assert str(raised.value).startswith(f"{file}:2: not a row of python -m benchmarks.hyperparameters: ")
     assert part in str(raised.value)
     assert "\n" not in str(raised.value)
     assert trained == []

@@ -80,7 +80,7 @@ def read_trials(file: Path) -> list[Trial]:
       UserError: a line is not a trial; with file and line.
     """
     trials: dict[str, Trial] = {}
-    for trial in read_stored(file, Trial, "python -m benchmarks.tune"):
+    for trial in read_stored(file, Trial, "python -m benchmarks.hyperparameters"):
         trials.setdefault(trial.identity, trial)
 
     def as_tuple(value: Any) -> Any:  # JSON has lists where a config has tuples

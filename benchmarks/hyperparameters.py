@@ -10,8 +10,8 @@ from pathlib import Path
 from recjax.command_line import OneLineParser, run_command
 
 EXAMPLES = """examples:
-  python -m benchmarks.tune configs/ml_100k/bpr.py                          (12 trials)
-  python -m benchmarks.tune configs/ml_100k/*.py --trials=4 --out=runs/tuning
+  python -m benchmarks.hyperparameters configs/ml_100k/bpr.py                          (12 trials)
+  python -m benchmarks.hyperparameters configs/ml_100k/*.py --trials=4 --out=runs/hyperparameters
 
 A config file says what may vary in SEARCH: {"model.l2": (0.0, 1e-5), "training.learning_rate": (1e-3, 3e-3)}.
 Trial 0 is the config as it stands; the others are drawn from SEARCH's grid without repetition.
@@ -22,12 +22,14 @@ exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrup
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; exits with 2 and one line on unusable arguments."""
     description = "Train an experiment again and again with other settings; report which does best on validation."
-    parser = OneLineParser(prog="python -m benchmarks.tune", description=description, epilog=EXAMPLES)
+    parser = OneLineParser(prog="python -m benchmarks.hyperparameters", description=description, epilog=EXAMPLES)
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="Python files with SEARCH")
     parser.add_argument("--trials", type=int, default=12, metavar="N", help="the budget of each (default: 12)")
     parser.add_argument("--seed", type=int, default=100, metavar="N", help="of split, training and draw (default: 100)")
     parser.add_argument("--device", default="cpu", metavar="cpu|gpu|tpu", help="there is no fallback")
-    parser.add_argument("--out", type=Path, default=Path("runs/tuning"), metavar="DIR", help="(default: runs/tuning)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/hyperparameters"), metavar="DIR", help="(default: runs/hyperparameters)"
+    )
     options = parser.parse_args(arguments)
     if options.trials < 1:
         parser.error(f"--trials={options.trials} tries nothing; allowed: 1 or more")
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from benchmarks.tuning import tune
+    from benchmarks.hyperparameter_search import tune
     from recjax.hardware.device import select_device
 
     select_device(options.device)

@@ -1,0 +1,35 @@
+"""What else happened on the host during a row's windows, as the row's field `host`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measured import Measured
+
+SHARES = ("steal_share", "busy_share")
+COUNTS = ("cpu_pressure_s", "throttled_s", "involuntary_switches")
+
+
+def host_fields(records: Sequence[Measured]) -> dict[str, Any]:
+    """Returns shares of all cores' time, counts over all windows, and the longest gap seen after them.
+
+    What the system does not tell is None, and stands in `reasons`.
+    """
+    noises = [noise for record in records for noise in record.host["windows"]]
+    seconds = [noise["duration_s"] for noise in noises]
+    fields: dict[str, Any] = {"watched_s": sum(seconds)}
+    reasons: dict[str, str] = {}
+    for name in (*SHARES, *COUNTS):
+        values = [noise[name] for noise in noises]
+        if None in values:
+            fields[name] = None
+            reasons[name] = noises[values.index(None)]["reasons"][name]
+        else:
+            fields[name] = float(np.average(values, weights=seconds)) if name in SHARES else sum(values)
+    for name in ("load_1m", "cpu_mhz"):
+        fields[name] = noises[-1][name]
+        if fields[name] is None:
+            reasons[name] = noises[-1]["reasons"][name]
+    fields["jitter_largest_gap_us"] = max(record.host["jitter"]["largest_gap_us"] for record in records)
+    return fields | {"reasons": reasons}

@@ -1,0 +1,35 @@
+"""What the host did, over the windows of a row."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from benchmarks.host_fields import host_fields
+from benchmarks.measured import Measured
+
+COUNTED = {"cpu_pressure_s": 0.5, "throttled_s": None, "involuntary_switches": 3}
+NOISE = {"steal_share": 0.1, "busy_share": 0.4, "load_1m": (1.0, 1.1), "cpu_mhz": None, **COUNTED}
+REASONS = {"throttled_s": "no control group", "cpu_mhz": "nothing tells"}
+
+
+def record(*windows: dict[str, Any], gap_us: float = 10.0) -> Measured:
+    noises = [NOISE | {"reasons": REASONS} | window for window in windows]
+    host = {"windows": noises, "jitter": {"largest_gap_us": gap_us}}
+    return cast("Measured", SimpleNamespace(host=host))
+
+
+def test_shares_are_weighted_by_time_and_counts_are_added() -> None:
+    first = record({"duration_s": 1.0}, {"duration_s": 3.0, "steal_share": 0.5, "busy_share": 0.8})
+    fields = host_fields([first, record({"duration_s": 4.0}, gap_us=70.0)])
+    assert fields["watched_s"] == 8.0
+    assert fields["steal_share"] == pytest.approx((5 * 0.1 + 3 * 0.5) / 8)
+    assert fields["busy_share"] == pytest.approx((5 * 0.4 + 3 * 0.8) / 8)
+    assert (fields["cpu_pressure_s"], fields["involuntary_switches"]) == (1.5, 9)
+    assert fields["jitter_largest_gap_us"] == 70.0
+
+
+def test_what_the_system_does_not_tell_is_none_with_its_reason() -> None:
+    fields = host_fields([record({"duration_s": 1.0})])
+    assert (fields["throttled_s"], fields["cpu_mhz"]) == (None, None)
+    assert fields["reasons"] == REASONS
