@@ -69,19 +69,20 @@ constraints:
 	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt pyproject.toml
 
-# The pictures in README and docs, from the last quick run and the stored rows; needs Chromium.
+# The pictures in README and docs, from the stored rows; needs Chromium.
+REPORT := runs/quick-report
 SHOT := $(RUN) -m tools.screenshot_report
 screenshots:
-	$(RUN) -m benchmarks.show runs/quick-cpu --out=runs/quick-cpu >/dev/null
-	$(SHOT) runs/quick-cpu/report.html docs/images/report.png --width 1260 --height 1300 --fragment=model=sasrec
-	$(SHOT) runs/quick-cpu/report.html docs/images/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
+	$(RUN) -m benchmarks.show benchmarks/results/quick-intel-xeon-amx --out=$(REPORT) >/dev/null
+	$(SHOT) $(REPORT)/report.html docs/results/report.png --width 1260 --height 1300 --fragment=model=sasrec
+	$(SHOT) $(REPORT)/report.html docs/results/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
 	  --top "section.model:not([hidden])" --width 1260 --height 1080
-	$(SHOT) runs/quick-cpu/report.html docs/images/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
+	$(SHOT) $(REPORT)/report.html docs/results/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
 	$(RUN) -m benchmarks.history --out=runs/history.html
-	$(SHOT) runs/history.html docs/images/history.png --width 1260 --height 1080 --top "section[data-rows]:not([hidden])" \
+	$(SHOT) runs/history.html docs/results/history.png --width 1260 --height 1080 --top "section[data-rows]:not([hidden])" \
 	  --fragment="device=AMD EPYC (2 cores)&model=sasrec&model=dlrm_dcnv2&variant=fp32&variant=int8"
 	$(RUN) -m benchmarks.transforms_page --plot=runs/transforms-plot.html
-	$(RUN) -m tools.screenshot_report runs/transforms-plot.html docs/images/transforms.png --width 1200 --height 1030
+	$(SHOT) runs/transforms-plot.html docs/images/transforms.png --width 1200 --height 1030
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,7 +1,7 @@
 """A result row, and the file of rows that a run writes as it goes.
 
 `results.jsonl` holds one JSON object a line. Rows are appended and flushed one by one, so a run that is
-interrupted keeps every finished one. `docs/results.md` explains each field.
+interrupted keeps every finished one. `docs/rows.md` explains each field.
 """
 
 import dataclasses

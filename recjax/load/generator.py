@@ -6,6 +6,7 @@ before it sends: latency runs from the *scheduled* arrival. A window's schedule 
 Shapes: N queries, S their samples, A frames of answers.
 """
 
+import bisect
 import contextlib
 import ctypes
 import gc
@@ -28,6 +29,7 @@ from recjax.load.wire import FrameReader, pack_end, pack_queries
 HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
 SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
 SPIN_SHARE = 0.2  # of a core, at most; at higher rates nothing is spun and what is due is sent together
+ANSWER_SPIN_S = 2e-4  # an answer is waited for spinning as long, if the last one came within it
 END_S = 60.0  # for the system to understand that a window is over, at least
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
@@ -64,25 +66,26 @@ def play(
     kept: dict[int, bytes] = {}
     keep_every = 1
     next_up = done = 0
+    due = due_N.tolist()
     unsent = b""
     overloaded = silent = False
     may_spin = n / (due_N[-1] + 1e-9) * SPIN_S < SPIN_SHARE
     cpu_before = time.process_time()
     start = time.perf_counter() + HEAD_START_S
-    last_answer = 0.0
+    last_answer = took = 0.0
     while done < n:
         now = time.perf_counter() - start
-        if next_up < n and due_N[next_up] <= now:
-            end = int(np.searchsorted(due_N, now, side="right"))
+        if next_up < n and due[next_up] <= now:
+            end = bisect.bisect_right(due, now, next_up)
             first_row = ends_N[next_up] - sizes_N[next_up]
-            unsent += pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]])
+            unsent = _send(connection, unsent + pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]]))
             sent_N[next_up:end] = now
             next_up = end
-        if unsent:
+        elif unsent:
             unsent = _send(connection, unsent)
-        wait_s = POLL_S if next_up == n else due_N[next_up] - (time.perf_counter() - start)
+        wait_s = POLL_S if next_up == n else due[next_up] - (time.perf_counter() - start)
         if may_spin:
-            answer_is_near = done < next_up and now - sent_N[next_up - 1] < SPIN_S
+            answer_is_near = done < next_up and took < ANSWER_SPIN_S and now - sent_N[done] < ANSWER_SPIN_S
             wait_s = 0.0 if answer_is_near else wait_s - SPIN_S  # 0 or less: the loop goes round without sleeping
         select.select([connection], [connection] if unsent else [], [], min(max(wait_s, 0.0), POLL_S))
         if reader.fill():
@@ -90,6 +93,7 @@ def play(
             while (frame := reader.next_answers()) is not None:
                 received_N[done : done + frame.completed] = last_answer = seen
                 done += frame.completed
+                took = seen - float(sent_N[done - 1])
                 number = len(completed)
                 if number % keep_every == 0:
                     kept[number] = frame.answers
@@ -100,8 +104,8 @@ def play(
                 stamps.append(frame.stamps)
         now = time.perf_counter() - start
         if done < next_up:
-            overloaded = now - due_N[done] > limit_s
-            silent = now - max(last_answer, due_N[done]) > silence_s
+            overloaded = now - due[done] > limit_s
+            silent = now - max(last_answer, due[done]) > silence_s
             if overloaded or silent:
                 break
     _end(connection, reader, unsent, abort=done < n, silence_s=silence_s)

@@ -9,6 +9,9 @@ from benchmarks.repeat_check import main
 from benchmarks.repeats import judge_repeats, source_of_row
 from recjax.errors import UserError
 
+ROOT = Path(__file__).parent.parent.parent
+STORED = ROOT / "benchmarks/results/repeat-check"
+
 
 def write_repeats(folder: Path, slowdowns: list[float], half: float = 0.03) -> None:
     """Writes repeats whose interval of the median is the median -+ that share of it."""
@@ -76,3 +79,12 @@ def test_the_source_is_one_variant_in_one_scenario() -> None:
 
 def test_help_answers_at_once() -> None:
     assert_help_is_light("benchmarks.repeat_check", "--repeats")
+
+
+def test_the_stored_repeats_cover_their_median(tmp_path: Path) -> None:
+    for file in STORED.glob("*/*"):
+        target = tmp_path / file.parent.name / file.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    assert judge_repeats(tmp_path) == 0
+    assert (tmp_path / "repeats.md").read_text() == (STORED / "repeats.md").read_text()

@@ -1,0 +1,185 @@
+"""The page of published results: each stored run's own table, with the command that made it."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.report import print_table
+from benchmarks.report_contents import heading_facts
+from benchmarks.results import Row, read_rows
+from recjax.errors import UserError
+
+TABLE_WIDTH = 140
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A stored run of a suite.
+
+    Attributes:
+      title: of its section.
+      folder: below the folder of stored rows.
+      command: that made it.
+      words: what to know before reading the table.
+    """
+
+    title: str
+    folder: str
+    command: str
+    words: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that another command wrote beside its rows.
+
+    Attributes:
+      title: of its section.
+      file: below the folder of stored rows.
+      command: that made it.
+      words: what it is.
+    """
+
+    title: str
+    file: str
+    command: str
+    words: str
+
+
+QUICK = Suite(
+    title="The quick suite",
+    folder="quick-intel-xeon-amx",
+    command="make bench PYTHON=python3.12",
+    words="Two models under six chains of transforms, in every scenario; each row is measured in three fresh processes.",
+)
+PICTURES = (
+    ("The report: summary, and SASRec's plots", "report.png"),
+    ("On a dark screen: DLRM-DCNv2", "report-dark.png"),
+    ("On a phone", "report-phone.png"),
+)
+WORKLOADS = (
+    Suite(
+        title="MLPerf-like DLRMv2",
+        folder="dlrm-v2-like-intel-xeon-amx",
+        command="python -m benchmarks.run --suite=dlrm_v2_like",
+        words="Tables at a hundredth of MLPerf's, queries of 100 to 700 samples. No row of it is an MLPerf result "
+        "([what is MLPerf's and what is not](../workloads.md)).",
+    ),
+    Suite(
+        title="MLPerf-like DLRMv3",
+        folder="dlrm-v3-like-intel-xeon-amx",
+        command="python -m benchmarks.run --suite=dlrm_v3_like",
+        words="A history with its 2,048 candidates is one sample. Two cores cannot answer one within MLPerf's limit: "
+        "rows of the server scenario are invalid, and say why. No row of it is an MLPerf result.",
+    ),
+)
+TABLES = (
+    Table(
+        title="The same models in other libraries",
+        file="peers/peers.md",
+        command="python -m benchmarks.peers",
+        words="Equal weights, requests and answers; the libraries take turns ([how](../peers.md)).",
+    ),
+    Table(
+        title="Ten repeats of one row",
+        file="repeat-check/repeats.md",
+        command="python -m benchmarks.repeat_check",
+        words="How often the 95% interval that a row reports covers the median of all ten repeats together.",
+    ),
+    Table(
+        title="Two runs of one revision",
+        file="compare-check/first-second.md",
+        command="python -m benchmarks.compare_check",
+        words="Nothing has changed between them, and `compare` says so ([how](../compare.md)).",
+    ),
+    Table(
+        title="A slowdown of a tenth",
+        file="compare-check/first-slowed.md",
+        command="python -m benchmarks.compare_check",
+        words="The second run was slowed by 10% on purpose; `compare` finds it in every row.",
+    ),
+)
+OTHERS = """## More, each with its own page
+
+- [What every transform buys](../transforms.md), four models under 44 chains
+- [`recjax tune`](../tune.md) against the best row made by hand
+- [Quality of every model](../quality.md) against published figures
+- [Large tables](../large_tables.md), [planning against measuring](../planning.md)
+- [All stored runs](../../benchmarks/results/README.md), also of other processors
+
+No GPU and no TPU was at hand: there is no figure from one. The commands are the same
+(`make bench DEVICE=gpu`, `make bench DEVICE=tpu`)."""
+
+
+def render(stored: Path, page: Path) -> str:
+    """Returns the page.
+
+    Args:
+      stored: the folder of stored rows.
+      page: where it will lie; links lead from there.
+
+    Raises:
+      UserError: a run or a table is missing there, or cannot be read.
+    """
+    first, link = _rows(stored / QUICK.folder)[0], Path(os.path.relpath(stored, page.parent)).as_posix()
+    parts = [
+        "# Results",
+        "Written by `python -m benchmarks.results_page` from the stored rows; no figure is typed in. Tables are those "
+        "that each command prints at its end; [rows.md](../rows.md) says what the fields mean.",
+        f"Machine: {heading_facts([first])['Device']}, a virtual machine on a shared host, no accelerator; "
+        f"{_software(first)}.",
+        *_suite(stored, link, QUICK),
+        "The run's own report ([what each plot says](../report.md)), by `make screenshots`:",
+        *(f"![{title}]({file})" for title, file in PICTURES),
+        *(part for suite in WORKLOADS for part in _suite(stored, link, suite)),
+        *(part for table in TABLES for part in _table(stored, link, table)),
+        OTHERS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _suite(stored: Path, link: str, suite: Suite) -> Iterable[str]:
+    rows = _rows(stored / suite.folder)
+    text = io.StringIO()
+    print_table(rows, Console(file=text, width=TABLE_WIDTH, force_terminal=False, no_color=True))
+    lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    facts = heading_facts(rows)
+    folder = f"{link}/{suite.folder}"
+    yield f"## {suite.title}"
+    yield f"{suite.words}\n{facts['Started']}, {facts['First to last row']} from the first row to the last, by"
+    yield f"    {suite.command}"
+    yield f"```\n{lines}\n```"
+    yield (
+        f"[Every row with every figure]({folder}/report.md), [as JSON]({folder}/results.jsonl), "
+        f"[as CSV]({folder}/results.csv)."
+    )
+
+
+def _table(stored: Path, link: str, table: Table) -> Iterable[str]:
+    try:
+        text = (stored / table.file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"no table at {stored / table.file} ({error.strerror}); run {table.command}") from error
+    body = text.partition("\n")[2] if text.startswith("# ") else text
+    before, bar, rest = body.partition("\n| ")
+    yield f"## {table.title}"
+    yield f"{table.words} [Rows and table]({link}/{table.file.partition('/')[0]}), by"
+    yield f"    {table.command}"
+    yield before.strip()
+    yield f"<details><summary>The table</summary>\n\n{(bar + rest).strip()}\n\n</details>"
+
+
+def _rows(folder: Path) -> list[Row]:
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        raise UserError(f"there are no rows at {path}; run the suite and keep its results there")
+    return read_rows(path)
+
+
+def _software(row: Row) -> str:
+    versions = row.environment["versions"]
+    return ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "jaxlib", "flax", "aqtp", "numpy"))
