@@ -22,7 +22,7 @@ from recjax.load.closed_loop import closed_loop, warm_up
 from recjax.load.mlperf import measure_with_loadgen
 from recjax.load.mlperf_log import LoadGenError
 from recjax.load.quiet_heap import quiet_heap
-from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, highest_rate_within_limit
+from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, confirm_rate, highest_rate_within_limit
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window, nothing_measured
 from recjax.measurement.energy import Energy, energy_between, read_energy
@@ -244,7 +244,10 @@ def _measure_server(
     capacity_qps: np.ndarray,
     rates: Mapping[str, float],
 ) -> list[Measured]:
-    """Returns each contestant at the highest rate that holds its limit; the null model at NULL_RATE_QPS."""
+    """Returns each contestant at the highest rate that holds its limit; the null model at NULL_RATE_QPS.
+
+    The first process searches that rate; the others confirm it, each anew, and lower it where it does not hold.
+    """
     measured: list[Measured] = []
     with LoadGenerator() as generator, stage(title, len(contestants)) as advance:
         for contestant, capacity in zip(contestants, capacity_qps, strict=True):
@@ -262,10 +265,14 @@ def _measure_server(
                 return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed), rate_qps)
 
             search = None
-            if contestant.is_null or contestant.label in rates or not capacity:
+            if contestant.is_null or not capacity:
                 # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
-                rate_qps = rates.get(contestant.label, NULL_RATE_QPS)
-                windows = [probe(rate_qps, max(MIN_CONFIRMING_QUERIES, round(2 * rate_qps * settings.probe_s)))]
+                windows = [
+                    probe(NULL_RATE_QPS, max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s)))
+                ]
+            elif contestant.label in rates:
+                found = confirm_rate(probe, rates[contestant.label], serving.slo_ms, 2 * settings.probe_s)
+                windows, search = list(found.windows), found.in_row()
             else:
                 found = highest_rate_within_limit(
                     probe, float(capacity), serving.slo_ms, settings.probe_s, settings.search_steps

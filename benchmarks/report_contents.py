@@ -88,8 +88,8 @@ HOW_TO_READ = (
 SINCE_PROCESSES = {  # what the notes say of rows that fresh processes measured
     "Scenarios": "In single_stream, multi_stream and offline the next query is sent when the last is answered. In "
     "server, queries arrive at random (Poisson) at a fixed rate, sent by another process, and are answered in batches "
-    "of what is waiting; its figure is the highest rate found that held the limit of p99 in three windows of three. "
-    "Names and shapes follow MLPerf inference; the runs are shorter and are not MLPerf results.",
+    "of what is waiting; its figure is the highest rate found that held the limit of p99 in three windows of three, "
+    "in every process. Names and shapes follow MLPerf inference; the runs are shorter and are not MLPerf results.",
     "Intervals": "95% intervals come from a bootstrap over the processes that measured a row, or over its windows "
     "where there are fewer than three processes. They cover this machine and these trained models, not another "
     "machine or another seed. A server rate has none.",

@@ -5,7 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.plot_style import AXIS_GREY, PART_COLOURS, PATTERNS
-from benchmarks.report_figure import MARK_FONT, Plot, Shown, Trace, axes, choice_of, hover_text, marks, points, wrapped
+from benchmarks.report_figure import (
+    MARK_FONT,
+    Plot,
+    Shown,
+    Trace,
+    axes,
+    choice_of,
+    curve_of,
+    hover_text,
+    marks,
+    points,
+    wrapped,
+)
 from benchmarks.results import Row
 from benchmarks.suite import SCENARIOS
 from benchmarks.summary import Variant, format_bytes, format_number, format_percent
@@ -122,7 +134,7 @@ def padding_waste(shown: Shown) -> Plot:
         for row in variant.of("server"):
             if row.target_qps is None:
                 continue
-            curve = list((row.search or {}).get("curve") or [])
+            curve = curve_of(row)
             rates = [point["rate_qps"] for point in curve] + [row.target_qps]
             shares = [100 * point["padding_waste"] for point in curve] + [100 * row.padding_waste]
             words = [

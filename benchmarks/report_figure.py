@@ -81,6 +81,15 @@ def choice_of(row: Row, rows: Sequence[Row]) -> str:
     return row.scenario if len(sizes) == 1 else f"{row.scenario} {row.batch_size}"
 
 
+def curve_of(row: Row) -> list[Mapping[str, Any]]:
+    """Returns a server row's points at rates below its own.
+
+    They are shares of the rate that the first process found; another one may have lowered it since.
+    """
+    curve = (row.search or {}).get("curve") or []
+    return [point for point in curve if row.target_qps is None or point["rate_qps"] < row.target_qps]
+
+
 def points(
     shown: Shown,
     variant: Variant,

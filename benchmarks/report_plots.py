@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.plot_style import AXIS_GREY
-from benchmarks.report_figure import Bounds, Plot, Shown, Trace, axes, choice_of, marks, points, with_interval
+from benchmarks.report_figure import Bounds, Plot, Shown, Trace, axes, choice_of, curve_of, marks, points, with_interval
 from benchmarks.results import Row
 from benchmarks.statistics import PER_MILLE
 from benchmarks.suite import SCENARIOS
@@ -99,7 +99,7 @@ def latency_against_rate(shown: Shown) -> Plot:
     traces, rates, limits = list[Trace](), list[float](), set[float]()
     for variant in shown.variants:
         for row in variant.of("server"):
-            curve = list((row.search or {}).get("curve") or [])
+            curve = curve_of(row)
             if not curve or row.target_qps is None:
                 continue
             limits |= {row.slo_ms} if row.slo_ms else set()

@@ -54,7 +54,7 @@ QUICK = Suite(
     title="The quick suite",
     folder="quick-intel-xeon-amx",
     command="make bench PYTHON=python3.12",
-    words="Two models under six chains of transforms, in every scenario; each row is measured in three fresh processes.",
+    words="Two models under six chains of transforms, in every scenario; three fresh processes measure each row.",
 )
 PICTURES = (
     ("The report: summary, and SASRec's plots", "report.png"),

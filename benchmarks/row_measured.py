@@ -1,6 +1,6 @@
 """What was measured of a variant in one scenario, as fields of its row: latency, throughput, and the server's load."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from benchmarks.prepared import PreparedVariant
 from benchmarks.row_fields import NULL_REASON, Rowed, RowFields, bounds_of, samples_of
 from benchmarks.statistics import ratio_summary
 from recjax.config import Serving
-from recjax.load.rate_search import holds_limit_of
 from recjax.load.window import PARTS
 from recjax.measurement.early_stopping import estimate_percentile
 from recjax.measurement.intervals import interval, paired_ratio, quantile_of, rate_of
@@ -101,7 +100,6 @@ def speedup_of(records: Sequence[Measured], of_fp32: Sequence[Measured]) -> dict
 
 def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -> None:
     """Puts what was asked of the system and how late, and of the server its limit and the search for its rate."""
-    slo_ms = settings.slo_ms
     first, windows = records[0], [window for record in records for window in record.windows]
     load: dict[str, Any] = {"windows": len(windows)}
     verdicts = [window["verdict"] for window in windows if window["verdict"]]
@@ -111,14 +109,10 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
         loop = "LoadGen's, from a process of its own" if verdicts else "closed, in the process of the system"
         row.fields["load"] = load | {"loop": loop, "verdict": verdicts[-1] if verdicts else None}
         return
-    row.fields |= {"target_qps": windows[0]["offered_qps"], "slo_ms": slo_ms}
-    search = None
-    if first.search is not None:
-        held = [
-            holds_limit_of(ms, w, slo_ms)[0] for r in records for ms, w in zip(r.latency_ms, r.windows, strict=True)
-        ]
-        search = dict(first.search) | {"held_windows": sum(held), "windows": len(held)}
-    row.put("search", search, "the null model is not searched: it is measured at a fixed rate")
+    rates = [record.windows[0]["offered_qps"] for record in records]
+    row.fields |= {"target_qps": min(rates), "slo_ms": settings.slo_ms}
+    searches = [record.search for record in records if record.search is not None]
+    row.put("search", _search(searches, rates), "the null model is not searched: it is measured at a fixed rate")
     lags = [window["send_lag_ms"] for window in windows if window["send_lag_ms"]]
     shares = [window["generator_cpu_share"] for window in windows]
     row.fields["load"] = load | {
@@ -128,6 +122,20 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
         "unanswered": sum(window["unanswered"] for window in windows),
         "generator_cpu_share": None if None in shares else max(shares),
         "padding_by_buckets": padding_by_buckets((window["batch_sizes"] for window in windows), settings.buckets),
+    }
+
+
+def _search(searches: Sequence[Mapping[str, Any]], rates_qps: Sequence[float]) -> dict[str, Any] | None:
+    """Returns the first process's search, with what all of them confirmed; None if there was none."""
+    if not searches:
+        return None
+    confirmed = all(search["confirmed"] for search in searches)
+    return dict(searches[0]) | {
+        "confirmed": confirmed,
+        "held_at_qps": min(rates_qps) if confirmed else None,
+        "failed_at_qps": min((s["failed_at_qps"] for s in searches if s["failed_at_qps"]), default=None),
+        "lowered": sum(search["lowered"] for search in searches),
+        "rates_qps": list(rates_qps),
     }
 
 

@@ -144,10 +144,8 @@ def _invalid_reason(
         return variant.below_floor
     if records.of_variant[0].scenario != "server":
         return None
-    search = records.of_variant[0].search
-    if search is not None and not search["confirmed"]:
+    if any(record.search is not None and not record.search["confirmed"] for record in records.of_variant):
         return f"p99 did not hold {slo_ms:g} ms at any rate tried"
-    latencies = samples_of(records.of_variant).latency_ms
-    if variant is not None and (not len(latencies) or np.percentile(latencies, 99, method="inverted_cdf") > slo_ms):
-        return f"p99 is above {slo_ms:g} ms at the rate that was found"
+    if variant is not None and not len(samples_of(records.of_variant).latency_ms):
+        return "no query was answered"
     return None

@@ -1,11 +1,10 @@
 """The search for the highest rate at which a system holds its latency limit."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recjax.load.checks import window_fault
 from recjax.load.window import Window
@@ -57,17 +56,11 @@ def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
 
     Every arrival has to be answered; of n answers, as many may exceed the limit as MLPerf's early stopping allows.
     """
-    facts = {"overloaded": window.overloaded, "unanswered": window.unanswered}
-    return holds_limit_of(window.latency_ms, facts, slo_ms)
-
-
-def holds_limit_of(latency_ms: NDArray, facts: Mapping[str, Any], slo_ms: float) -> tuple[bool, str]:
-    """Returns the same of a window that was stored as its latencies and its facts."""
-    if facts["overloaded"]:
+    if window.overloaded:
         return False, f"waiting grew without bound: a query waited several times {slo_ms:g} ms"
-    if facts["unanswered"]:
-        return False, f"{facts['unanswered']:,} arrivals were not answered"
-    return limit_verdict(latency_ms, slo_ms, percentile=0.99)
+    if window.unanswered:
+        return False, f"{window.unanswered:,} arrivals were not answered"
+    return limit_verdict(window.latency_ms, slo_ms, percentile=0.99)
 
 
 def highest_rate_within_limit(
@@ -76,10 +69,8 @@ def highest_rate_within_limit(
     """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
 
     The bracket is halved (geometrically) `steps` times with short probes. A probe that fails is repeated once, so that
-    one stall of a shared machine does not cut the bracket. A window that is no measurement, such as one whose
-    generator fell behind, does not hold. The rate found must then hold in CONFIRMATIONS windows
-    twice as long, none of which is repeated; at the first that fails, the rate is lowered by a tenth and has to be
-    confirmed anew.
+    one stall of a shared machine does not cut the bracket. The rate found must then be confirmed, in windows twice as
+    long: see `confirm_rate`.
 
     Args:
       probe: runs a window at (rate_qps, n_queries).
@@ -90,26 +81,42 @@ def highest_rate_within_limit(
       steps: halvings of the bracket.
     """
 
-    def run(rate_qps: float, length_s: float, fewest: int) -> tuple[Window, bool]:
-        window = probe(rate_qps, max(fewest, round(rate_qps * length_s)))
-        return window, window_fault(window, slo_ms) is None and holds_limit(window, slo_ms)[0]
+    def held_at(rate_qps: float) -> bool:
+        return _probed(probe, rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)), slo_ms)[1]
 
     probes, failed = 0, list[float]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
     for _ in range(steps):
-        held, probes = run(rate, probe_s, MIN_PROBE_QUERIES)[1], probes + 1
+        held, probes = held_at(rate), probes + 1
         if not held:
-            held, probes = run(rate, probe_s, MIN_PROBE_QUERIES)[1], probes + 1
+            held, probes = held_at(rate), probes + 1
         low, high = (rate, high) if held else (low, rate)
         failed += [] if held else [rate]
         rate = (low * high) ** 0.5 if low else high / 2
-    rate = low or rate
+    found = confirm_rate(probe, low or rate, slo_ms, 2 * probe_s)
+    failed += [found.failed_at_qps] if found.failed_at_qps else []
+    return dataclasses.replace(found, failed_at_qps=float(np.min(failed)) if failed else None, probes=probes)
+
+
+def confirm_rate(probe: Probe, rate_qps: float, slo_ms: float, window_s: float) -> RateSearch:
+    """Returns the rate at which CONFIRMATIONS windows of CONFIRMATIONS held the limit, the given one or a lower one.
+
+    No window is repeated: at the first that does not hold, or is no measurement, such as one whose generator fell
+    behind, the rate is lowered by a tenth and has to be confirmed anew.
+
+    Args:
+      probe: runs a window at (rate_qps, n_queries).
+      rate_qps: to begin with.
+      slo_ms: limit of p99.
+      window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
+    """
+    rate, failed = rate_qps, list[float]()
     for lowered in range(MAX_LOWERED + 1):
         windows: list[Window] = []
         held = True
         while held and len(windows) < CONFIRMATIONS:
-            window, held = run(rate, 2 * probe_s, MIN_CONFIRMING_QUERIES)
+            window, held = _probed(probe, rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
             windows.append(window)
         failed += [] if held else [rate]
         if held or lowered == MAX_LOWERED:
@@ -119,7 +126,12 @@ def highest_rate_within_limit(
         rate_qps=rate,
         windows=tuple(windows),
         confirmed=held,
-        failed_at_qps=float(np.min(failed)) if failed else None,
-        probes=probes,
+        failed_at_qps=min(failed, default=None),
+        probes=0,
         lowered=lowered,
     )
+
+
+def _probed(probe: Probe, rate_qps: float, n_queries: int, slo_ms: float) -> tuple[Window, bool]:
+    window = probe(rate_qps, n_queries)
+    return window, window_fault(window, slo_ms) is None and holds_limit(window, slo_ms)[0]

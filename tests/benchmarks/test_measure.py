@@ -97,7 +97,7 @@ def test_two_processes_have_other_orders(run: Any) -> None:
     assert run.orders[1] != first
 
 
-def test_the_first_process_searches_and_the_others_use_its_rates(run: Any) -> None:
+def test_the_first_process_searches_and_the_others_confirm_its_rates(run: Any) -> None:
     first = run.measured_in(0, {})[("server", 32)]
     assert [record.search is None for record in first] == [False, False, True]
     assert len(first[0].windows) == 3
@@ -106,8 +106,9 @@ def test_the_first_process_searches_and_the_others_use_its_rates(run: Any) -> No
     assert [point["rate_qps"] for point in first[0].search["curve"]] == [pytest.approx(found / 2)]
     run.rates.clear()
     second = run.measured_in(1, {"fp32": 50.0, "prune": 60.0})[("server", 32)]
-    assert run.rates == [("fp32", 50.0), ("prune", 60.0), ("null", NULL_RATE_QPS)]
-    assert [(record.search, len(record.windows)) for record in second] == [(None, 1)] * 3
+    assert run.rates == [("fp32", 50.0)] * 3 + [("prune", 60.0)] * 3 + [("null", NULL_RATE_QPS)]
+    assert [len(record.windows) for record in second] == [3, 3, 1]
+    assert [record.search and record.search["held_at_qps"] for record in second] == [50.0, 60.0, None]
 
 
 def test_what_was_watched_belongs_to_the_windows_that_are_kept(run: Any) -> None:

@@ -11,6 +11,7 @@ from recjax.load.rate_search import (
     MIN_CONFIRMING_QUERIES,
     MIN_PROBE_QUERIES,
     RateSearch,
+    confirm_rate,
     highest_rate_within_limit,
     holds_limit,
 )
@@ -124,6 +125,15 @@ def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
     assert search.failed_at_qps == search.rate_qps == min(rate for rate, _ in simulated.probes)
     assert search.in_row()["held_at_qps"] is None
     assert len(simulated.probes) == 2 * 3 + 1 + MAX_LOWERED
+
+
+def test_another_process_confirms_the_rate_or_lowers_it() -> None:
+    held = confirm_rate(SimulatedServer(800.0), 800.0, slo_ms=20.0, window_s=2.0)
+    assert (held.rate_qps, held.confirmed, held.failed_at_qps, held.probes, held.lowered) == (800.0, True, None, 0, 0)
+    simulated = SimulatedServer(700.0)
+    lowered = confirm_rate(simulated, 800.0, slo_ms=20.0, window_s=2.0)
+    assert simulated.probes == [(800.0, 1600), (720.0, 1440)] + [(648.0, 1307)] * 3
+    assert (lowered.rate_qps, lowered.confirmed, lowered.failed_at_qps, lowered.lowered) == (648.0, True, 720.0, 2)
 
 
 def test_an_overloaded_probe_fails_even_if_its_latencies_held() -> None:
