@@ -69,15 +69,13 @@ constraints:
 	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 	  --no-header --no-annotate --no-emit-index-url --output-file constraints.txt pyproject.toml
 
-# The pictures in README and docs, from the stored rows; needs Chromium.
-REPORT := runs/quick-report
+# The pictures in README and docs, from the stored report and rows; needs Chromium.
 SHOT := $(RUN) -m tools.screenshot_report
 screenshots:
-	$(RUN) -m benchmarks.show benchmarks/results/quick-intel-xeon-amx --out=$(REPORT) >/dev/null
-	$(SHOT) $(REPORT)/report.html docs/results/report.png --width 1260 --height 1300 --fragment=model=sasrec
-	$(SHOT) $(REPORT)/report.html docs/results/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
+	$(SHOT) docs/results/report.html docs/results/report.png --width 1260 --height 1300 --fragment=model=sasrec
+	$(SHOT) docs/results/report.html docs/results/report-dark.png --dark --fragment=model=dlrm_dcnv2 \
 	  --top "section.model:not([hidden])" --width 1260 --height 1080
-	$(SHOT) $(REPORT)/report.html docs/results/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
+	$(SHOT) docs/results/report.html docs/results/report-phone.png --width 390 --height 1500 --fragment=model=sasrec
 	$(RUN) -m benchmarks.history --out=runs/history.html
 	$(SHOT) runs/history.html docs/results/history.png --width 1260 --height 1080 --top "section[data-rows]:not([hidden])" \
 	  --fragment="device=AMD EPYC (2 cores)&model=sasrec&model=dlrm_dcnv2&variant=fp32&variant=int8"

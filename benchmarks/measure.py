@@ -25,6 +25,7 @@ from recjax.load.quiet_heap import quiet_heap
 from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, confirm_rate, highest_rate_within_limit
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window, nothing_measured
+from recjax.measurement.early_stopping import most_over_limit
 from recjax.measurement.energy import Energy, energy_between, read_energy
 from recjax.measurement.host_noise import HostWatch
 from recjax.measurement.jitter import probe_jitter
@@ -255,21 +256,25 @@ def _measure_server(
             # A new draw of arrivals a window, the same ones for every contestant.
             seeds = itertools.count(settings.seed + 1_000 * place.process)
 
-            def probe(rate_qps: float, n: int, one: _Watched = one, seeds: Iterator[int] = seeds) -> Window:
+            def probe(
+                rate_qps: float, n: int, *, whole: bool = False, one: _Watched = one, seeds: Iterator[int] = seeds
+            ) -> Window:
                 system, seed, slo_ms = one.contestant.system, next(seeds), serving.slo_ms
                 if settings.loadgen == "mlperf":
                     of_loadgen = functools.partial(measure_with_loadgen, rate_qps=rate_qps, slo_ms=slo_ms)
                     measure = functools.partial(of_loadgen, system, "server", n, seed=seed, mix=settings.queries)
                     return one.watch(measure, rate_qps)
-                of_ours = functools.partial(generator.measure, arrivals=settings.arrivals, mix=settings.queries)
+                most_over = None if whole else most_over_limit(0.99, n)  # with more, p99 cannot hold any more
+                of_ours = functools.partial(
+                    generator.measure, arrivals=settings.arrivals, mix=settings.queries, most_over=most_over
+                )
                 return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed), rate_qps)
 
             search = None
             if contestant.is_null or not capacity:
                 # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
-                windows = [
-                    probe(NULL_RATE_QPS, max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s)))
-                ]
+                n = max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s))
+                windows = [probe(NULL_RATE_QPS, n, whole=True)]
             elif contestant.label in rates:
                 found = confirm_rate(probe, rates[contestant.label], serving.slo_ms, 2 * settings.probe_s)
                 windows, search = list(found.windows), found.in_row()
@@ -278,7 +283,8 @@ def _measure_server(
                     probe, float(capacity), serving.slo_ms, settings.probe_s, settings.search_steps
                 )
                 windows = list(found.windows)
-                curve = [_point(probe, share * found.rate_qps, settings.probe_s) for share in settings.curve]
+                whole = functools.partial(probe, whole=True)
+                curve = [_point(whole, share * found.rate_qps, settings.probe_s) for share in settings.curve]
                 search = found.in_row() | {"curve": curve}
             one.windows += windows
             faults = (wrong_answers(contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)

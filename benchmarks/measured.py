@@ -84,6 +84,7 @@ def window_facts(window: Window, started_at_s: float) -> dict[str, Any]:
         "unanswered": window.unanswered,
         "overloaded": window.overloaded,
         "silent": window.silent,
+        "failed_early": window.failed_early,
         "generator_cpu_share": window.generator_cpu_share,
         "verdict": dict(getattr(window, "verdict", {})) or None,  # LoadGen's
         "parts_ms": {name: float(part.sum()) for name, part in window.parts_ms.items()},  # over the queries

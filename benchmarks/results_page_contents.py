@@ -109,7 +109,8 @@ OTHERS = """## More, each with its own page
 - [`recjax tune`](../tune.md) against the best row made by hand
 - [Quality of every model](../quality.md) against published figures
 - [Large tables](../large_tables.md), [planning against measuring](../planning.md)
-- [All stored runs](../../benchmarks/results/README.md), also of other processors
+- [All stored runs](../../benchmarks/results/README.md), also of other processors; [their history](history.png), by
+  `python -m benchmarks.history`
 
 No GPU and no TPU was at hand: there is no figure from one. The commands are the same
 (`make bench DEVICE=gpu`, `make bench DEVICE=tpu`)."""
@@ -133,7 +134,8 @@ def render(stored: Path, page: Path) -> str:
         f"Machine: {heading_facts([first])['Device']}, a virtual machine on a shared host, no accelerator; "
         f"{_software(first)}.",
         *_suite(stored, link, QUICK),
-        "The run's own report ([what each plot says](../report.md)), by `make screenshots`:",
+        "The run's own report is [report.html](report.html), one file that opens offline "
+        "([what each plot says](../report.md)). Pictures of it, by `make screenshots`:",
         *(f"![{title}]({file})" for title, file in PICTURES),
         *(part for suite in WORKLOADS for part in _suite(stored, link, suite)),
         *(part for table in TABLES for part in _table(stored, link, table)),

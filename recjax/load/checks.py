@@ -33,7 +33,7 @@ def window_fault(window: Window, slo_ms: float) -> str | None:
     """
     if window.silent:
         return f"{window.unanswered:,} arrivals had no answer when the system had been silent for seconds"
-    if window.unanswered and not window.overloaded:
+    if window.unanswered and not (window.overloaded or window.failed_early):
         return f"{window.unanswered:,} arrivals were not answered"
     lag_ms = window.parts_ms.get("send_lag")
     if lag_ms is not None and len(lag_ms):

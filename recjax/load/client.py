@@ -58,6 +58,7 @@ class LoadGenerator:
         seed: int,
         arrivals: Arrivals | None = None,
         mix: QueryMix | None = None,
+        most_over: int | None = None,
     ) -> Window:
         """Returns an open-loop window of queries that arrive whether or not the earlier ones are answered.
 
@@ -69,6 +70,8 @@ class LoadGenerator:
           seed: of arrivals and queries.
           arrivals: Poisson by default.
           mix: one uniform row a query by default.
+          most_over: of the queries, that may exceed the limit: with one more the window has failed, and ends. None
+            measures to the end.
 
         Raises:
           RuntimeError: the generator's process has ended.
@@ -81,6 +84,8 @@ class LoadGenerator:
             "rows": queries.rows,
             "limit_s": np.array(OVERLOAD_FACTOR * slo_ms / 1e3),
             "silence_s": np.array(SILENCE_S),
+            "slo_s": np.array(slo_ms / 1e3),
+            "most_over": np.array(n_queries if most_over is None else most_over),
         }
         try:
             self._control.send_bytes(arrays_to_bytes(plan))
@@ -111,6 +116,7 @@ def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], serve
         unanswered=len(due_N) - done,
         overloaded=bool(seen["overloaded"]),
         silent=bool(seen["silent"]),
+        failed_early=bool(seen["failed_early"]),
         generator_cpu_share=float(seen["cpu_s"] / seen["duration_s"]),
         kept_answers=_kept(queries, seen, served),
     )

@@ -40,7 +40,14 @@ SLICE_NS = 100_000  # the shortest that the scheduler takes
 
 
 def play(
-    connection: socket.socket, due_N: NDArray, sizes_N: NDArray, rows_S: NDArray, limit_s: float, silence_s: float
+    connection: socket.socket,
+    due_N: NDArray,
+    sizes_N: NDArray,
+    rows_S: NDArray,
+    limit_s: float,
+    silence_s: float,
+    slo_s: float,
+    most_over: int,
 ) -> dict[str, NDArray]:
     """Sends every query at its time, receives all answers, and returns what was seen.
 
@@ -51,11 +58,13 @@ def play(
       rows_S: rows of all samples.
       limit_s: the window is ended when the oldest query without an answer has waited this long.
       silence_s: likewise when the system has answered nothing for this long while something waited.
+      slo_s: limit that
+      most_over: answers may exceed; one more ends the window.
 
     Returns:
       Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, 6] likewise;
       `completed` [A] queries completed until and with each frame; `kept` frames, their `kept_sizes` and `kept_bytes`;
-      `overloaded`, `silent`, `cpu_s` and `duration_s` as single values.
+      `overloaded`, `silent`, `failed_early`, `cpu_s` and `duration_s` as single values.
     """
     connection.setblocking(False)
     reader, n = FrameReader(connection), len(due_N)
@@ -65,10 +74,10 @@ def play(
     completed: list[int] = []
     kept: dict[int, bytes] = {}
     keep_every = 1
-    next_up = done = 0
+    next_up = done = over = 0
     due = due_N.tolist()
     unsent = b""
-    overloaded = silent = False
+    overloaded = silent = failed_early = False
     may_spin = n / (due_N[-1] + 1e-9) * SPIN_S < SPIN_SHARE
     cpu_before = time.process_time()
     start = time.perf_counter() + HEAD_START_S
@@ -92,6 +101,7 @@ def play(
             seen = time.perf_counter() - start
             while (frame := reader.next_answers()) is not None:
                 received_N[done : done + frame.completed] = last_answer = seen
+                over += bisect.bisect_left(due, seen - slo_s, done, done + frame.completed) - done
                 done += frame.completed
                 took = seen - float(sent_N[done - 1])
                 number = len(completed)
@@ -102,6 +112,9 @@ def play(
                         kept = {k: v for k, v in kept.items() if k % keep_every == 0}
                 completed.append(done)
                 stamps.append(frame.stamps)
+        failed_early = over > most_over and done < n
+        if failed_early:
+            break
         now = time.perf_counter() - start
         if done < next_up:
             overloaded = now - due[done] > limit_s
@@ -119,6 +132,7 @@ def play(
         "kept_bytes": np.frombuffer(b"".join(kept.values()), np.uint8),
         "overloaded": np.array(overloaded),
         "silent": np.array(silent),
+        "failed_early": np.array(failed_early),
         "cpu_s": np.array(time.process_time() - cpu_before),
         "duration_s": np.array(time.perf_counter() - start),
     }
@@ -199,9 +213,8 @@ def main(data_fd: int, control_fd: int) -> None:
         gc.collect()
         gc.disable()  # a window makes no cycles
         try:
-            seen = play(
-                data, plan["due"], plan["sizes"], plan["rows"], float(plan["limit_s"]), float(plan["silence_s"])
-            )
+            ends = float(plan["limit_s"]), float(plan["silence_s"]), float(plan["slo_s"]), int(plan["most_over"])
+            seen = play(data, plan["due"], plan["sizes"], plan["rows"], *ends)
         except ConnectionError:
             return
         gc.enable()

@@ -58,6 +58,8 @@ def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
     """
     if window.overloaded:
         return False, f"waiting grew without bound: a query waited several times {slo_ms:g} ms"
+    if window.failed_early:
+        return False, f"more queries took longer than {slo_ms:g} ms than p99 allows of as many as were to come"
     if window.unanswered:
         return False, f"{window.unanswered:,} arrivals were not answered"
     return limit_verdict(window.latency_ms, slo_ms, percentile=0.99)

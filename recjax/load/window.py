@@ -40,6 +40,7 @@ class Window:
       unanswered: arrivals that the window ended without an answer to.
       overloaded: the window was ended early because waiting had grown without bound.
       silent: the window was ended early because no answer came any more.
+      failed_early: the window was ended early because more queries had exceeded the limit than may of all.
       generator_cpu_share: of one core, that the generator took; None where it is no process of its own.
       kept_answers: of some batches, (rows of its samples, bytes of its answers).
     """
@@ -54,6 +55,7 @@ class Window:
     unanswered: int = 0
     overloaded: bool = False
     silent: bool = False
+    failed_early: bool = False
     generator_cpu_share: float | None = None
     kept_answers: Sequence[tuple[NDArray, bytes]] = ()
 

@@ -10,9 +10,11 @@ from quiet_machine import skip_if_disturbed
 from simulated_systems import SimulatedSystem, lindley_ms
 
 from recjax.load.arrivals import Arrivals, arrival_times
+from recjax.load.checks import window_fault
 from recjax.load.client import LoadGenerator
 from recjax.load.closed_loop import closed_loop
 from recjax.load.queries import QueryMix, draw_queries
+from recjax.load.rate_search import holds_limit
 from recjax.load.window import PARTS
 from recjax.serving.compiled import Stamps
 
@@ -75,6 +77,19 @@ def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undist
     assert window.unanswered == 2000 - window.queries > 1000
     after = generator.measure(SimulatedSystem(np.array([1e-4])), 200.0, 50, slo_ms=NEVER_MS, seed=0)
     assert (after.queries, after.unanswered) == (50, 0)
+
+
+def test_a_window_ends_when_more_queries_exceed_the_limit_than_may(generator: LoadGenerator) -> None:
+    slow = SimulatedSystem(np.array([0.03]))
+    window = generator.measure(slow, 10.0, 1000, slo_ms=20.0, seed=0, most_over=5)
+    assert window.failed_early
+    assert not window.overloaded
+    assert 6 <= np.count_nonzero(window.latency_ms > 20.0) < 20
+    assert window.unanswered == 1000 - window.queries
+    assert window_fault(window, 20.0) is None
+    assert not holds_limit(window, 20.0)[0]
+    whole = generator.measure(slow, 10.0, 20, slo_ms=20.0, seed=0)
+    assert (whole.queries, whole.failed_early) == (20, False)
 
 
 def test_bursts_and_the_rate_of_a_trace_reach_the_system(generator: LoadGenerator, tmp_path: object) -> None:
