@@ -31,7 +31,7 @@ def why_not_comparable(a: Row, b: Row) -> str | None:
     if a.scenario == "offline" and (a.load or {}).get("verdict"):
         return "LoadGen's offline is one query, as large as the system is fast; compare throughput_samples_per_s"
     if a.target_qps != b.target_qps:
-        return f"a rate from one search has no interval; {_search(a, 'A')}; {_search(b, 'B')} queries/s"
+        return f"a searched rate has no interval; {_search(a, 'A')}; {_search(b, 'B')} queries/s"
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from recjax.command_line import OneLineParser, make_output_folder, run_command
 
 EXAMPLES = """examples:
-  python -m benchmarks.history --out=/tmp/history.html                          benchmarks/results/
+  python -m benchmarks.history --out=runs/history.html                          benchmarks/results/
   python -m benchmarks.history benchmarks/results runs --out=history.html      and this machine's own runs
 
 exit codes: 0 done, 2 unusable input (one line says why)"""

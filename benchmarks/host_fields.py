@@ -11,11 +11,8 @@ SHARES = ("steal_share", "busy_share")
 COUNTS = ("cpu_pressure_s", "throttled_s", "involuntary_switches")
 
 
-def host_fields(records: Sequence[Measured]) -> dict[str, Any]:
-    """Returns shares of all cores' time, counts over all windows, and the longest gap seen after them.
-
-    What the system does not tell is None, and stands in `reasons`.
-    """
+def host_fields(records: Sequence[Measured]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns shares of all cores' time, counts over all windows, the longest gap after them; and why some are None."""
     noises = [noise for record in records for noise in record.host["windows"]]
     seconds = [noise["duration_s"] for noise in noises]
     fields: dict[str, Any] = {"watched_s": sum(seconds)}
@@ -32,4 +29,4 @@ def host_fields(records: Sequence[Measured]) -> dict[str, Any]:
         if fields[name] is None:
             reasons[name] = noises[-1]["reasons"][name]
     fields["jitter_largest_gap_us"] = max(record.host["jitter"]["largest_gap_us"] for record in records)
-    return fields | {"reasons": reasons}
+    return fields, {f"host.{name}": reason for name, reason in reasons.items()}

@@ -271,7 +271,7 @@ def _measure_server(
                 return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed), rate_qps)
 
             search = None
-            if contestant.is_null or not capacity:
+            if contestant.is_null or not (capacity or contestant.label in rates):
                 # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
                 n = max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s))
                 windows = [probe(NULL_RATE_QPS, n, whole=True)]
@@ -283,8 +283,8 @@ def _measure_server(
                     probe, float(capacity), serving.slo_ms, settings.probe_s, settings.search_steps
                 )
                 windows = list(found.windows)
-                whole = functools.partial(probe, whole=True)
-                curve = [_point(whole, share * found.rate_qps, settings.probe_s) for share in settings.curve]
+                to_the_end = functools.partial(probe, whole=True)
+                curve = [_point(to_the_end, share * found.rate_qps, settings.probe_s) for share in settings.curve]
                 search = found.in_row() | {"curve": curve}
             one.windows += windows
             faults = (wrong_answers(contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)

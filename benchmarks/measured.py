@@ -30,7 +30,7 @@ class Measured:
       windows: what each window gave but for its latencies, as plain values (`window_facts`).
       latency_ms: [W] arrays of one value a query.
       recompiles: compilations that happened inside the windows; anything but 0 makes the row invalid.
-      search: of the server scenario, how its rate was found; None in processes that did not search.
+      search: of the server scenario, how its rate was found or confirmed; None of the null model.
       host: what the host did during the windows.
       energy_j: of the windows, None with `energy_reason`.
       energy_reason: why there is none.

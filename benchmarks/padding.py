@@ -7,6 +7,8 @@ formed, and each size takes time to compile. It tells which sizes are worth meas
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.row_fields import bucket_of
+
 STEPS = 8  # of "equal steps"
 
 
@@ -39,7 +41,7 @@ def padding_by_buckets(batch_sizes: Iterable[Mapping[str, int]], buckets: Sequen
         return {}
     found = {}
     for name, sizes in bucket_policies(buckets).items():
-        computed = sum(count * next(size for size in sizes if size >= samples) for samples, count in counted.items())
+        computed = sum(count * bucket_of(sizes, samples) for samples, count in counted.items())
         found[name] = {"buckets": sizes, "padding_waste": 1 - asked / computed}
     return found
 

@@ -129,8 +129,8 @@ def latency_against_rate(shown: Shown) -> Plot:
         traces.append(_level(limit, (min(rates), max(rates)), f"limit of p99, {limit:g} ms"))
     return Plot(
         title="Latency against offered rate",
-        caption="Where a line bends up, queries begin to wait. Its last point is the highest rate found, with its "
-        "interval; the others are one short window each.",
+        caption="Where a line bends up, queries begin to wait. Its last point is the highest rate that every "
+        "process held, with the interval of its latency; the others are one short window each.",
         traces=traces,
         layout=axes("offered rate, queries/s", "latency, ms", log="xy"),
         choices=("p99", "p50"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from benchmarks.results import Row, read_rows
 from recjax.errors import UserError
 
 TABLE_WIDTH = 140
+LINK = "../../benchmarks/results"  # from the page to the stored rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,29 +61,7 @@ PICTURES = (
     ("On a dark screen: DLRM-DCNv2", "report-dark.png"),
     ("On a phone", "report-phone.png"),
 )
-WORKLOADS = (
-    Suite(
-        title="MLPerf-like DLRMv2",
-        folder="dlrm-v2-like-intel-xeon-amx",
-        command="python -m benchmarks.run --suite=dlrm_v2_like",
-        words="Tables at a hundredth of MLPerf's, queries of 100 to 700 samples. No row of it is an MLPerf result "
-        "([what is MLPerf's and what is not](../workloads.md)).",
-    ),
-    Suite(
-        title="MLPerf-like DLRMv3",
-        folder="dlrm-v3-like-intel-xeon-amx",
-        command="python -m benchmarks.run --suite=dlrm_v3_like",
-        words="A history with its 2,048 candidates is one sample. Two cores cannot answer one within MLPerf's limit: "
-        "rows of the server scenario are invalid, and say why. No row of it is an MLPerf result.",
-    ),
-)
 TABLES = (
-    Table(
-        title="The same models in other libraries",
-        file="peers/peers.md",
-        command="python -m benchmarks.peers",
-        words="Equal weights, requests and answers; the libraries take turns ([how](../peers.md)).",
-    ),
     Table(
         title="Ten repeats of one row",
         file="repeat-check/repeats.md",
@@ -94,13 +72,13 @@ TABLES = (
         title="Two runs of one revision",
         file="compare-check/first-second.md",
         command="python -m benchmarks.compare_check",
-        words="Nothing has changed between them, and `compare` says so ([how](../compare.md)).",
+        words="Nothing has changed between them: `compare` should call every row the same ([how](../compare.md)).",
     ),
     Table(
         title="A slowdown of a tenth",
         file="compare-check/first-slowed.md",
         command="python -m benchmarks.compare_check",
-        words="The second run was slowed by 10% on purpose; `compare` finds it in every row.",
+        words="The second run was slowed by 10% on purpose: `compare` should call every row slower.",
     ),
 )
 OTHERS = """## More, each with its own page
@@ -116,41 +94,39 @@ No GPU and no TPU was at hand: there is no figure from one. The commands are the
 (`make bench DEVICE=gpu`, `make bench DEVICE=tpu`)."""
 
 
-def render(stored: Path, page: Path) -> str:
+def render(stored: Path) -> str:
     """Returns the page.
 
     Args:
       stored: the folder of stored rows.
-      page: where it will lie; links lead from there.
 
     Raises:
       UserError: a run or a table is missing there, or cannot be read.
     """
-    first, link = _rows(stored / QUICK.folder)[0], Path(os.path.relpath(stored, page.parent)).as_posix()
+    first = _rows(stored / QUICK.folder)[0]
     parts = [
         "# Results",
         "Written by `python -m benchmarks.results_page` from the stored rows; no figure is typed in. Tables are those "
         "that each command prints at its end; [rows.md](../rows.md) says what the fields mean.",
         f"Machine: {heading_facts([first])['Device']}, a virtual machine on a shared host, no accelerator; "
         f"{_software(first)}.",
-        *_suite(stored, link, QUICK),
+        *_suite(stored, QUICK),
         "The run's own report is [report.html](report.html), one file that opens offline "
         "([what each plot says](../report.md)). Pictures of it, by `make screenshots`:",
         *(f"![{title}]({file})" for title, file in PICTURES),
-        *(part for suite in WORKLOADS for part in _suite(stored, link, suite)),
-        *(part for table in TABLES for part in _table(stored, link, table)),
+        *(part for table in TABLES for part in _table(stored, table)),
         OTHERS,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _suite(stored: Path, link: str, suite: Suite) -> Iterable[str]:
+def _suite(stored: Path, suite: Suite) -> Iterable[str]:
     rows = _rows(stored / suite.folder)
     text = io.StringIO()
     print_table(rows, Console(file=text, width=TABLE_WIDTH, force_terminal=False, no_color=True))
     lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
     facts = heading_facts(rows)
-    folder = f"{link}/{suite.folder}"
+    folder = f"{LINK}/{suite.folder}"
     yield f"## {suite.title}"
     yield f"{suite.words}\n{facts['Started']}, {facts['First to last row']} from the first row to the last, by"
     yield f"    {suite.command}"
@@ -161,7 +137,7 @@ def _suite(stored: Path, link: str, suite: Suite) -> Iterable[str]:
     )
 
 
-def _table(stored: Path, link: str, table: Table) -> Iterable[str]:
+def _table(stored: Path, table: Table) -> Iterable[str]:
     try:
         text = (stored / table.file).read_text(encoding="utf-8")
     except OSError as error:
@@ -169,7 +145,7 @@ def _table(stored: Path, link: str, table: Table) -> Iterable[str]:
     body = text.partition("\n")[2] if text.startswith("# ") else text
     before, bar, rest = body.partition("\n| ")
     yield f"## {table.title}"
-    yield f"{table.words} [Rows and table]({link}/{table.file.partition('/')[0]}), by"
+    yield f"{table.words} [Rows and table]({LINK}/{table.file.partition('/')[0]}), by"
     yield f"    {table.command}"
     yield before.strip()
     yield f"<details><summary>The table</summary>\n\n{(bar + rest).strip()}\n\n</details>"
@@ -179,7 +155,10 @@ def _rows(folder: Path) -> list[Row]:
     path = folder / "results.jsonl"
     if not path.is_file():
         raise UserError(f"there are no rows at {path}; run the suite and keep its results there")
-    return read_rows(path)
+    rows = read_rows(path)
+    if not rows:
+        raise UserError(f"{path} is empty; run the suite and keep its results there")
+    return rows
 
 
 def _software(row: Row) -> str:

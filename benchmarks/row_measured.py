@@ -77,8 +77,11 @@ def put_latency(row: RowFields, records: Sequence[Measured]) -> None:
 
 def put_throughput(row: RowFields, records: Rowed, variant: PreparedVariant | None, *, is_server: bool) -> None:
     """Puts the interval of the rate, and its ratio to fp32's where both were measured in turns."""
-    of_rate = interval(_rate(records.of_variant), _processes(records.of_variant))
-    row.put("throughput_ci95", bounds_of(of_rate), of_rate.reason)
+    if is_server:
+        row.put("throughput_ci95", None, "a server answers what is sent: see search.rates_qps")
+    else:
+        of_rate = interval(_rate(records.of_variant), _processes(records.of_variant))
+        row.put("throughput_ci95", bounds_of(of_rate), of_rate.reason)
     why_not = None
     if is_server:
         why_not = "server rates are searched one after the other, not in turns; compare target_qps"
@@ -109,7 +112,7 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
         loop = "LoadGen's, from a process of its own" if verdicts else "closed, in the process of the system"
         row.fields["load"] = load | {"loop": loop, "verdict": verdicts[-1] if verdicts else None}
         return
-    rates = [record.windows[0]["offered_qps"] for record in records]
+    rates = _rates_qps(records)
     row.fields |= {"target_qps": min(rates), "slo_ms": settings.slo_ms}
     searches = [record.search for record in records if record.search is not None]
     row.put("search", _search(searches, rates), "the null model is not searched: it is measured at a fixed rate")
@@ -123,6 +126,18 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
         "generator_cpu_share": None if None in shares else max(shares),
         "padding_by_buckets": padding_by_buckets((window["batch_sizes"] for window in windows), settings.buckets),
     }
+
+
+def at_lowest_rate(records: Sequence[Measured]) -> list[Measured]:
+    """Returns of a server's records those of the lowest rate, which is the row's; of others all."""
+    if records[0].scenario != "server":
+        return list(records)
+    rates = _rates_qps(records)
+    return [record for record, rate in zip(records, rates, strict=True) if rate == min(rates)]
+
+
+def _rates_qps(records: Sequence[Measured]) -> list[float]:
+    return [record.windows[0]["offered_qps"] for record in records]
 
 
 def _search(searches: Sequence[Mapping[str, Any]], rates_qps: Sequence[float]) -> dict[str, Any] | None:

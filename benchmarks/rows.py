@@ -10,8 +10,8 @@ from benchmarks.host_fields import host_fields
 from benchmarks.prepared import PreparedVariant
 from benchmarks.results import Row
 from benchmarks.row_costs import growth_of, put_memory, put_roofline
-from benchmarks.row_fields import NULL_REASON, ProcessFacts, Rowed, RowFields, bucket_of, samples_of
-from benchmarks.row_measured import put_latency, put_server, put_throughput, speedup_of
+from benchmarks.row_fields import NULL_REASON, ProcessFacts, Rowed, RowFields, bucket_of
+from benchmarks.row_measured import at_lowest_rate, put_latency, put_server, put_throughput, speedup_of
 from benchmarks.suite import Case, Measurement
 
 
@@ -43,7 +43,9 @@ def make_row(
     is_server = first.scenario == "server"
     _put_model(row, variant)
     put_latency(row, records.of_variant)
-    throughput = float(np.median(np.concatenate([record.samples_per_s for record in records.of_variant])))
+    throughput = float(
+        np.median(np.concatenate([record.samples_per_s for record in at_lowest_rate(records.of_variant)]))
+    )
     queries = sum(len(latencies) for record in records.of_variant for latencies in record.latency_ms)
     samples = sum(window["samples"] for window in windows)
     padded = sum(window["padded_samples"] for window in windows)
@@ -62,7 +64,8 @@ def make_row(
     row.put("energy_j_per_1k_samples", joules, no_energy or "no query was answered")
     compiled = [sum(p["compile_s"] for p in process.programs[label].values()) for process in processes]
     row.put("compile_cached_s", compiled[1] if len(compiled) > 1 else None, "one process: nothing is compiled twice")
-    row.put("host", host_fields(records.of_variant), None)
+    row.fields["host"], why_not_told = host_fields(records.of_variant)
+    row.reasons |= why_not_told
     invalid = _invalid_reason(variant, records, program, settings.slo_ms)
     row.put("invalid_reason", invalid, "the row is valid")
     if facts.device["mesh"] is None:
@@ -144,8 +147,13 @@ def _invalid_reason(
         return variant.below_floor
     if records.of_variant[0].scenario != "server":
         return None
-    if any(record.search is not None and not record.search["confirmed"] for record in records.of_variant):
+    if variant is None:
+        return None
+    if any(record.search is None for record in records.of_variant):
+        return "no closed loop gave a rate with which the search could begin"
+    held = [record.search["confirmed"] for record in records.of_variant if record.search is not None]
+    if not any(held):
         return f"p99 did not hold {slo_ms:g} ms at any rate tried"
-    if variant is not None and not len(samples_of(records.of_variant).latency_ms):
-        return "no query was answered"
+    if not all(held):
+        return f"p99 did not hold {slo_ms:g} ms at any rate that process {held.index(False) + 1} tried"
     return None

@@ -13,8 +13,8 @@ from recjax.errors import UserError
 EXAMPLES = """examples:
   python -m benchmarks.show benchmarks/results/quick-intel-xeon-amx
   python -m benchmarks.show runs/quick-cpu/previous-1 runs/quick-cpu
-  python -m benchmarks.show benchmarks/results/quick-amd-epyc --out=/tmp/report
-  python -m benchmarks.show runs/quick-cpu runs/quick-gpu --out=/tmp/devices      two devices side by side
+  python -m benchmarks.show benchmarks/results/quick-amd-epyc --out=runs/report
+  python -m benchmarks.show runs/quick-cpu runs/quick-gpu --out=runs/devices      two devices side by side
 
 exit codes: 0 done, 2 unusable input (one line says why)"""
 

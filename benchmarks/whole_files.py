@@ -15,11 +15,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
       write: is given the open file.
     """
     beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:

@@ -28,8 +28,8 @@ from recjax.load.wire import FrameReader, pack_end, pack_queries
 
 HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
 SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
-SPIN_SHARE = 0.2  # of a core, at most; at higher rates nothing is spun and what is due is sent together
 ANSWER_SPIN_S = 2e-4  # an answer is waited for spinning as long, if the last one came within it
+SPIN_SHARE = 0.3  # of a core, at most: at higher rates nothing is spun and what is due is sent together
 END_S = 60.0  # for the system to understand that a window is over, at least
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
@@ -58,8 +58,8 @@ def play(
       rows_S: rows of all samples.
       limit_s: the window is ended when the oldest query without an answer has waited this long.
       silence_s: likewise when the system has answered nothing for this long while something waited.
-      slo_s: limit that
-      most_over: answers may exceed; one more ends the window.
+      slo_s: latency limit.
+      most_over: answers that may exceed it; one more ends the window.
 
     Returns:
       Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, 6] likewise;
@@ -78,7 +78,7 @@ def play(
     due = due_N.tolist()
     unsent = b""
     overloaded = silent = failed_early = False
-    may_spin = n / (due_N[-1] + 1e-9) * SPIN_S < SPIN_SHARE
+    rate = n / (due[-1] + 1e-9)
     cpu_before = time.process_time()
     start = time.perf_counter() + HEAD_START_S
     last_answer = took = 0.0
@@ -93,8 +93,9 @@ def play(
         elif unsent:
             unsent = _send(connection, unsent)
         wait_s = POLL_S if next_up == n else due[next_up] - (time.perf_counter() - start)
-        if may_spin:
-            answer_is_near = done < next_up and took < ANSWER_SPIN_S and now - sent_N[done] < ANSWER_SPIN_S
+        if rate * SPIN_S < SPIN_SHARE:
+            comes_soon = took < ANSWER_SPIN_S and rate * (SPIN_S + took) < SPIN_SHARE
+            answer_is_near = comes_soon and done < next_up and now - sent_N[done] < ANSWER_SPIN_S
             wait_s = 0.0 if answer_is_near else wait_s - SPIN_S  # 0 or less: the loop goes round without sleeping
         select.select([connection], [connection] if unsent else [], [], min(max(wait_s, 0.0), POLL_S))
         if reader.fill():

@@ -15,6 +15,7 @@ MIN_CONFIRMING_QUERIES = 1307  # early stopping lets 5 of them exceed a limit of
 MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
 MAX_LOWERED = 12  # times; 0.9 ** 12 = 0.28 of the rate that the probes found
+MAX_DESCENTS = 8  # halvings of the rate before one holds at all
 
 Probe = Callable[[float, int], Window]
 
@@ -70,7 +71,8 @@ def highest_rate_within_limit(
 ) -> RateSearch:
     """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
 
-    The bracket is halved (geometrically) `steps` times with short probes. A probe that fails is repeated once, so that
+    The rate is halved until a short probe holds; from there on the bracket is halved (geometrically), with `steps`
+    probes in all. A probe that fails is repeated once, so that
     one stall of a shared machine does not cut the bracket. The rate found must then be confirmed, in windows twice as
     long: see `confirm_rate`.
 
@@ -80,7 +82,7 @@ def highest_rate_within_limit(
         never goes above 1.2 times this.
       slo_ms: limit of p99.
       probe_s: length of a probe; a probe has at least MIN_PROBE_QUERIES.
-      steps: halvings of the bracket.
+      steps: probes from the first that holds.
     """
 
     def held_at(rate_qps: float) -> bool:
@@ -89,12 +91,14 @@ def highest_rate_within_limit(
     probes, failed = 0, list[float]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
-    for _ in range(steps):
+    within = descents = 0
+    while within < steps and descents < MAX_DESCENTS:
         held, probes = held_at(rate), probes + 1
         if not held:
             held, probes = held_at(rate), probes + 1
         low, high = (rate, high) if held else (low, rate)
         failed += [] if held else [rate]
+        within, descents = (within + 1, descents) if low else (within, descents + 1)
         rate = (low * high) ** 0.5 if low else high / 2
     found = confirm_rate(probe, low or rate, slo_ms, 2 * probe_s)
     failed += [found.failed_at_qps] if found.failed_at_qps else []

@@ -65,7 +65,7 @@ def test_an_invalid_row_of_a_is_named() -> None:
 def test_a_searched_rate_has_no_interval() -> None:
     a = changed(scenario="server", target_qps=810.0, search={"failed_at_qps": 900.0})
     b = changed(scenario="server", target_qps=1200.0, search={"failed_at_qps": None})
-    words = "a rate from one search has no interval; A held 810, failed 900; B held 1,200, failed nowhere queries/s"
+    words = "a searched rate has no interval; A held 810, failed 900; B held 1,200, failed nowhere queries/s"
     assert why_not_comparable(a, b) == words
     assert why_not_comparable(a, a) is None
 

@@ -21,7 +21,7 @@ def record(*windows: dict[str, Any], gap_us: float = 10.0) -> Measured:
 
 def test_shares_are_weighted_by_time_and_counts_are_added() -> None:
     first = record({"duration_s": 1.0}, {"duration_s": 3.0, "steal_share": 0.5, "busy_share": 0.8})
-    fields = host_fields([first, record({"duration_s": 4.0}, gap_us=70.0)])
+    fields, _ = host_fields([first, record({"duration_s": 4.0}, gap_us=70.0)])
     assert fields["watched_s"] == 8.0
     assert fields["steal_share"] == pytest.approx((5 * 0.1 + 3 * 0.5) / 8)
     assert fields["busy_share"] == pytest.approx((5 * 0.4 + 3 * 0.8) / 8)
@@ -30,6 +30,6 @@ def test_shares_are_weighted_by_time_and_counts_are_added() -> None:
 
 
 def test_what_the_system_does_not_tell_is_none_with_its_reason() -> None:
-    fields = host_fields([record({"duration_s": 1.0})])
-    assert (fields["throttled_s"], fields["cpu_mhz"]) == (None, None)
-    assert fields["reasons"] == REASONS
+    fields, reasons = host_fields([record({"duration_s": 1.0})])
+    assert (fields["throttled_s"], fields["cpu_mhz"], fields["load_1m"]) == (None, None, (1.0, 1.1))
+    assert reasons == {f"host.{name}": reason for name, reason in REASONS.items()}

@@ -28,7 +28,18 @@ def test_every_policy_holds_what_the_largest_size_holds(buckets: tuple[int, ...]
     assert policies["as served"] == list(buckets)
     for sizes in policies.values():
         assert sizes == sorted(set(sizes))
-        assert (sizes[0] >= 1, sizes[-1]) == (True, buckets[-1])
+        assert sizes[0] >= 1
+        assert sizes[-1] == buckets[-1]
+
+
+def test_the_policies_of_a_largest_size() -> None:
+    assert bucket_policies((1, 20)) == {
+        "as served": [1, 20],
+        "one size": [20],
+        "powers of 4": [1, 4, 16, 20],
+        "powers of 2": [1, 2, 4, 8, 16, 20],
+        "8 equal steps": [2, 5, 7, 10, 12, 15, 17, 20],
+    }
 
 
 def test_no_batch_has_no_padding_to_tell_of() -> None:

@@ -46,7 +46,9 @@ def test_the_rate_is_the_lowest_that_a_process_confirmed() -> None:
 
 
 def test_one_process_that_confirmed_nothing_leaves_the_row_without_a_rate_that_held() -> None:
-    search = put(record(900.0), record(300.0, confirmed=False, held_at_qps=None, failed_at_qps=300.0)).fields["search"]
+    row = put(record(900.0), record(300.0, confirmed=False, held_at_qps=None, failed_at_qps=300.0))
+    search = row.fields["search"]
+    assert row.fields["target_qps"] == 300.0
     assert (search["confirmed"], search["held_at_qps"], search["failed_at_qps"]) == (False, None, 300.0)
 
 

@@ -84,12 +84,12 @@ def test_unreadable_latencies_are_one_line(content: bytes, tmp_path: Path, capsy
 
 
 def test_two_runs_make_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(PUBLISHED), str(RESULTS / "quick-intel-xeon-amx")]
+    runs = [str(PUBLISHED), str(RESULTS / "quick-amd-epyc")]
     assert main([*runs, f"--out={tmp_path}"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"open {tmp_path / 'report.html'}"
     page = (tmp_path / "report.html").read_text()
     assert "<h2>sasrec on AMD EPYC (2 cores)</h2>" in page
-    assert "<h2>sasrec on Intel(R) Xeon(R) Processor (2 cores)</h2>" in page
+    assert "<h2>sasrec on Intel(R) Xeon(R) Processor (2 cores, AMX)</h2>" in page
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 84
 
 

@@ -19,6 +19,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, half)
     assert file.read_text() == '{"n": 1}'
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:

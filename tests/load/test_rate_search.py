@@ -7,6 +7,7 @@ from simulated_systems import lindley_ms
 from recjax.load.arrivals import Arrivals, arrival_times
 from recjax.load.rate_search import (
     CONFIRMATIONS,
+    MAX_DESCENTS,
     MAX_LOWERED,
     MIN_CONFIRMING_QUERIES,
     MIN_PROBE_QUERIES,
@@ -67,9 +68,8 @@ def test_the_search_finds_the_threshold_within_the_brackets_resolution(threshold
 
 @pytest.mark.parametrize("threshold_qps", [590.0, 301.0, 200.0, 80.0])
 def test_the_search_finds_a_threshold_far_below_the_capacity(threshold_qps: float) -> None:
-    search = SimulatedServer(threshold_qps).search(steps=9)
-    halvings = int(np.ceil(np.log2(600 / threshold_qps)))  # failed probes before the first that holds
-    resolution = 2 ** (0.5 ** (9 - halvings - 1))
+    search = SimulatedServer(threshold_qps).search(steps=6)
+    resolution = 2 ** (0.5**5)  # however many probes failed before the first that held
     assert search.rate_qps <= threshold_qps <= search.rate_qps * resolution * 1.0001
     assert search.failed_at_qps == pytest.approx(search.rate_qps * resolution, rel=1e-3)
 
@@ -124,7 +124,7 @@ def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
     assert (search.lowered, search.confirmed) == (MAX_LOWERED, False)
     assert search.failed_at_qps == search.rate_qps == min(rate for rate, _ in simulated.probes)
     assert search.in_row()["held_at_qps"] is None
-    assert len(simulated.probes) == 2 * 3 + 1 + MAX_LOWERED
+    assert len(simulated.probes) == 2 * MAX_DESCENTS + 1 + MAX_LOWERED
 
 
 def test_another_process_confirms_the_rate_or_lowers_it() -> None:
