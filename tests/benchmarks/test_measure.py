@@ -12,6 +12,7 @@ from benchmarks.measured import Measured, append_measured, read_measured, window
 from benchmarks.suite import Measurement
 from recjax.config import Serving
 from recjax.load.window import Window
+from recjax.measurement.early_stopping import most_over_limit
 
 LABELS = ("fp32", "prune", "null")
 SETTINGS = Measurement(rounds=12, search_steps=2, curve=(0.5,))
@@ -37,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns a function that measures in a process, and the order of the closed-loop windows by batch size."""
     orders: dict[int, list[str]] = {}
     rates: list[tuple[str, float]] = []
+    may_exceed: list[tuple[str, int, int | None]] = []
 
     def closed_loop(system: Any, size: int, *settings: Any) -> Window:
         del settings
@@ -51,8 +53,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
             return
 
         def measure(self, system: Any, rate_qps: float, n_queries: int, **settings: Any) -> Window:
-            del settings
             rates.append((system.label, rate_qps))
+            may_exceed.append((system.label, n_queries, settings["most_over"]))
             return window(n_queries, n_queries, rate_qps)
 
     monkeypatch.setattr(measure, "warm_up", lambda system: None)
@@ -70,7 +72,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         groups = measure_case(contestants, SETTINGS, SERVING, place, of_first)
         return {(records[0].scenario, records[0].batch_size): records for records in groups}
 
-    return SimpleNamespace(measured_in=measured_in, orders=orders, rates=rates)
+    return SimpleNamespace(measured_in=measured_in, orders=orders, rates=rates, may_exceed=may_exceed)
 
 
 def test_every_round_has_every_contestant_once_in_an_order_of_its_own(run: Any) -> None:
@@ -109,6 +111,15 @@ def test_the_first_process_searches_and_the_others_confirm_its_rates(run: Any) -
     assert run.rates == [("fp32", 50.0)] * 3 + [("prune", 60.0)] * 3 + [("null", NULL_RATE_QPS)]
     assert [len(record.windows) for record in second] == [3, 3, 1]
     assert [record.search and record.search["held_at_qps"] for record in second] == [50.0, 60.0, None]
+
+
+def test_windows_of_the_search_end_early_and_others_do_not(run: Any) -> None:
+    run.measured_in(0, {})
+    of_fp32 = [(n, most) for label, n, most in run.may_exceed if label == "fp32"]
+    *searched, (_, of_curve) = of_fp32
+    assert all(most == most_over_limit(0.99, n) for n, most in searched)
+    assert of_curve is None
+    assert [most for label, _, most in run.may_exceed if label == "null"] == [None]
 
 
 def test_what_was_watched_belongs_to_the_windows_that_are_kept(run: Any) -> None:

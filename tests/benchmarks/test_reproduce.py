@@ -101,6 +101,13 @@ def test_a_run_goes_on_only_by_its_own_command(tmp_path: Path) -> None:
         check_goes_on(tmp_path, describe_command(SOURCE, "gpu"))
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"command": 1, "git": {}}'])
+def test_a_damaged_run_does_not_go_on(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run.json does not say what was run .*; leave --resume out"):
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+
+
 def test_a_run_goes_on_only_at_its_own_commit(tmp_path: Path) -> None:
     write_manifest(tmp_path, describe_command(SOURCE, "cpu"))
     content = json.loads((tmp_path / "run.json").read_text())
