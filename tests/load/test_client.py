@@ -81,15 +81,15 @@ def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undist
 
 def test_a_window_ends_when_more_queries_exceed_the_limit_than_may(generator: LoadGenerator) -> None:
     slow = SimulatedSystem(np.array([0.03]))
-    window = generator.measure(slow, 10.0, 1000, slo_ms=20.0, seed=0, most_over=5)
+    window = generator.measure(slow, 5.0, 1000, slo_ms=25.0, seed=0, most_over=5)
     assert window.failed_early
     assert not window.overloaded
-    assert 6 <= np.count_nonzero(window.latency_ms > 20.0) < 20
+    assert 6 <= np.count_nonzero(window.latency_ms > 25.0) < 20
     assert window.unanswered == 1000 - window.queries
-    assert window_fault(window, 20.0) is None
-    assert not holds_limit(window, 20.0)[0]
-    whole = generator.measure(slow, 10.0, 20, slo_ms=20.0, seed=0)
-    assert (whole.queries, whole.failed_early) == (20, False)
+    assert "not answered" not in (window_fault(window, 25.0) or "")
+    assert not holds_limit(window, 25.0)[0]
+    whole = generator.measure(slow, 5.0, 10, slo_ms=25.0, seed=0)
+    assert (whole.queries, whole.failed_early) == (10, False)
 
 
 def test_bursts_and_the_rate_of_a_trace_reach_the_system(generator: LoadGenerator, tmp_path: object) -> None:
