@@ -17,42 +17,25 @@ LINK = "../../benchmarks/results"  # from the page to the stored rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Suite:
-    """A stored run of a suite.
+class Section:
+    """What is shown of stored results.
 
     Attributes:
-      title: of its section.
-      folder: below the folder of stored rows.
+      title: of the section.
+      path: below the folder of stored rows: a suite's run, or a table that another command wrote beside its rows.
       command: that made it.
       words: what to know before reading the table.
     """
 
     title: str
-    folder: str
+    path: str
     command: str
     words: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table that another command wrote beside its rows.
-
-    Attributes:
-      title: of its section.
-      file: below the folder of stored rows.
-      command: that made it.
-      words: what it is.
-    """
-
-    title: str
-    file: str
-    command: str
-    words: str
-
-
-QUICK = Suite(
+QUICK = Section(
     title="The quick suite",
-    folder="quick-intel-xeon-amx",
+    path="quick-intel-xeon-amx",
     command="make bench PYTHON=python3.12",
     words="Two models under six chains of transforms, in every scenario; three fresh processes measure each row.",
 )
@@ -62,21 +45,21 @@ PICTURES = (
     ("On a phone", "report-phone.png"),
 )
 TABLES = (
-    Table(
+    Section(
         title="Ten repeats of one row",
-        file="repeat-check/repeats.md",
+        path="repeat-check/repeats.md",
         command="python -m benchmarks.repeat_check",
         words="How often the 95% interval that a row reports covers the median of all ten repeats together.",
     ),
-    Table(
+    Section(
         title="Two runs of one revision",
-        file="compare-check/first-second.md",
+        path="compare-check/first-second.md",
         command="python -m benchmarks.compare_check",
         words="Nothing has changed between them: `compare` should call every row the same ([how](../compare.md)).",
     ),
-    Table(
+    Section(
         title="A slowdown of a tenth",
-        file="compare-check/first-slowed.md",
+        path="compare-check/first-slowed.md",
         command="python -m benchmarks.compare_check",
         words="The second run was slowed by 10% on purpose: `compare` should call every row slower.",
     ),
@@ -103,7 +86,7 @@ def render(stored: Path) -> str:
     Raises:
       UserError: a run or a table is missing there, or cannot be read.
     """
-    first = _rows(stored / QUICK.folder)[0]
+    first = _rows(stored / QUICK.path)[0]
     parts = [
         "# Results",
         "Written by `python -m benchmarks.results_page` from the stored rows; no figure is typed in. Tables are those "
@@ -120,13 +103,13 @@ def render(stored: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _suite(stored: Path, suite: Suite) -> Iterable[str]:
-    rows = _rows(stored / suite.folder)
+def _suite(stored: Path, suite: Section) -> Iterable[str]:
+    rows = _rows(stored / suite.path)
     text = io.StringIO()
     print_table(rows, Console(file=text, width=TABLE_WIDTH, force_terminal=False, no_color=True))
     lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
     facts = heading_facts(rows)
-    folder = f"{LINK}/{suite.folder}"
+    folder = f"{LINK}/{suite.path}"
     yield f"## {suite.title}"
     yield f"{suite.words}\n{facts['Started']}, {facts['First to last row']} from the first row to the last, by"
     yield f"    {suite.command}"
@@ -137,15 +120,15 @@ def _suite(stored: Path, suite: Suite) -> Iterable[str]:
     )
 
 
-def _table(stored: Path, table: Table) -> Iterable[str]:
+def _table(stored: Path, table: Section) -> Iterable[str]:
     try:
-        text = (stored / table.file).read_text(encoding="utf-8")
+        text = (stored / table.path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"no table at {stored / table.file} ({error.strerror}); run {table.command}") from error
+        raise UserError(f"no table at {stored / table.path} ({error.strerror}); run {table.command}") from error
     body = text.partition("\n")[2] if text.startswith("# ") else text
     before, bar, rest = body.partition("\n| ")
     yield f"## {table.title}"
-    yield f"{table.words} [Rows and table]({LINK}/{table.file.partition('/')[0]}), by"
+    yield f"{table.words} [Rows and table]({LINK}/{table.path.partition('/')[0]}), by"
     yield f"    {table.command}"
     yield before.strip()
     yield f"<details><summary>The table</summary>\n\n{(bar + rest).strip()}\n\n</details>"
