@@ -22,19 +22,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(request: dict[str, Any]) -> int:
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", request["cache"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
     from benchmarks.compare_check_suite import check_suite
     from benchmarks.contestants import load_contestants
     from benchmarks.measure import Place, measure_case
     from benchmarks.measured import append_measured
-    from benchmarks.measuring import process_folder
+    from benchmarks.measuring import facts_of, process_folder, save_facts
     from benchmarks.prepare import prepare_case
+    from benchmarks.program_cache import keep_programs
+    from recjax.hardware.ceilings import Ceilings
     from recjax.hardware.device import select_device
+
+    keep_programs(Path(request["cache"]))
 
     suite, device = check_suite(request["processes"]), select_device("cpu")[0]
     folder, process = Path(request["folder"]), request["process"]
@@ -49,7 +47,9 @@ def _run(request: dict[str, Any]) -> int:
         if request["slowdown"]:
             contestants = [_slowed(one, request["slowdown"], request["seed"] + process) for one in contestants]
         part = process_folder(folder / request["run"], case.experiment.name, process)
-        _save_facts(contestants, device, request["ceilings"], suite.measurement.seed, process, part)
+        save_facts(
+            facts_of(process, contestants, device, Ceilings(**request["ceilings"]), suite.measurement.seed), part
+        )
         loaded.append((case.experiment, contestants, part))
     for experiment, contestants, part in loaded:
         place = Place(process=process, platform=device.platform, n_devices=1, name=experiment.name)
@@ -62,29 +62,6 @@ def _slowed(contestant: "Contestant", share: float, seed: int) -> "Contestant":
     from benchmarks.slowed import SlowedSystem
 
     return dataclasses.replace(contestant, system=SlowedSystem(contestant.system, share, seed))  # type: ignore[arg-type]
-
-
-def _save_facts(
-    contestants: "list[Contestant]", device: Any, ceilings: dict[str, Any], seed: int, process: int, part: Path
-) -> None:
-    """Writes what the rows say of this process, as `benchmarks.measuring` does."""
-    from benchmarks.environment import describe_environment
-    from benchmarks.measuring import FACTS
-    from benchmarks.row_fields import ProcessFacts
-    from benchmarks.whole_files import write_json
-    from recjax.hardware.ceilings import Ceilings
-    from recjax.hardware.device import describe_device
-
-    programs = {one.label: {str(size): dict(program) for size, program in one.programs.items()} for one in contestants}
-    facts = ProcessFacts(
-        process=process,
-        device=describe_device([device], None),
-        device_kind=device.device_kind,
-        programs=programs,
-        environment=describe_environment(device, Ceilings(**ceilings)) | {"seed": seed},
-    )
-    part.mkdir(parents=True, exist_ok=True)
-    write_json(part / FACTS, dataclasses.asdict(facts))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `benchmarks.compare` of any later revision runs this file as the measured revision has it.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -29,12 +28,9 @@ def _run(request: dict[str, Any]) -> int:
         folder = Path(package.__file__ or "").parent.parent.resolve()
         if folder != Path(request["tree"]).resolve():
             raise UserError(f"{package.__name__} was imported from {folder}, not from {request['tree']}")
-    source = Source(request["loader"], request["name"], tuple(request["overrides"]))
-    suite = source.load()
-    measurement = dataclasses.replace(suite.measurement, processes=request["processes"])
-    return run_apart(
-        dataclasses.replace(suite, measurement=measurement), source, request["device"], Path(request["folder"])
-    )
+    overrides, processes = tuple(request["overrides"]), request["processes"]
+    source = Source(request["loader"], request["name"], overrides, processes=processes)
+    return run_apart(source.load(), source, request["device"], Path(request["folder"]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.comparable import Difference, other_differences, why_not_comparable
+from benchmarks.comparable import MIN_PROCESSES, Difference, other_differences, why_not_comparable
 from benchmarks.figure_tests import Figure, Verdict, figures_of, judge, ratios_of
 from benchmarks.quality_changes import QualityChange, quality_changes
 from benchmarks.results import Row, RowSamples
@@ -86,7 +86,7 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
       paired: whether process k of B is compared with process k of A, beside which it ran.
     """
     pairs = {key: (row, b.rows[key]) for key, row in a.rows.items() if key in b.rows}
-    reasons = {key: _why_not(key, a, b) for key in pairs}
+    reasons = {key: _why_not(key, a, b, paired=paired) for key in pairs}
     figures = {
         key: figures_of(of_both, (a.samples[key], b.samples[key]), paired=paired)
         for key, of_both in pairs.items()
@@ -113,7 +113,7 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
     )
 
 
-def _why_not(key: str, a: Run, b: Run) -> str | None:
+def _why_not(key: str, a: Run, b: Run, *, paired: bool) -> str | None:
     reason = why_not_comparable(a.rows[key], b.rows[key])
     if reason is not None:
         return reason
@@ -122,6 +122,11 @@ def _why_not(key: str, a: Run, b: Run) -> str | None:
             return f"{name} has no samples of it: its samples.npz belongs beside its results.jsonl"
         if len(run.samples[key].latency_ms) != run.rows[key].latency_ms["n"]:
             return f"the samples.npz of {name} is of another run"
+        few = len(set(run.samples[key].processes))
+        if few < MIN_PROCESSES:
+            return f"{few} of the processes of {name} held the row's rate; {MIN_PROCESSES} are needed"
+    if paired and set(a.samples[key].processes) != set(b.samples[key].processes):
+        return "other processes on the two sides: they cannot be compared in pairs"
     return None
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from benchmarks.prepared import model_folder
+from benchmarks.program_cache import kept_apart
 from benchmarks.program_check import quantization_fault
 from benchmarks.suite import Case
 from recjax.config import Experiment
@@ -55,10 +56,11 @@ def load_contestants(case: Case, folder: Path) -> list[Contestant]:
     columns, mesh = data.serving_samples(), serving_mesh(experiment)
     buckets, contestants = experiment.serving.buckets, []
     with stage(f"{experiment.name}: compiling", len(case.variants) + 1) as advance:
-        for variant in case.variants:
+        for number, variant in enumerate(case.variants):
             of_variant = dataclasses.replace(experiment, transforms=variant.members)
             model = load_final_model(model_folder(folder, experiment.name, variant.label), of_variant, data)
-            compiled = compile_final_model(model, columns, buckets, experiment.serving.top_k, mesh)
+            with kept_apart(str(number)):
+                compiled = compile_final_model(model, columns, buckets, experiment.serving.top_k, mesh)
             faults = {size: quantization_fault(model, compiled.programs[size], columns) for size in buckets}
             contestants.append(_contestant(variant.label, compiled, columns, faults))
             advance(variant.label)

@@ -74,7 +74,7 @@ def figures_of(rows: tuple[Row, Row], samples: tuple[RowSamples, RowSamples], *,
     Args:
       rows: of A and B.
       samples: likewise; of three processes or more each.
-      paired: whether process k of B is compared with process k of A, if both have the same ones.
+      paired: whether process k of B is compared with process k of A; both have the same ones.
     """
     of_a, of_b = (_by_process(side) for side in samples)
     sides = list(of_a.values()), list(of_b.values())
@@ -84,7 +84,7 @@ def figures_of(rows: tuple[Row, Row], samples: tuple[RowSamples, RowSamples], *,
     if all(row.latency_ms["p99"] is not None for row in rows):
         statistics["p99"] = [quantile_of(side, 0.99) for side in sides]
     a, b = list(of_a), list(of_b)
-    if paired and a == b:
+    if paired:
         ratios = {name: paired_ratio(after, before, a) for name, (before, after) in statistics.items()}
     else:
         ratios = {name: ratio(after, b, before, a) for name, (before, after) in statistics.items()}

@@ -18,14 +18,14 @@ def describe_command(source: Source, device: str) -> dict[str, Any]:
     return {**dataclasses.asdict(source), "device": device}
 
 
-def write_manifest(folder: Path, command: dict[str, Any]) -> None:
-    """Writes the command and the state of the code."""
-    content = {"command": command, "git": describe_git()}
+def write_manifest(folder: Path, run_id: str, command: dict[str, Any]) -> None:
+    """Writes which run it is, its command and the state of the code."""
+    content = {"run_id": run_id, "command": command, "git": describe_git()}
     write_json(folder / FILE, content, indent=1)
 
 
-def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
-    """Does nothing if the folder holds an unfinished or finished run of this command by this code.
+def check_goes_on(folder: Path, command: dict[str, Any]) -> str:
+    """Returns the run_id of the run that the folder holds, unfinished or finished, of this command by this code.
 
     Raises:
       UserError: it holds none, or another one; in one line.
@@ -35,7 +35,7 @@ def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
         raise UserError(f"--resume: there is no {file}; leave --resume out, or give the folder of the run with --out")
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))
-        asked, commit = dict(earlier["command"]), earlier["git"]["commit"]
+        run_id, asked, commit = str(earlier["run_id"]), dict(earlier["command"]), earlier["git"]["commit"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume: {file} does not say what was run ({error!r}); leave --resume out") from error
     now = json.loads(json.dumps(command))
@@ -49,3 +49,4 @@ def check_goes_on(folder: Path, command: dict[str, Any]) -> None:
             f"--resume: {folder} was begun at commit {str(commits[0])[:9]} and this is {str(commits[1])[:9]}: one run "
             "must not mix them; check that commit out, or leave --resume out"
         )
+    return run_id

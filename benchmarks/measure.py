@@ -55,25 +55,24 @@ class Place:
 
 
 class _Memory:
-    """What this process holds, read after every window; the growth of a window is all that came since the last."""
+    """What this process holds, read after every window; the growth of a window is all that came since the last.
+
+    None stands for what the system or the device does not tell.
+    """
 
     def __init__(self) -> None:
-        self._host, self._device = self._read()
+        self.held = self._read()
 
-    @property
-    def held(self) -> tuple[int, int | None]:
-        """Returns the bytes at the last reading, in host memory and on the device."""
-        return self._host, self._device
-
-    def growth(self) -> tuple[int, int | None]:
+    def growth(self) -> tuple[int | None, int | None]:
         """Returns the bytes that came since the last call, in host memory and on the device."""
-        host, device = self._read()
-        grown = host - self._host, None if device is None else device - (self._device or 0)
-        self._host, self._device = host, device
-        return grown
+        before, self.held = self.held, self._read()
+        host, device = (
+            None if now is None or then is None else now - then for now, then in zip(self.held, before, strict=True)
+        )
+        return host, device
 
-    def _read(self) -> tuple[int, int | None]:
-        return resident_bytes()[0] or 0, (default_device().memory_stats() or {}).get("bytes_in_use")
+    def _read(self) -> tuple[int | None, int | None]:
+        return resident_bytes()[0], (default_device().memory_stats() or {}).get("bytes_in_use")
 
 
 class _Watched:
@@ -89,7 +88,7 @@ class _Watched:
         self._watched: list[tuple[Window, float]] = []
         self._noises: list[Mapping[str, Any]] = []
         self._energies: list[Energy] = []
-        self._growths: list[tuple[int, int | None]] = []
+        self._growths: list[tuple[int | None, int | None]] = []
 
     def watch(self, measure: Callable[[], Window], offered_qps: float | None = None) -> Window:
         """Returns the window that `measure` gives, having noted what happened around it.
@@ -135,8 +134,8 @@ class _Watched:
             energy_j=None if reason else sum(energy.joules or 0.0 for energy in used),
             energy_reason=reason,
             held_bytes=self._held,
-            host_growth_bytes=[host for host, _ in grown],
-            device_growth_bytes=None if grown[0][1] is None else [device or 0 for _, device in grown],
+            host_growth_bytes=_known([host for host, _ in grown]),
+            device_growth_bytes=_known([device for _, device in grown]),
             **({"search": None, "fault": self.fault} | known),
         )
 
@@ -154,7 +153,7 @@ def measure_case(
       settings: of the suite.
       serving: of the experiment.
       place: this process.
-      rates: of the server scenario by label, as the first process found them; empty in that one.
+      rates: of the server scenario by label, at which to begin; empty in the first process, which searches them.
     """
     best_rate = np.zeros(len(contestants))
     for contestant in contestants:
@@ -166,10 +165,7 @@ def measure_case(
             title = f"{place.name}: {scenario}, {size} a query"
             measured = _measure_closed_loop(title, contestants, scenario, size, settings, place, memory)
             best_rate = np.maximum(best_rate, [np.median(one.samples_per_s) for one in measured])
-            yield [
-                dataclasses.replace(one, **_unless_faulty(one, seen))
-                for one, seen in zip(measured, caching, strict=True)
-            ]
+            yield [_with_caching(one, seen) for one, seen in zip(measured, caching, strict=True)]
             caching = [{} for _ in contestants]
         if "server" in settings.scenarios:
             title = f"{place.name}: server, p99 within {serving.slo_ms:g} ms"
@@ -230,7 +226,7 @@ def _look_for_caches(contestants: Sequence[Contestant], settings: Measurement, p
         for contestant in contestants:
             await_turn()
             seen, fault = cached_answers(contestant.system, settings.seed)
-            found.append({"answer_caching": seen, "fault": fault})
+            found.append({"answer_caching": seen | {"cached": fault is not None}, "fault": fault})
             advance(f"{contestant.label}: fresh queries take {seen['fresh_over_repeated']:.2f} times as long")
     return found
 
@@ -284,7 +280,8 @@ def _measure_server(
                 )
                 windows = list(found.windows)
                 to_the_end = functools.partial(probe, whole=True)
-                curve = [_point(to_the_end, share * found.rate_qps, settings.probe_s) for share in settings.curve]
+                rates_below = [share * found.rate_qps for share in settings.curve]
+                curve = [_point(to_the_end, rate, settings.probe_s, serving.slo_ms) for rate in rates_below]
                 search = found.in_row() | {"curve": curve}
             one.windows += windows
             faults = (wrong_answers(contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)
@@ -295,16 +292,26 @@ def _measure_server(
     return measured
 
 
-def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: float) -> dict[str, float | None]:
-    """Returns what a server's latency is at a rate below the one found."""
+def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: float, slo_ms: float) -> dict[str, Any]:
+    """Returns a server's latency at a rate below the one found; none, and why, of a window that says nothing."""
     window = probe(rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)))
-    p50, p99 = np.percentile(window.latency_ms, [50, 99], method="inverted_cdf") if window.queries else (None, None)
-    return {"rate_qps": rate_qps, "p50_ms": p50, "p99_ms": p99, "padding_waste": window.padding_waste}
+    fault = window_fault(window, slo_ms)
+    if fault is None and window.unanswered:
+        fault = f"{window.unanswered:,} arrivals were not answered"
+    p50, p99 = (None, None) if fault else np.percentile(window.latency_ms, [50, 99], method="inverted_cdf")
+    point = {"rate_qps": rate_qps, "p50_ms": p50, "p99_ms": p99, "padding_waste": window.padding_waste}
+    return point | ({"fault": fault} if fault else {})
 
 
-def _unless_faulty(record: Measured, seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what was seen of caches, but for its fault if the record has one already."""
-    return {**seen, "fault": record.fault or seen.get("fault")}
+def _with_caching(record: Measured, seen: Mapping[str, Any]) -> Measured:
+    """Returns the record with what was seen of caches, whose fault is worse than that of a window."""
+    return dataclasses.replace(record, **{**seen, "fault": seen.get("fault") or record.fault})
+
+
+def _known(growths: Sequence[int | None]) -> list[int] | None:
+    """Returns the growths, None if one is not known."""
+    known = [growth for growth in growths if growth is not None]
+    return known if len(known) == len(growths) else None
 
 
 def _fp32_and_best(contestants: Sequence[Contestant], measured: Sequence[Measured]) -> str:

@@ -35,8 +35,8 @@ class Measured:
       energy_j: of the windows, None with `energy_reason`.
       energy_reason: why there is none.
       held_bytes: in host memory and on the device before the first window; None where no count is kept.
-      host_growth_bytes: [W] by which each window changed what is resident in this process.
-      device_growth_bytes: [W] likewise on the device; None where it keeps no count.
+      host_growth_bytes: [W] by which each window changed what is resident in this process; None where it is not told.
+      device_growth_bytes: [W] likewise on the device.
       answer_caching: how much faster a repeated query is, where that was looked at.
       fault: why the row must not be used; None if nothing was seen.
     """
@@ -54,7 +54,7 @@ class Measured:
     energy_j: float | None
     energy_reason: str | None
     held_bytes: Sequence[int | None]
-    host_growth_bytes: Sequence[int]
+    host_growth_bytes: Sequence[int] | None
     device_growth_bytes: Sequence[int] | None
     answer_caching: Mapping[str, Any] | None = None
     fault: str | None = None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from benchmarks.contestants import load_contestants, serving_mesh
+from benchmarks.contestants import Contestant, load_contestants, serving_mesh
 from benchmarks.environment import describe_environment
 from benchmarks.measure import Place, closed_scenarios, measure_case
 from benchmarks.measured import Measured, append_measured, read_measured
@@ -27,6 +28,11 @@ FACTS = "process.json"
 def process_folder(folder: Path, experiment: str, process: int) -> Path:
     """Returns where a process leaves what it measured of an experiment."""
     return folder / "parts" / experiment / f"process-{process}"
+
+
+def cache_folder(folder: Path, experiment: str) -> Path:
+    """Returns where the processes that measure an experiment keep their programs."""
+    return folder / "parts" / experiment / "programs"
 
 
 def measure_part(
@@ -46,30 +52,57 @@ def measure_part(
       folder: of the run.
       device: that answers.
       process: number of this process.
-      rates: of the server scenario by label, as the first process found them.
+      rates: of the server scenario by label, the lowest that the earlier processes confirmed.
       ceilings: of the device, None if they are to be measured here.
     """
     name, part = case.experiment.name, process_folder(folder, case.experiment.name, process)
     contestants = load_contestants(case, folder)
     limits = Ceilings(**ceilings) if ceilings else _measure_ceilings(device)
     mesh = serving_mesh(case.experiment)
-    facts = ProcessFacts(
-        process=process,
-        device=describe_device([device], mesh),
-        device_kind=device.device_kind,
-        programs={
-            one.label: {str(size): dict(program) for size, program in one.programs.items()} for one in contestants
-        },
-        environment=describe_environment(device, limits) | {"seed": suite.measurement.seed},
-    )
-    _save(facts, part)
+    facts = facts_of(process, contestants, device, limits, suite.measurement.seed, mesh)
+    save_facts(facts, part)
     place = Place(process=process, platform=device.platform, n_devices=mesh.size if mesh else 1, name=name)
     for records in measure_case(contestants, suite.measurement, case.experiment.serving, place, rates):
         append_measured(part, records)
         facts = dataclasses.replace(
             facts, peak_memory_bytes=peak_memory_bytes(device), peak_host_bytes=_peak_host_bytes()
         )
-        _save(facts, part)
+        save_facts(facts, part)
+
+
+def facts_of(
+    process: int,
+    contestants: Sequence[Contestant],
+    device: jax.Device,
+    ceilings: Ceilings,
+    seed: int,
+    mesh: Mesh | None = None,
+) -> ProcessFacts:
+    """Returns what a process says of itself before its first window.
+
+    Args:
+      process: its number.
+      contestants: that it measures.
+      device: that answers.
+      ceilings: of the device.
+      seed: of the suite's draws.
+      mesh: of all devices that answer together.
+    """
+    return ProcessFacts(
+        process=process,
+        device=describe_device([device], mesh),
+        device_kind=device.device_kind,
+        programs={
+            one.label: {str(size): dict(program) for size, program in one.programs.items()} for one in contestants
+        },
+        environment=describe_environment(device, ceilings) | {"seed": seed},
+    )
+
+
+def save_facts(facts: ProcessFacts, part: Path) -> None:
+    """Writes them into the folder of a process."""
+    part.mkdir(parents=True, exist_ok=True)
+    write_json(part / FACTS, dataclasses.asdict(facts))
 
 
 def load_facts(folder: Path, experiment: str, process: int) -> ProcessFacts | None:
@@ -96,8 +129,8 @@ def read_part(
     return {key: records for key, records in found.items() if records is not None}
 
 
-def found_rates(records: Sequence[Measured]) -> dict[str, float]:
-    """Returns the servers' rates that the first process found, by label."""
+def confirmed_rates(records: Sequence[Measured]) -> dict[str, float]:
+    """Returns the servers' rates that a process found or confirmed, by label."""
     return {record.label: record.windows[0]["offered_qps"] for record in records if record.search is not None}
 
 
@@ -106,11 +139,6 @@ def _measure_ceilings(device: jax.Device) -> Ceilings:
         ceilings = measure_ceilings(device)
         advance(", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in ceilings.flops_per_s.items()))
     return ceilings
-
-
-def _save(facts: ProcessFacts, part: Path) -> None:
-    part.mkdir(parents=True, exist_ok=True)
-    write_json(part / FACTS, dataclasses.asdict(facts))
 
 
 def _peak_host_bytes() -> int:

@@ -52,15 +52,16 @@ def measure_repeats(source: Source, device: str, repeats: int, processes: int, o
       UserError: a run of them failed.
     """
     make_output_folder(out)
-    for earlier in _repeats_in(out):  # of another row, or of older code
-        shutil.rmtree(earlier)
+    source = dataclasses.replace(source, processes=processes)
     suite = source.load()
-    suite = dataclasses.replace(suite, measurement=dataclasses.replace(suite.measurement, processes=processes))
     for number in range(1, repeats + 1):
         console.print(f"repeat {number} of {repeats}", markup=False)
         with tempfile.TemporaryDirectory(prefix="recjax-") as name:
             if run_apart(suite, source, device, Path(name)):
                 raise UserError(f"repeat {number} was not finished: the reason stands above")
+            if number == 1:
+                for earlier in _repeats_in(out):  # of another row, or of older code
+                    shutil.rmtree(earlier)
             folder = out / f"{number:02d}"
             folder.mkdir(exist_ok=True)
             for file in KEPT:
@@ -105,7 +106,7 @@ def judge_repeats(out: Path) -> int:
 
 
 def _repeats_in(out: Path) -> list[Path]:
-    return sorted(path.parent for path in out.glob("[0-9]*/results.jsonl"))
+    return sorted(path.parent for path in out.glob("[0-9][0-9]/results.jsonl"))
 
 
 def _pooled(samples: Sequence[RowSamples]) -> dict[str, float]:

@@ -183,7 +183,8 @@ def time_split(shown: Shown) -> Plot:
         )
     return Plot(
         title="Where the time goes",
-        caption="Mean of each part of a query's latency; the parts add up to the mean latency. Left is better.",
+        caption="Left is better: mean of each part of a query's latency. The parts add up to the mean latency; of "
+        "LoadGen's queries only the lag is known.",
         traces=traces,
         layout=_bar_layout("mean latency, ms", len(shown.variants)),
         choices=choices,

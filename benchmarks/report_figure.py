@@ -82,11 +82,11 @@ def choice_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def curve_of(row: Row) -> list[Mapping[str, Any]]:
-    """Returns a server row's points at rates below its own.
+    """Returns a server row's points at rates below its own, without those whose window says nothing.
 
     They are shares of the rate that the first process found; another one may have lowered it since.
     """
-    curve = (row.search or {}).get("curve") or []
+    curve = [point for point in (row.search or {}).get("curve") or [] if not point.get("fault")]
     return [point for point in curve if row.target_qps is None or point["rate_qps"] < row.target_qps]
 
 

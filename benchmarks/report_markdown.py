@@ -92,7 +92,7 @@ def _time_split(rows: Sequence[Row]) -> Iterable[str]:
         for row in split
     ]
     yield "## Where the time goes"
-    yield "Mean of each part of a query's latency; the parts add up to the mean."
+    yield "Mean of each part of a query's latency; the parts add up to it. Of LoadGen's queries only the lag is known."
     yield table(header, lines, 2)
 
 

@@ -87,7 +87,7 @@ def quality_against_rate(shown: Shown) -> Plot:
     within = f" within {limit:g} ms" if limit else ""
     return Plot(
         title="Quality against served load",
-        caption=f"Up and right is better: the highest rate at which p99 stayed{within}. The rate has no interval.",
+        caption=f"Up and right is better: the rate at which p99 stayed{within} in every process. It has no interval.",
         traces=_with_frontier(traces, "more"),
         layout=axes("server rate within the limit, queries/s", _quality_axis(shown.variants), log="x"),
         missing="" if traces else "no row of the server scenario has a quality and a rate",
@@ -129,8 +129,8 @@ def latency_against_rate(shown: Shown) -> Plot:
         traces.append(_level(limit, (min(rates), max(rates)), f"limit of p99, {limit:g} ms"))
     return Plot(
         title="Latency against offered rate",
-        caption="Where a line bends up, queries begin to wait. Its last point is the highest rate that every "
-        "process held, with the interval of its latency; the others are one short window each.",
+        caption="Where a line bends up, queries begin to wait. Its last point is the row's rate, the lowest that "
+        "its processes confirmed, with the interval of its latency; the others are one short window each.",
         traces=traces,
         layout=axes("offered rate, queries/s", "latency, ms", log="xy"),
         choices=("p99", "p50"),

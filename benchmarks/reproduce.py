@@ -12,7 +12,6 @@ from benchmarks.results import Row, read_rows
 from benchmarks.runner import run_apart
 from benchmarks.suite import Source, source_of
 from benchmarks.summary import format_number, format_quality, samples_key
-from recjax.command_line import UNUSABLE
 from recjax.errors import UserError, unknown_name
 from recjax.hardware.software import describe_software
 from recjax.progress import console
@@ -45,7 +44,7 @@ def reproduce(text: str, folder: Path) -> int:
         return code
     again = next((new for new in read_rows(folder / "results.jsonl") if samples_key(new) == samples_key(row)), None)
     if again is None:
-        return UNUSABLE
+        raise UserError(f"{samples_key(row)} was not measured again: {source.name} gives no such row any more")
     wide_console().print(_table(row, again))
     return 0
 
@@ -54,7 +53,7 @@ def find_row(text: str) -> Row:
     """Returns the row that RUN:CASE/VARIANT/SCENARIO/BATCH names; raises UserError if there is none."""
     run, separator, key = text.rpartition(":")
     if not separator or key.count("/") != 3:
-        form = "RUN:CASE/VARIANT/SCENARIO/BATCH, as runs/quick-cpu:sasrec/int8/offline/64"
+        form = "RUN:CASE/VARIANT/SCENARIO/BATCH, as runs/quick-cpu:sasrec/int8/offline/128"
         raise UserError(f"--reproduce is {text!r}; allowed: {form}")
     path = Path(run) / "results.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
@@ -72,6 +71,7 @@ def source_of_row(row: Row) -> tuple[Source, str]:
         raise UserError(f"{samples_key(row)} does not say by which command it was measured; rows do since version 4")
     variants = dict.fromkeys(("fp32", row.variant)) if row.model != "null" else {"fp32": None}
     part = {
+        "shard": "",
         "case": row.case.partition("/")[0],
         "variants": tuple(variants),
         "scenarios": () if row.scenario == "server" else (row.scenario,),  # its search begins where the others end

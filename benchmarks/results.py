@@ -8,7 +8,9 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,8 @@ class ResultWriter:
     def write(self, rows: Iterable[Row]) -> None:
         """Checks and appends the rows."""
         if not self.rows:
-            keep_earlier_run(self.path.parent, self.path.name, "report.md", "report.html", "results.csv", "samples.npz")
+            others = ("report.md", "report.html", "results.csv", "samples.npz", "histograms")
+            keep_earlier_run(self.path.parent, self.path.name, *others)
         with self.path.open("a") as file:
             for row in rows:
                 check_row(row)
@@ -198,7 +201,10 @@ def keep_earlier_run(folder: Path, rows: str, *others: str) -> None:
     """
     if not (folder / rows).exists() or not (folder / rows).stat().st_size:
         for name in (rows, *others):
-            (folder / name).unlink(missing_ok=True)
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
         return
     taken = [path.name.removeprefix("previous-") for path in folder.glob("previous-*")]
     newest = max((int(number) for number in taken if number.isdecimal()), default=0)
@@ -282,11 +288,14 @@ def read_row_samples(path: Path) -> dict[str, RowSamples]:
       UserError: not such a file.
     """
     arrays, rows = _read_arrays(path), {}
-    for key, latency_ms in arrays.items():
-        if key.endswith(WINDOWS):
-            continue
-        sizes, processes = arrays.get(key + WINDOWS, np.array([[len(latency_ms)], [0]]))
-        rows[key] = RowSamples(np.split(latency_ms, np.cumsum(sizes)[:-1]), processes.tolist())
+    try:
+        for key, latency_ms in arrays.items():
+            if key.endswith(WINDOWS):
+                continue
+            sizes, processes = arrays.get(key + WINDOWS, np.array([[len(latency_ms)], [0]]))
+            rows[key] = RowSamples(np.split(latency_ms, np.cumsum(sizes)[:-1]), processes.tolist())
+    except (ValueError, TypeError, IndexError) as error:
+        raise _no_samples(path, error) from error
     return rows
 
 
@@ -310,5 +319,9 @@ def _read_arrays(path: Path) -> dict[str, NDArray]:
     try:
         with path.open("rb") as file:
             return dict(np.load(file, allow_pickle=False))
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no latency samples ({error}); remove it to go without them") from error
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _no_samples(path, error) from error
+
+
+def _no_samples(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} holds no latency samples ({error}); remove it to go without them")

@@ -44,7 +44,29 @@ PICTURES = (
     ("On a dark screen: DLRM-DCNv2", "report-dark.png"),
     ("On a phone", "report-phone.png"),
 )
+WORKLOADS = (
+    Section(
+        title="MLPerf-like DLRMv2",
+        path="dlrm-v2-like-intel-xeon-amx",
+        command="python -m benchmarks.run --suite=dlrm_v2_like",
+        words="Tables at a hundredth of MLPerf's, queries of 100 to 700 samples. No row of it is an MLPerf result "
+        "([what is MLPerf's and what is not](../workloads.md)).",
+    ),
+    Section(
+        title="MLPerf-like DLRMv3",
+        path="dlrm-v3-like-intel-xeon-amx",
+        command="python -m benchmarks.run --suite=dlrm_v3_like",
+        words="A history with its 2,048 candidates is one sample. MLPerf's limit is for accelerators: what does not "
+        "hold it here is marked, with the reason. No row of it is an MLPerf result.",
+    ),
+)
 TABLES = (
+    Section(
+        title="The same models in other libraries",
+        path="peers/peers.md",
+        command="python -m benchmarks.peers",
+        words="Equal weights, requests and answers; the libraries take turns ([how](../peers.md)).",
+    ),
     Section(
         title="Ten repeats of one row",
         path="repeat-check/repeats.md",
@@ -97,6 +119,7 @@ def render(stored: Path) -> str:
         "The run's own report is [report.html](report.html), one file that opens offline "
         "([what each plot says](../report.md)). Pictures of it, by `make screenshots`:",
         *(f"![{title}]({file})" for title, file in PICTURES),
+        *(part for suite in WORKLOADS for part in _suite(stored, suite)),
         *(part for table in TABLES for part in _table(stored, table)),
         OTHERS,
     ]

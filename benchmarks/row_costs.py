@@ -35,7 +35,7 @@ def growth_of(of_all: Sequence[Sequence[Measured]]) -> tuple[dict[str, Any] | No
     A system that leaks does so in every process; one process of many that grew had a heap that was spread badly.
     """
     found: dict[str, Any] | None = None
-    why = "no window"
+    why = "neither the system nor the device says what this process holds"
     for index, memory in enumerate(("host", "device")):
         seen = [one for of_process in of_all if (one := _growth_in(of_process, memory, index)) is not None]
         why = seen[-1].reason if seen else why
@@ -117,6 +117,8 @@ def model_flops_utilization(
     chip = chip_of(device_kind)
     if chip is None:
         return None, f"{device_kind} is unknown: recjax/hardware/facts.toml has no published peak of it"
+    if not samples_per_s:
+        return None, "no query was answered"
     share = flops_utilization({dtype: flops_per_sample}, chip, n_devices / samples_per_s)
     return share, None if share is not None else f"no published peak of {chip.name} for products of {dtype}"
 

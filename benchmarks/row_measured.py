@@ -13,7 +13,7 @@ from benchmarks.statistics import ratio_summary
 from recjax.config import Serving
 from recjax.load.window import PARTS
 from recjax.measurement.early_stopping import estimate_percentile
-from recjax.measurement.intervals import interval, paired_ratio, quantile_of, rate_of
+from recjax.measurement.intervals import interval, quantile_of, rate_of
 from recjax.measurement.outliers import count_outliers
 from recjax.measurement.percentiles import summarize_latency
 from recjax.measurement.steady_state import LAST_WINDOWS, steady_state
@@ -93,17 +93,17 @@ def put_throughput(row: RowFields, records: Rowed, variant: PreparedVariant | No
 
 
 def speedup_of(records: Sequence[Measured], of_fp32: Sequence[Measured]) -> dict[str, Any]:
-    """Returns samples/s over fp32's in the same rounds: median and range over the rounds, and the ratio's interval."""
+    """Returns samples/s over fp32's in the same rounds: median and range over the rounds, and the median's interval."""
     pairs = zip(records, of_fp32, strict=True)
     rounds = np.concatenate([ours.samples_per_s / theirs.samples_per_s for ours, theirs in pairs])
-    of_ratio = paired_ratio(_rate(records), _rate(of_fp32), _processes(records))
-    bounds = bounds_of(of_ratio)
-    return ratio_summary(rounds) | ({} if bounds is None else {"ci95": bounds})
+    of_median = interval(quantile_of(np.split(rounds, len(rounds)), 0.5), _processes(records))
+    bounds = bounds_of(of_median)
+    return ratio_summary(rounds) | {"median": of_median.value} | ({} if bounds is None else {"ci95": bounds})
 
 
 def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -> None:
     """Puts what was asked of the system and how late, and of the server its limit and the search for its rate."""
-    first, windows = records[0], [window for record in records for window in record.windows]
+    first, windows = records[0], [window for record in at_lowest_rate(records) for window in record.windows]
     load: dict[str, Any] = {"windows": len(windows)}
     verdicts = [window["verdict"] for window in windows if window["verdict"]]
     if first.scenario != "server":
@@ -129,7 +129,7 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
 
 
 def at_lowest_rate(records: Sequence[Measured]) -> list[Measured]:
-    """Returns of a server's records those of the lowest rate, which is the row's; of others all."""
+    """Returns of a server's records those at the row's rate, the lowest that a process confirmed; of others all."""
     if records[0].scenario != "server":
         return list(records)
     rates = _rates_qps(records)
@@ -145,10 +145,13 @@ def _search(searches: Sequence[Mapping[str, Any]], rates_qps: Sequence[float]) -
     if not searches:
         return None
     confirmed = all(search["confirmed"] for search in searches)
+    failed = [search for search in searches if search["failed_at_qps"]]
+    lowest = min(failed, key=lambda search: search["failed_at_qps"], default=searches[0])
     return dict(searches[0]) | {
         "confirmed": confirmed,
         "held_at_qps": min(rates_qps) if confirmed else None,
-        "failed_at_qps": min((s["failed_at_qps"] for s in searches if s["failed_at_qps"]), default=None),
+        "failed_at_qps": lowest["failed_at_qps"],
+        "late_generator": lowest["late_generator"],
         "lowered": sum(search["lowered"] for search in searches),
         "rates_qps": list(rates_qps),
     }

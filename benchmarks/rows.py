@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.contestants import NULL_LABEL
 from benchmarks.host_fields import host_fields
 from benchmarks.prepared import PreparedVariant
@@ -37,18 +35,17 @@ def make_row(
     """
     row, first, experiment = RowFields(), records.of_variant[0], case.experiment
     facts, settings = processes[0], experiment.serving
-    windows = [window for record in records.of_variant for window in record.windows]
+    at_rate = at_lowest_rate(records.of_variant)
+    windows = [window for record in at_rate for window in record.windows]
     label = variant.label if variant else NULL_LABEL
     program = facts.programs[label][str(bucket_of(settings.buckets, first.batch_size))]
     is_server = first.scenario == "server"
     _put_model(row, variant)
-    put_latency(row, records.of_variant)
-    throughput = float(
-        np.median(np.concatenate([record.samples_per_s for record in at_lowest_rate(records.of_variant)]))
-    )
-    queries = sum(len(latencies) for record in records.of_variant for latencies in record.latency_ms)
+    put_latency(row, at_rate)
+    queries = sum(len(latencies) for record in at_rate for latencies in record.latency_ms)
     samples = sum(window["samples"] for window in windows)
     padded = sum(window["padded_samples"] for window in windows)
+    throughput = samples / sum(window["duration_s"] for window in windows)
     put_throughput(row, records, variant, is_server=is_server)
     put_server(row, records.of_variant, settings)
     queries_in_words = asked.queries.in_words() if is_server else asked.queries.rows_in_words()
@@ -58,15 +55,15 @@ def make_row(
     _put_sparse_speeds(row, variant, records)
     put_roofline(row, variant, program, facts, first, throughput)
     row.put("answer_caching", first.answer_caching, "it is looked at once, before the first scenario")
-    energies = [record.energy_j for record in records.of_variant]
-    no_energy = next((record.energy_reason for record in records.of_variant if record.energy_j is None), None)
+    energies = [record.energy_j for record in at_rate]
+    no_energy = next((record.energy_reason for record in at_rate if record.energy_j is None), None)
     joules = None if no_energy or not samples else sum(e or 0.0 for e in energies) / samples * 1e3
     row.put("energy_j_per_1k_samples", joules, no_energy or "no query was answered")
     compiled = [sum(p["compile_s"] for p in process.programs[label].values()) for process in processes]
     row.put("compile_cached_s", compiled[1] if len(compiled) > 1 else None, "one process: nothing is compiled twice")
-    row.fields["host"], why_not_told = host_fields(records.of_variant)
+    row.fields["host"], why_not_told = host_fields(at_rate)
     row.reasons |= why_not_told
-    invalid = _invalid_reason(variant, records, program, settings.slo_ms)
+    invalid = _invalid_reason(variant, records, program, row.fields["search"], settings.slo_ms)
     row.put("invalid_reason", invalid, "the row is valid")
     if facts.device["mesh"] is None:
         row.reasons["device.mesh"] = "one device answers, no mesh"
@@ -126,7 +123,11 @@ def _put_sparse_speeds(row: RowFields, variant: PreparedVariant | None, records:
 
 
 def _invalid_reason(
-    variant: PreparedVariant | None, records: Rowed, program: Mapping[str, Any], slo_ms: float
+    variant: PreparedVariant | None,
+    records: Rowed,
+    program: Mapping[str, Any],
+    row_search: Mapping[str, Any] | None,
+    slo_ms: float,
 ) -> str | None:
     """Returns why the row must not be used, None if it may."""
     if program["fault"]:
@@ -136,7 +137,7 @@ def _invalid_reason(
         return f"{recompiles} programs were compiled inside the timed windows"
     every = [record for of_process in records.of_all for record in of_process]
     # A cache of answers, unlike what went wrong in one window, makes every row of the system worthless.
-    caching = (record.fault for record in every if record.answer_caching and record.fault)
+    caching = (record.fault for record in every if record.answer_caching and record.answer_caching["cached"])
     of_system = next(caching, None)
     if of_system or any(record.fault for record in records.of_variant):
         return of_system or next(record.fault for record in records.of_variant if record.fault)
@@ -151,6 +152,9 @@ def _invalid_reason(
         return None
     if any(record.search is None for record in records.of_variant):
         return "no closed loop gave a rate with which the search could begin"
+    if row_search and row_search["late_generator"]:
+        failed_at, late = row_search["failed_at_qps"], row_search["late_generator"]
+        return f"the rate is that of the load generator: at {failed_at:,.0f} queries/s {late}"
     held = [record.search["confirmed"] for record in records.of_variant if record.search is not None]
     if not any(held):
         return f"p99 did not hold {slo_ms:g} ms at any rate tried"

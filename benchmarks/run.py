@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that --help answers at once.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=v6e:2x2,h200:8 --estimate --config=configs/sasrec_movielens_small.py
   python -m benchmarks.run --device=cpu --suite=zoo --resume     where an interrupted run stopped
   python -m benchmarks.run --device=cpu --suite=zoo --shard=1/4  every fourth model; three other machines take the rest
-  python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/64     one row again, by its own command
+  python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/128    one row again, by its own command
   python -m benchmarks.run --list
 
 results go to --out: results.jsonl (one row a line), samples.npz (every latency), report.md, report.html,
@@ -32,7 +33,7 @@ exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrup
 
 PEERS = "peers"  # a suite with rows of its own
 UNREAD_BY_PEERS = {"estimate", "overrides", "parallel", "mesh", "resume", "shard", "loadgen"}
-UNREAD_BY_REPRODUCE = UNREAD_BY_PEERS
+UNREAD_BY_REPRODUCE = UNREAD_BY_PEERS | {"device"}
 UNREAD_BY_ESTIMATE = {"resume", "shard", "loadgen"}
 
 
@@ -44,7 +45,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m benchmarks.run", description=description, epilog=EXAMPLES)
     parser.add_argument(
         "--device",
-        default="cpu",
         metavar="cpu|gpu|tpu",
         help="where to run (default: cpu), there is no fallback; with --estimate also hardware, as v6e:2x2,h200:8",
     )
@@ -72,21 +72,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--loadgen",
-        default="recjax",
         choices=("recjax", "mlperf"),
-        help="who asks: recjax's own generator (default), or MLCommons' LoadGen (extra mlperf)",
+        help="who asks: recjax's own generator, or MLCommons' LoadGen (extra mlperf); default: as the suite says",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out: what it finished is kept")
     parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     options = parser.parse_args(arguments)
     _refuse_unread_options(parser, options)
+    options.device = options.device or "cpu"
     return options
 
 
 def _refuse_unread_options(parser: OneLineParser, options: argparse.Namespace) -> None:
     """Ends with one line where an option is given that the kind of run does not read."""
-    given = {name for name in UNREAD_BY_PEERS if getattr(options, name) not in (None, False, [], "recjax")}
+    given = {name for name in UNREAD_BY_REPRODUCE if getattr(options, name) not in (None, False, [])}
     for mode, chosen, unread, allowed in (
         ("--suite=peers", options.suite == PEERS, UNREAD_BY_PEERS, "--device and --out (benchmarks.peers has more)"),
         ("--reproduce", options.reproduce, UNREAD_BY_REPRODUCE, "--out; the rest is the row's own"),
@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
         print_suites()
         return 0
 
-    from benchmarks.suite import Source, shard_of
+    from benchmarks.suite import Source
     from recjax.hardware.device import check_platform
 
     if options.suite == PEERS:
@@ -123,14 +123,11 @@ def _run(options: argparse.Namespace) -> int:
         return reproduce(options.reproduce, options.out or Path("runs/reproduce"))
     overrides = parallel_overrides(options) + options.overrides
     of_file = options.config
-    if options.loadgen == "mlperf":
-        from recjax.load.mlperf import require_loadgen
-
-        require_loadgen()
     source = Source(
         "suite_of_config" if of_file else "load_suite",
         of_file or options.suite,
         tuple(overrides),
+        shard=options.shard or "",
         loadgen=options.loadgen,
     )
     if options.estimate:
@@ -140,9 +137,12 @@ def _run(options: argparse.Namespace) -> int:
         return run_estimate(source, targets_of(options.device), out)
     check_platform(options.device)
     suite = source.load()
+    if suite.measurement.loadgen == "mlperf":
+        from recjax.load.mlperf import require_loadgen
+
+        require_loadgen()
     name = f"{suite.name}-{options.device}"
     if options.shard:
-        suite = shard_of(suite, options.shard)
         name += f"-{options.shard.replace('/', '-of-')}"
     folder = options.out or Path("runs") / name
     from recjax.parallel.start import finish, quiet_others, start
@@ -157,7 +157,8 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.runner import run_suite
     from recjax.hardware.device import select_device
 
-    code = run_suite(suite, select_device(options.device)[0], folder)
+    # All is measured in the first process of the run: there are no fresh ones beside it.
+    code = run_suite(dataclasses.replace(source, processes=1).load(), select_device(options.device)[0], folder)
     finish()
     return code
 

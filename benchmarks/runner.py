@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +19,21 @@ from benchmarks import step
 from benchmarks.contestants import NULL_LABEL
 from benchmarks.manifest import check_goes_on, describe_command, write_manifest
 from benchmarks.measured import Measured
-from benchmarks.measuring import found_rates, load_facts, measure_part, process_folder, read_part, scenarios_of
+from benchmarks.measuring import (
+    cache_folder,
+    confirmed_rates,
+    load_facts,
+    measure_part,
+    process_folder,
+    read_part,
+    scenarios_of,
+)
 from benchmarks.prepare import prepare_case
 from benchmarks.prepared import PreparedCase, case_folder, load_prepared
 from benchmarks.report import print_table, wide_console, write_report
 from benchmarks.results import ResultWriter, Row, RowSamples, read_row_samples, read_rows, write_samples
 from benchmarks.row_fields import ProcessFacts, Rowed, samples_of
+from benchmarks.row_measured import at_lowest_rate
 from benchmarks.rows import make_row
 from benchmarks.suite import Case, Source, Suite
 from benchmarks.summary import row_name, samples_key
@@ -53,21 +61,18 @@ def run_apart(suite: Suite, source: Source, device: str, folder: Path, *, resume
       UserError: nothing is there to go on with, or what is there is of another command or commit.
     """
     command = describe_command(source, device)
-    if resume:
-        check_goes_on(folder, command)
-    with tempfile.TemporaryDirectory() as cache:
-        # The first process that measures a case compiles for itself, later ones read what it left in the cache.
-        shared = {"source": dataclasses.asdict(source), "device": device, "folder": str(folder), "cache": cache}
+    going_on = check_goes_on(folder, command) if resume else None
+    shared = {"source": dataclasses.asdict(source), "device": device, "folder": str(folder)}
 
-        def run(request: dict[str, Any]) -> None:
-            step.run_apart(shared | request)
+    def run(request: dict[str, Any]) -> None:
+        step.run_apart(shared | request)
 
-        if device != "cpu":
-            try:
-                run({"step": "look for", "name": device})  # before anything of an earlier run is touched
-            except step.StepError as error:
-                return error.code
-        return _run(suite, folder, run, command, resume=resume)
+    if device != "cpu":
+        try:
+            run({"step": "look for", "name": device})  # before anything of an earlier run is touched
+        except step.StepError as error:
+            return error.code
+    return _run(suite, folder, run, command, going_on)
 
 
 def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
@@ -86,10 +91,11 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
         elif is_writer():  # every process trains; the first one measures what serves, and writes
             measure_part(suite, case, folder, device, request["process"], request["rates"], request["ceilings"])
 
-    return _run(suite, folder, run, {"suite": suite.name, "device": device.platform}, resume=False)
+    return _run(suite, folder, run, {"suite": suite.name, "device": device.platform}, None)
 
 
-def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], *, resume: bool) -> int:
+def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_on: str | None) -> int:
+    """Runs the suite, and goes on with the run of that run_id if there is one."""
     for case in suite.cases:
         check_source(case.experiment.dataset)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
@@ -97,13 +103,19 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], *, resu
     console.print(suite.description, markup=False)
     writer, code = (ResultWriter(folder) if is_writer() else None), 0
     samples: dict[str, RowSamples] = {}
-    of_run = {"run_id": f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "suite": suite.name, "command": command}
-    if writer and resume:
-        samples = _keep_finished(writer, suite, folder)
+    run_id = going_on or f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    of_run = {"run_id": run_id, "suite": suite.name, "command": command}
+    if writer and going_on:
+        samples = _keep_finished(writer, suite, folder, run_id)
     elif writer:
-        shutil.rmtree(folder / "parts", ignore_errors=True)  # no figure of it may be taken for one of this run
-        write_manifest(folder, command)
+        # No figure and no model of an earlier run may be taken for one of this run.
+        for earlier in (folder / "parts", *(case_folder(folder, case.experiment.name) for case in suite.cases)):
+            shutil.rmtree(earlier, ignore_errors=True)
+        write_manifest(folder, run_id, command)
     finished = {row.case.partition("/")[0] for row in writer.rows} if writer else set()
+    for name in finished:
+        console.print(f"{name}: finished before", markup=False)
+    cases = [case for case in suite.cases if case.experiment.name not in finished]
     unwritten: Case | None = None
     ceilings: dict[str, Any] | None = None
 
@@ -114,14 +126,11 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], *, resu
                 write_samples(folder / "samples.npz", samples)
 
     try:
-        for number, case in enumerate(suite.cases):
-            if case.experiment.name in finished:
-                console.print(f"{case.experiment.name}: finished before", markup=False)
-                continue
-            if len(suite.cases) > 1:
-                console.print(_time_left(number, len(suite.cases), time.perf_counter() - started), markup=False)
+        for number, case in enumerate(cases):
+            if len(cases) > 1:
+                console.print(_time_left(number, len(cases), time.perf_counter() - started), markup=False)
             unwritten = case
-            if not (resume and load_prepared(folder, case.experiment.name)):
+            if not (going_on and load_prepared(folder, case.experiment.name)):
                 if writer:
                     shutil.rmtree(case_folder(folder, case.experiment.name), ignore_errors=True)
                 run({"step": "prepare", "name": case.experiment.name})
@@ -156,10 +165,12 @@ def _time_left(done: int, cases: int, elapsed_s: float) -> str:
     return f"case {done + 1} of {cases}{left}"
 
 
-def _keep_finished(writer: ResultWriter, suite: Suite, folder: Path) -> dict[str, RowSamples]:
-    """Keeps the rows of cases that an earlier run has finished, and returns their samples."""
+def _keep_finished(writer: ResultWriter, suite: Suite, folder: Path, run_id: str) -> dict[str, RowSamples]:
+    """Keeps the rows of cases that the run has finished, and returns their samples."""
     drop_half_line(writer.path)
-    rows, samples = read_rows(writer.path), {}
+    rows, samples = [row for row in read_rows(writer.path) if row.run_id == run_id], dict[str, RowSamples]()
+    if not rows:
+        return {}  # what is there is of an earlier run, and is moved aside for the first row of this one
     if (folder / "samples.npz").is_file():
         samples = read_row_samples(folder / "samples.npz")
     needed = {
@@ -178,19 +189,26 @@ def _keep_finished(writer: ResultWriter, suite: Suite, folder: Path) -> dict[str
 def _measure(
     suite: Suite, case: Case, folder: Path, run: Step, ceilings: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Measures a case in one process after the other and returns the device's ceilings."""
+    """Measures a case in one process after the other and returns the device's ceilings.
+
+    The first process searches the servers' rates and compiles for itself; each of the others begins at the lowest
+    rates of those before it, and reads the programs that the first one kept.
+    """
     name, rates = case.experiment.name, dict[str, float]()
     for process in range(suite.measurement.processes):
         if suite.measurement.processes > 1:
             console.print(f"{name}: process {process + 1} of {suite.measurement.processes}", markup=False)
         if len(read_part(suite, case, folder, process, _labels(case))) < len(scenarios_of(suite, case)):
-            shutil.rmtree(process_folder(folder, name, process), ignore_errors=True)
+            if is_writer():
+                shutil.rmtree(process_folder(folder, name, process), ignore_errors=True)
+                if process == 0:
+                    shutil.rmtree(cache_folder(folder, name), ignore_errors=True)
             run({"step": "measure", "name": name, "process": process, "rates": rates, "ceilings": ceilings})
         facts = load_facts(folder, name, process)
         ceilings = facts.environment["ceilings"] if facts else ceilings
-        if process == 0:
-            by_scenario = read_part(suite, case, folder, 0, _labels(case))
-            rates = next((found_rates(records) for key, records in by_scenario.items() if key[0] == "server"), {})
+        for (scenario, _), records in read_part(suite, case, folder, process, _labels(case)).items():
+            if scenario == "server":
+                rates = {label: min(rate, rates.get(label, rate)) for label, rate in confirmed_rates(records).items()}
     return ceilings
 
 
@@ -238,8 +256,8 @@ def _rows(
         )
         row = make_row(case, variant, records, facts, of_run, prepared.training, suite.measurement)
         rows.append(row)
-        samples[samples_key(row)] = samples_of(records.of_variant)
-        _write_histograms(folder, row, records.of_variant)
+        samples[samples_key(row)] = samples_of(at_lowest_rate(records.of_variant))
+        _write_histograms(folder, row, at_lowest_rate(records.of_variant))
     return rows, samples
 
 

@@ -66,20 +66,12 @@ def _run(request: Mapping[str, Any]) -> int:
 
         prepare_case(case, folder, suite.measurement.train_window_s)
     else:
-        from benchmarks.measuring import measure_part
+        from benchmarks.measuring import cache_folder, measure_part
+        from benchmarks.program_cache import keep_programs
 
-        _cache_programs(request["cache"])
+        keep_programs(cache_folder(folder, request["name"]))
         measure_part(suite, case, folder, device, request["process"], request["rates"], request["ceilings"])
     return 0
-
-
-def _cache_programs(folder: str) -> None:
-    """Lets JAX keep every program in the folder, for the processes that come after this one."""
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 if __name__ == "__main__":

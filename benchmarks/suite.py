@@ -4,7 +4,7 @@ A suite file in `configs/suites/` defines `get_suite() -> Suite`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,33 +161,45 @@ class Source:
       loader: which function of this module makes it.
       name: a suite's, or the path of an experiment's file.
       overrides: of its experiments' values.
+      shard: the part of its cases that alone is run, as "2/4"; empty for all.
       case: the experiment that alone is run; empty for all.
       variants: labels of the variants that alone are run; none for all.
       scenarios: that alone are measured; none for the suite's own.
-      loadgen: who asks.
+      processes: that measure each row; None for the suite's own number.
+      loadgen: who asks; None for the suite's own.
     """
 
     loader: Literal["load_suite", "suite_of_config"]
     name: str
     overrides: tuple[str, ...]
+    shard: str = ""
     case: str = ""
     variants: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
-    loadgen: Literal["recjax", "mlperf"] = "recjax"
+    processes: int | None = None
+    loadgen: Literal["recjax", "mlperf"] | None = None
 
     def load(self) -> Suite:
-        """Returns the suite, or the part of it; raises UserError as its loader does."""
-        loader = {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader]
-        suite = loader(self.name, list(self.overrides))
-        cases = [case for case in suite.cases if self.case in ("", case.experiment.name)]
-        if self.variants:
-            kept = [tuple(v for v in case.variants if v.label in self.variants) for case in cases]
-            cases = [dataclasses.replace(case, variants=variants) for case, variants in zip(cases, kept, strict=True)]
-        measurement = suite.measurement
-        if self.scenarios:
-            measurement = dataclasses.replace(measurement, scenarios=self.scenarios)
-        if self.loadgen != measurement.loadgen:
-            measurement = dataclasses.replace(measurement, loadgen=self.loadgen)
+        """Returns the suite, or the part of it.
+
+        Raises:
+          UserError: as its loader does; or it has no such shard, case or variant.
+        """
+        suite = {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader](
+            self.name, list(self.overrides)
+        )
+        if self.shard:
+            suite = shard_of(suite, self.shard)
+        cases = [_only(case, self.variants) for case in suite.cases if self.case in ("", case.experiment.name)]
+        if not cases:
+            raise unknown_name(f"case of {suite.name}", self.case, [case.experiment.name for case in suite.cases])
+        its_own = suite.measurement
+        measurement = dataclasses.replace(
+            its_own,
+            scenarios=self.scenarios or its_own.scenarios,
+            processes=self.processes or its_own.processes,
+            loadgen=self.loadgen or its_own.loadgen,
+        )
         return dataclasses.replace(suite, cases=tuple(cases), measurement=measurement)
 
     def config_of(self, case: int, variant: int) -> str:
@@ -201,14 +213,17 @@ class Source:
         )
 
 
+def _only(case: Case, labels: Sequence[str]) -> Case:
+    """Returns the case with these of its variants; with all of them where none is named."""
+    there = {variant.label: variant for variant in case.variants}
+    for label in labels:
+        if label not in there:
+            raise unknown_name(f"variant of {case.experiment.name}", label, there)
+    return dataclasses.replace(case, variants=tuple(there[label] for label in labels)) if labels else case
+
+
 def source_of(values: Mapping[str, Any]) -> Source:
-    """Returns the source that `dataclasses.asdict` made plain values of."""
-    return Source(
-        loader=values["loader"],
-        name=values["name"],
-        overrides=tuple(values["overrides"]),
-        case=values["case"],
-        variants=tuple(values["variants"]),
-        scenarios=tuple(values["scenarios"]),
-        loadgen=values["loadgen"],
-    )
+    """Returns the source that `dataclasses.asdict` made plain values of; what they do not name has its default."""
+    fields = {field.name for field in dataclasses.fields(Source)} & values.keys()
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v := values[name], list) else v for name in fields}
+    return Source(**plain)

@@ -208,7 +208,9 @@ def format_percent(value: float | None) -> str:
 def offline_gain(variant: Variant, fp32: Variant) -> float | None:
     """Returns the variant's offline samples/s over fp32's, each at the batch size that is best for it."""
     ours, of_fp32 = variant.best("offline"), fp32.best("offline")
-    return ours.throughput_samples_per_s / of_fp32.throughput_samples_per_s if ours and of_fp32 else None
+    if ours is None or of_fp32 is None or not of_fp32.throughput_samples_per_s:
+        return None
+    return ours.throughput_samples_per_s / of_fp32.throughput_samples_per_s
 
 
 def format_gain(ratio: float | None) -> str:

@@ -33,8 +33,8 @@ def table_line(row: PeerRow) -> tuple[str, ...]:
     """Returns the cells of a row, under HEADER."""
     compared = (NOTHING, NOTHING, NOTHING)
     if row.ratio:
-        low, high = row.ratio["ci95"]
-        compared = (f"{row.ratio['median']:.2f}", f"{low:.2f} to {high:.2f}", verdict(row))
+        ends = NOTHING if row.ratio["ci95"] is None else "{:.2f} to {:.2f}".format(*row.ratio["ci95"])
+        compared = (f"{row.ratio['median']:.2f}", ends, verdict(row))
     return (
         row.workload,
         f"{row.batch_size:,}",

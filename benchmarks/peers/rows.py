@@ -7,13 +7,11 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.peers.entrants import Contest, Result, Settings
 from benchmarks.peers.workloads import INPUTS, Workload
-from recjax.measurement.percentiles import CONFIDENCE
+from recjax.measurement.intervals import interval, quantile_of
 
-RESAMPLES = 10_000
 TIMES = ("latency_ms", "median_ms", "cpu_ms", "waited_cpu_ms", "ratio")
 
 
@@ -37,7 +35,8 @@ class PeerRow:
       median_ms: of all of them.
       cpu_ms: [R] the process's CPU time of a call.
       waited_cpu_ms: the most CPU time that the process used between two of its turns, when it should wait.
-      ratio: of the medians of a round, this peer's over recjax's: median over rounds, `ci95`, `rounds`.
+      ratio: of the medians of a round, this peer's over recjax's: median over rounds, `ci95` (None of fewer than three
+        rounds), `rounds`.
       environment: machine, software of the coordinator, and what else the machine did.
       reasons: by field.
     """
@@ -109,8 +108,8 @@ def row_of(
     )
 
 
-def median_ratio(own_ms: list[list[float]], other_ms: list[list[float]], seed: int = 0) -> dict[str, Any]:
-    """Returns the median over rounds of the ratio of medians, with its 95% interval by resampling rounds.
+def median_ratio(own_ms: list[list[float]], other_ms: list[list[float]]) -> dict[str, Any]:
+    """Returns the median over rounds of the ratio of medians, with its 95% interval over rounds.
 
     A round's turns follow each other within a second or so, hence the ratio is taken within a round. The interval says
     how sure the median of these processes is; other processes of the same programs may differ by more.
@@ -118,23 +117,16 @@ def median_ratio(own_ms: list[list[float]], other_ms: list[list[float]], seed: i
     Args:
       own_ms: [R][calls].
       other_ms: [R][calls], of the same rounds.
-      seed: of the resampling.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13, percentile intervals.
     """
-    ratios_R = np.array([np.median(own) / np.median(other) for own, other in zip(own_ms, other_ms, strict=True)])
-    return {"median": float(np.median(ratios_R)), "ci95": _interval(ratios_R, seed), "rounds": len(ratios_R)}
-
-
-def _interval(values_R: NDArray, seed: int) -> list[float]:
-    picks = np.random.default_rng(seed).integers(0, len(values_R), (RESAMPLES, len(values_R)))
-    tail = 50 * (1 - CONFIDENCE)
-    return [float(bound) for bound in np.percentile(np.median(values_R[picks], axis=1), [tail, 100 - tail])]
+    ratios = [np.array([np.median(own) / np.median(other)]) for own, other in zip(own_ms, other_ms, strict=True)]
+    found = interval(quantile_of(ratios, 0.5), [0] * len(ratios))
+    ci95 = None if found.low is None else [found.low, found.high]
+    return {"median": found.value, "ci95": ci95, "rounds": len(ratios)}
 
 
 def verdict(row: PeerRow) -> str:
-    """Returns "slower", "faster" or "same" as recjax, by whether the interval holds 1; "" for a row without times."""
-    if row.ratio is None:
+    """Returns "slower", "faster" or "same" as recjax, by whether the interval holds 1; "" for a row without one."""
+    if row.ratio is None or row.ratio["ci95"] is None:
         return ""
     low, high = row.ratio["ci95"]
     return "slower" if low > 1 else "faster" if high < 1 else "same"

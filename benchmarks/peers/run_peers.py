@@ -138,4 +138,6 @@ def _draw(workload: Workload, task: Path, threads: int) -> None:
     done = subprocess.run(command, env=environment_of(task, threads, os.environ), capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RuntimeError(f"drawing the weights of {workload.name} failed: {lines[-1]}")
+        raise UserError(
+            f"drawing the weights and requests of {workload.name} failed: {lines[-1]}; fewer --rows take less memory"
+        )

@@ -88,7 +88,8 @@ def play(
             end = bisect.bisect_right(due, now, next_up)
             first_row = ends_N[next_up] - sizes_N[next_up]
             unsent = _send(connection, unsent + pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]]))
-            sent_N[next_up:end] = now
+            # What the socket does not take yet waits for the system to read: that is the system's queue.
+            sent_N[next_up:end] = time.perf_counter() - start
             next_up = end
         elif unsent:
             unsent = _send(connection, unsent)

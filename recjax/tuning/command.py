@@ -118,7 +118,8 @@ def deployment_of(
 ) -> Deployment:
     """Returns what the file says of the chosen trial."""
     candidate = trial.candidate
-    names = ("usd_per_million", "failed_at_samples_per_s", "over_baseline", "test_share", "test_share_ci95")
+    reasons = {{"over_baseline": "over_fp32"}.get(name, name): why for name, why in found.reasons.items()}
+    names = ("usd_per_million", "failed_at_samples_per_s", "over_fp32", "test_share", "test_share_ci95")
     memory = {} if trial.memory_bytes is not None else {"memory_bytes": trial.reasons["memory_bytes"]}
     software = describe_software()
     return Deployment(
@@ -157,7 +158,7 @@ def deployment_of(
             "test": found.test,
             "test_share": found.test_share,
             "test_share_ci95": None if found.test_share_ci95 is None else list(found.test_share_ci95),
-            "reasons": {name: found.reasons[name] for name in names if name in found.reasons} | memory,
+            "reasons": {name: reasons[name] for name in names if name in reasons} | memory,
         },
         environment={
             "versions": software["versions"],

@@ -113,4 +113,5 @@ def test_the_rule_among_others() -> None:
     assert table["chosen", 12, True][1] >= 0.99
     assert table["chosen", 12, True][2] >= 0.9
     assert table["chosen", 8, True][1] > table["holm", 8, True][1] + 0.02
-    assert table["chosen", 8, True][1] > table["chosen", 8, False][1] + 0.2
+    missed_in_turns, missed_apart = (1 - table["chosen", 8, turns][1] for turns in (True, False))
+    assert missed_in_turns < missed_apart / 5

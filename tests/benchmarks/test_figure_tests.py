@@ -75,12 +75,6 @@ def test_a_slow_moment_that_both_saw_widens_no_interval_of_pairs() -> None:
     assert pairs.high < 0.95  # type: ignore[operator]
 
 
-def test_other_processes_on_one_side_are_not_paired() -> None:
-    rng = np.random.default_rng(4)
-    a, b = draw_samples(rng), draw_samples(rng, processes=5)
-    assert by_name(a, b, paired=True) == by_name(a, b)
-
-
 def test_a_server_row_has_no_rate_of_its_own() -> None:
     rng = np.random.default_rng(5)
     changes = {"scenario": "server", "target_qps": 1000.0}

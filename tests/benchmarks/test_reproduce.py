@@ -95,13 +95,13 @@ def test_a_shard_without_a_case() -> None:
 def test_a_run_goes_on_only_by_its_own_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no .*run.json"):
         check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
-    write_manifest(tmp_path, describe_command(SOURCE, "cpu"))
-    check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"))
+    assert check_goes_on(tmp_path, describe_command(SOURCE, "cpu")) == "r"
     with pytest.raises(UserError, match=r"another command \(device='cpu'\)"):
         check_goes_on(tmp_path, describe_command(SOURCE, "gpu"))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"command": 1, "git": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": "r", "command": 1, "git": {}}'])
 def test_a_damaged_run_does_not_go_on(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run.json does not say what was run .*; leave --resume out"):
@@ -109,7 +109,7 @@ def test_a_damaged_run_does_not_go_on(tmp_path: Path, content: str) -> None:
 
 
 def test_a_run_goes_on_only_at_its_own_commit(tmp_path: Path) -> None:
-    write_manifest(tmp_path, describe_command(SOURCE, "cpu"))
+    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"))
     content = json.loads((tmp_path / "run.json").read_text())
     content["git"]["commit"] = "0" * 40
     (tmp_path / "run.json").write_text(json.dumps(content))

@@ -42,9 +42,9 @@ def source(ratings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Sour
 def folder(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a run that had stopped after its training, and then went on."""
     folder = tmp_path_factory.mktemp("run")
-    write_manifest(folder, describe_command(source, "cpu"))
+    write_manifest(folder, "20250102T030405-abcdef", describe_command(source, "cpu"))
     (folder / "results.jsonl").touch()
-    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(folder), "cache": ""}
+    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(folder)}
     step.run_apart(request | {"step": "prepare", "name": "tiny"})
     trained = (folder / "models" / "tiny" / "prepared.json").read_text()
     assert run_apart(source.load(), source, "cpu", folder, resume=True) == 0
@@ -68,6 +68,7 @@ def test_every_row_is_complete_and_says_how_to_get_it_again(rows: list[Row], sou
         check_row(row)
         assert row.environment["command"] == json.loads(json.dumps(describe_command(source, "cpu")))
         assert row.peak_host_bytes is not None
+        assert row.run_id == "20250102T030405-abcdef"  # a run that goes on is the same run
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_a_step_that_dies_is_one_line_and_keeps_what_there_is(
     from recjax.errors import UserError
 
     monkeypatch.setenv("XLA_FLAGS", "--no_such_flag_of_xla")  # XLA ends the process
-    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(tmp_path), "cache": ""}
+    request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(tmp_path)}
     with pytest.raises(UserError, match=r"the process that was to prepare tiny ended with code -?\d+"):
         step.run_apart(request | {"step": "prepare", "name": "tiny"})
     assert "XLA_FLAGS" in os.environ

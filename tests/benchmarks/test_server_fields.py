@@ -19,7 +19,8 @@ FACTS = {
 
 
 def record(rate_qps: float, **search: Any) -> Measured:
-    known = {"confirmed": True, "held_at_qps": rate_qps, "failed_at_qps": None, "lowered": 0, "probes": 0}
+    known = {"confirmed": True, "held_at_qps": rate_qps, "failed_at_qps": None, "late_generator": None}
+    known |= {"lowered": 0, "probes": 0}
     one = SimpleNamespace(scenario="server", windows=[FACTS | {"offered_qps": rate_qps}], search=known | search)
     return cast("Measured", one)
 
@@ -32,17 +33,23 @@ def put(*records: Measured) -> RowFields:
 
 def test_the_rate_is_the_lowest_that_a_process_confirmed() -> None:
     first = record(900.0, failed_at_qps=990.0, probes=7, curve=[1])
-    row = put(first, record(729.0, failed_at_qps=810.0, lowered=2), record(900.0))
+    row = put(first, record(729.0, failed_at_qps=810.0, late_generator="it fell behind", lowered=2), record(900.0))
     assert (row.fields["target_qps"], row.fields["slo_ms"]) == (729.0, 10.0)
     assert row.fields["search"] == {
         "confirmed": True,
         "held_at_qps": 729.0,
         "failed_at_qps": 810.0,
+        "late_generator": "it fell behind",
         "lowered": 2,
         "probes": 7,
         "curve": [1],
         "rates_qps": [900.0, 729.0, 900.0],
     }
+
+
+def test_the_load_is_that_of_the_windows_at_the_rows_rate() -> None:
+    row = put(record(900.0), record(729.0), record(729.0))
+    assert row.fields["load"]["windows"] == 2
 
 
 def test_one_process_that_confirmed_nothing_leaves_the_row_without_a_rate_that_held() -> None:

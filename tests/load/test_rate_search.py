@@ -1,5 +1,7 @@
 """The rate search on simulated servers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from simulated_systems import lindley_ms
@@ -19,18 +21,18 @@ from recjax.load.rate_search import (
 from recjax.load.window import Window
 
 
-def window_of(latency_ms: np.ndarray, rate_qps: float = 1.0, **more: object) -> Window:
+def window_of(latency_ms: np.ndarray, rate_qps: float = 1.0, **more: Any) -> Window:
     n = len(latency_ms)
-    return Window(
-        latency_ms=latency_ms,
-        parts_ms={},
-        samples=n,
-        padded_samples=n,
-        batch_samples=np.ones(n, int),
-        duration_s=1.0,
-        offered_qps=rate_qps,
-        **more,  # type: ignore[arg-type]
-    )
+    values: dict[str, Any] = {
+        "latency_ms": latency_ms,
+        "parts_ms": {},
+        "samples": n,
+        "padded_samples": n,
+        "batch_samples": np.ones(n, int),
+        "duration_s": 1.0,
+        "offered_qps": rate_qps,
+    }
+    return Window(**values | more)
 
 
 class SimulatedServer:
@@ -85,6 +87,7 @@ def test_the_bracket_is_reported_and_its_lower_end_was_confirmed() -> None:
         "confirmations": CONFIRMATIONS,
         "held_at_qps": search.rate_qps,
         "failed_at_qps": search.failed_at_qps,
+        "late_generator": None,
         "probes": len(simulated.probes) - CONFIRMATIONS,
         "lowered": 0,
     }
@@ -134,6 +137,39 @@ def test_another_process_confirms_the_rate_or_lowers_it() -> None:
     lowered = confirm_rate(simulated, 800.0, slo_ms=20.0, window_s=2.0)
     assert simulated.probes == [(800.0, 1600), (720.0, 1440)] + [(648.0, 1307)] * 3
     assert (lowered.rate_qps, lowered.confirmed, lowered.failed_at_qps, lowered.lowered) == (648.0, True, 720.0, 2)
+
+
+class LateGenerator(SimulatedServer):
+    """Holds every rate, but its generator sends some queries 15 ms late: always above a rate, or in some probes."""
+
+    def __call__(self, rate_qps: float, n_queries: int) -> Window:
+        late = rate_qps > self.threshold_qps or len(self.probes) in self.failing
+        self.probes.append((rate_qps, n_queries))
+        lag_ms = np.zeros(n_queries)
+        lag_ms[: n_queries // 50 + 1] = 15.0 if late else 0.0
+        return window_of(10.0 + lag_ms, rate_qps, parts_ms={"send_lag": lag_ms})
+
+
+def test_a_window_whose_generator_fell_behind_is_taken_again() -> None:
+    simulated = LateGenerator(1e9)
+    simulated.failing = {0, 1}
+    found = confirm_rate(simulated, 800.0, slo_ms=20.0, window_s=2.0)
+    assert (found.rate_qps, found.late_generator, len(simulated.probes)) == (800.0, None, 2 + CONFIRMATIONS)
+
+
+def test_a_rate_that_the_generator_set_says_so() -> None:
+    found = LateGenerator(750.0).search()
+    assert found.rate_qps <= 750.0
+    assert "the load generator fell behind: it sent queries late by 15.00 ms" in str(found.late_generator)
+
+
+def test_a_system_that_fails_while_its_generator_is_late_is_the_one_that_failed() -> None:
+    def probe(rate_qps: float, n_queries: int) -> Window:
+        lag_ms = np.full(n_queries, 15.0)
+        return window_of(30.0 + lag_ms, rate_qps, parts_ms={"send_lag": lag_ms})
+
+    found = confirm_rate(probe, 800.0, slo_ms=20.0, window_s=2.0)
+    assert (found.confirmed, found.late_generator) == (False, None)
 
 
 def test_an_overloaded_probe_fails_even_if_its_latencies_held() -> None:
