@@ -70,6 +70,10 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.markdown and not options.markdown.parent.is_dir():
         raise UserError(f"--markdown: there is no folder {options.markdown.parent}")
+    if options.markdown and options.markdown.is_dir():
+        raise UserError(
+            f"--markdown is {options.markdown}, a folder; give a file, as {options.markdown / 'compare.md'}"
+        )
     runs = _runs(options)
     comparison = compare_runs(*runs, threshold=options.threshold, paired=options.paired)
     print_comparison(comparison, wide_console())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from recjax.command_line import OneLineParser, make_output_folder, run_command
+from recjax.errors import UserError
 
 EXAMPLES = """examples:
   python -m benchmarks.history --out=runs/history.html                          benchmarks/results/
@@ -43,6 +44,8 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.history_rows import read_history
 
     runs, others = read_history(options.folders)
+    if options.out.is_dir():
+        raise UserError(f"--out is {options.out}, a folder; give a file, as {options.out / 'history.html'}")
     make_output_folder(options.out.parent)
     options.out.write_text(render_history(runs), encoding="utf-8")
     n_rows = sum(len(run.rows) for run in runs)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import Source
-from benchmarks.whole_files import write_json
 from recjax.errors import UserError
 from recjax.hardware.software import describe_git
+from recjax.whole_files import write_json
 
 FILE = "run.json"
 

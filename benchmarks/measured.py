@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.whole_files import write_json, write_whole
 from recjax.load.window import Window
+from recjax.whole_files import write_json, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from benchmarks.measure import Place, closed_scenarios, measure_case
 from benchmarks.measured import Measured, append_measured, read_measured
 from benchmarks.row_fields import ProcessFacts
 from benchmarks.suite import Case, Suite
-from benchmarks.whole_files import write_json
 from recjax.hardware.ceilings import Ceilings, measure_ceilings
 from recjax.hardware.device import describe_device, peak_memory_bytes
 from recjax.progress import stage
+from recjax.whole_files import write_json
 
 FACTS = "process.json"
 

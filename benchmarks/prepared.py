@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.whole_files import write_json
+from recjax.whole_files import write_json
 
 FILE = "prepared.json"
 

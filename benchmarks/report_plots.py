@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from benchmarks.plot_style import AXIS_GREY
 from benchmarks.report_figure import Bounds, Plot, Shown, Trace, axes, choice_of, curve_of, marks, points, with_interval
 from benchmarks.results import Row
-from benchmarks.statistics import PER_MILLE
 from benchmarks.suite import SCENARIOS
 from benchmarks.summary import (
     Variant,
@@ -20,6 +19,7 @@ from benchmarks.summary import (
     metric_name,
     samples_key,
 )
+from recjax.measurement.percentiles import PER_MILLE
 
 CLOSED_LOOP = ("single_stream", "multi_stream", "offline")
 CURVE_POINTS = 120  # of a distribution, evenly in the logarithm of how rare a latency is

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.whole_files import write_whole
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
 from recjax.progress import console
+from recjax.whole_files import write_whole
 
 SCHEMA_VERSION = 4
 READ_VERSIONS = (1, 2, 3, 4)

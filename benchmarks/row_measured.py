@@ -37,7 +37,7 @@ def put_latency(row: RowFields, records: Sequence[Measured]) -> None:
         return
     processes = [p for p, window in zip(samples.processes, samples.windows_ms, strict=True) if len(window)]
     summary = summarize_latency(samples.latency_ms)
-    row.reasons |= {name: why for name, why in summary.reasons.items() if not name.startswith("latency_ms.ci95")}
+    row.reasons |= summary.reasons
     latency, over = dict(summary.values), "windows"
     for name, quantile in (("p50", 0.5), ("p99", 0.99)):
         of_figure = None if latency[name] is None else interval(quantile_of(windows, quantile), processes)

@@ -37,12 +37,12 @@ from benchmarks.row_measured import at_lowest_rate
 from benchmarks.rows import make_row
 from benchmarks.suite import Case, Source, Suite
 from benchmarks.summary import row_name, samples_key
-from benchmarks.whole_files import drop_half_line
 from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
 from recjax.measurement.histogram_log import write_histogram_log
 from recjax.parallel.start import is_writer
 from recjax.progress import console
+from recjax.whole_files import drop_half_line
 
 Step = Callable[[dict[str, Any]], None]  # runs what the request describes, here or in a process of its own
 

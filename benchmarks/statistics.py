@@ -1,7 +1,4 @@
-"""How sure a comparison is: intervals of means, ranges of ratios.
-
-Percentiles of latencies are those of `recjax.measurement.percentiles`, under their names here.
-"""
+"""How sure a comparison is: intervals of means, ranges of ratios."""
 
 from collections.abc import Sequence
 
@@ -9,25 +6,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from recjax.measurement.percentiles import (
-    CONFIDENCE,
-    MIN_SAMPLES,
-    PER_MILLE,
-    LatencySummary,
-    percentile_interval,
-    summarize_latency,
-)
-
-__all__ = [
-    "CONFIDENCE",
-    "MIN_SAMPLES",
-    "PER_MILLE",
-    "LatencySummary",
-    "mean_interval",
-    "percentile_interval",
-    "ratio_summary",
-    "summarize_latency",
-]
+from recjax.measurement.percentiles import CONFIDENCE
 
 
 def mean_interval(values: Sequence[float]) -> float:

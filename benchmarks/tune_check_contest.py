@@ -34,6 +34,7 @@ from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.pipeline import load_data
 from recjax.transforms.protocol import Chain, chain
 from recjax.tuning.goal import parse_queries
+from recjax.whole_files import write_whole
 
 CONTEST = "contest.jsonl"
 CLOSED_LOOP_S, MIN_QUERIES = 0.3, 5
@@ -192,35 +193,38 @@ def _write(
     }
     figures = [_quality(quality, fp32, seed) for quality in qualities]
     floor = deployment.limits.quality_floor
-    able = [i for i, e in enumerate(entrants) if e.role == "hand-made" and figures[i]["validation_share"] >= floor]
+    able = [
+        i for i, e in enumerate(entrants) if e.role == "hand-made" and (figures[i]["validation_share"] or 0.0) >= floor
+    ]
     best = {name: _fastest(able, of) for name, of in rates.items()}
-    with (out / CONTEST).open("w", encoding="utf-8") as output:
-        for index, entrant in enumerate(entrants):
-            searches = contest.searches[index]
-            row: dict[str, Any] = {
-                "role": entrant.role,
-                "label": entrant.transform.label,
-                "transforms": [member.to_json() for member in entrant.transform.members],
-                "buckets": list(entrant.buckets),
-                "is_best_by_hand": {name: index == one for name, one in best.items()},
-                "queries": mix.in_words(),
-                "p99_limit_ms": deployment.limits.p99_ms,
-                "quality": figures[index],
-                "fault": contest.faults[index],
+    lines = []
+    for index, entrant in enumerate(entrants):
+        searches = contest.searches[index]
+        row: dict[str, Any] = {
+            "role": entrant.role,
+            "label": entrant.transform.label,
+            "transforms": [member.to_json() for member in entrant.transform.members],
+            "buckets": list(entrant.buckets),
+            "is_best_by_hand": {name: index == one for name, one in best.items()},
+            "queries": mix.in_words(),
+            "p99_limit_ms": deployment.limits.p99_ms,
+            "quality": figures[index],
+            "fault": contest.faults[index],
+        }
+        for name, of in rates.items():
+            one = best[name]
+            row[name] = {
+                "rounds_samples_per_s": of[index],
+                "samples_per_s": _json(_mean(of[index])),
+                "over_best_by_hand": None if one is None else _json(_ratio(of[index], of[one])),
             }
-            for name, of in rates.items():
-                one = best[name]
-                row[name] = {
-                    "rounds_samples_per_s": of[index],
-                    "samples_per_s": _json(_mean(of[index])),
-                    "over_best_by_hand": None if one is None else _json(_ratio(of[index], of[one])),
-                }
-            row["server"] |= {
-                "confirmed": [search.confirmed for search in searches],
-                "failed_at_qps": [search.failed_at_qps for search in searches],
-                "padding_waste": [[window.padding_waste for window in search.windows] for search in searches],
-            }
-            output.write(json.dumps(row | facts, allow_nan=False) + "\n")
+        row["server"] |= {
+            "confirmed": [search.confirmed for search in searches],
+            "failed_at_qps": [search.failed_at_qps for search in searches],
+            "padding_waste": [[window.padding_waste for window in search.windows] for search in searches],
+        }
+        lines.append(json.dumps(row | facts, allow_nan=False) + "\n")
+    write_whole(out / CONTEST, lambda output: output.write("".join(lines).encode()))
 
 
 def _fastest(able: list[int], rates: list[list[float]]) -> int | None:
@@ -247,5 +251,5 @@ def _quality(own: Qualities, fp32: Qualities, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {"metric": metric, "protocol": own.test.protocol}
     for name, (quality, reference) in parts.items():
         found[name] = quality.metrics[metric]
-        found[f"{name}_share"] = share_kept(metric, quality.metrics[metric], reference.metrics[metric]) or 0.0
+        found[f"{name}_share"] = share_kept(metric, quality.metrics[metric], reference.metrics[metric])
     return found | {"test_share_ci95": retained_interval(own.test, fp32.test, metric, seed)}

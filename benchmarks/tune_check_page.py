@@ -14,8 +14,13 @@ def contest_table(out: Path) -> str:
     file = out / CONTEST
     if not file.is_file():
         raise UserError(f"no {file}; run benchmarks.tune_check --step=measure first")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    metric = rows[0]["quality"]["metric"]
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        metric = rows[0]["quality"]["metric"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{file} holds no contest ({error!r}); run benchmarks.tune_check --step=measure anew"
+        ) from error
     lines = [
         f"| | transforms | buckets | samples/s, p99 <= {rows[0]['p99_limit_ms']:g} ms | over the best by hand | full "
         f"batches, samples/s | over the best by hand | test {metric}, of fp32's |",
@@ -29,7 +34,7 @@ def contest_table(out: Path) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     quality, server, closed = row["quality"], row["server"], row["closed_loop"]
     best = row["is_best_by_hand"]
-    low, high = quality["test_share_ci95"]
+    share, ends = quality["test_share"], quality["test_share_ci95"]
     doubt = "" if all(server["confirmed"]) else f" ({sum(server['confirmed'])} of {len(server['confirmed'])} confirmed)"
     return [
         f"{row['role']}{', the best' if best['server'] and row['role'] == 'hand-made' else ''}",
@@ -39,7 +44,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _with_interval(server["over_best_by_hand"], ".2f"),
         _with_interval(closed["samples_per_s"], ",.0f"),
         _with_interval(closed["over_best_by_hand"], ".2f"),
-        f"{quality['test_share']:.4f} [{low:.4f}, {high:.4f}]",
+        "–" if share is None else f"{share:.4f}" + (" [{:.4f}, {:.4f}]".format(*ends) if ends else ""),
     ]
 
 

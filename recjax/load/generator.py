@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from recjax.load.wire import FrameReader, pack_end, pack_queries
+from recjax.load.wire import STAGES, FrameReader, pack_end, pack_queries
 
 HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
 SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
@@ -62,7 +62,7 @@ def play(
       most_over: answers that may exceed it; one more ends the window.
 
     Returns:
-      Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, 6] likewise;
+      Arrays: `sent`, `received` [N] seconds after the start, NaN where that did not happen; `stamps` [A, STAGES];
       `completed` [A] queries completed until and with each frame; `kept` frames, their `kept_sizes` and `kept_bytes`;
       `overloaded`, `silent`, `failed_early`, `cpu_s` and `duration_s` as single values.
     """
@@ -87,9 +87,11 @@ def play(
         if next_up < n and due[next_up] <= now:
             end = bisect.bisect_right(due, now, next_up)
             first_row = ends_N[next_up] - sizes_N[next_up]
-            unsent = _send(connection, unsent + pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]]))
-            # What the socket does not take yet waits for the system to read: that is the system's queue.
+            unsent += pack_queries(sizes_N[next_up:end], rows_S[first_row : ends_N[end - 1]])
+            # Before, as the system may have read it when this process goes on. What the socket does not take yet waits
+            # for the system to read: that is the system's queue.
             sent_N[next_up:end] = time.perf_counter() - start
+            unsent = _send(connection, unsent)
             next_up = end
         elif unsent:
             unsent = _send(connection, unsent)
@@ -127,7 +129,7 @@ def play(
     return {
         "sent": sent_N,
         "received": received_N,
-        "stamps": np.array(stamps).reshape(-1, 6) - start,
+        "stamps": np.array(stamps).reshape(-1, len(STAGES)) - start,
         "completed": np.array(completed, np.int64),
         "kept": np.array(list(kept), np.int64),
         "kept_sizes": np.array([len(answers) for answers in kept.values()], np.int64),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recjax.load.request_queue import RequestQueue, batch_size_of
 from recjax.load.system import System
-from recjax.load.wire import ANSWERS, FrameReader
+from recjax.load.wire import ANSWERS, STAGES, FrameReader
 
 BUSY_POLL_S = 2e-3  # an idle system looks for queries this long before it sleeps: waking costs tens of microseconds
 
@@ -58,7 +58,7 @@ def serve_until_end(connection: socket.socket, reader: FrameReader, system: Syst
         connection.sendall(ANSWERS.pack(completed, len(content), taken, *ends) + content)
         asked.append(len(rows))
         padded.append(system.padded(len(rows)))
-    connection.sendall(ANSWERS.pack(0, 0, *(0.0,) * 6))
+    connection.sendall(ANSWERS.pack(0, 0, *(0.0,) * len(STAGES)))
     return Served(np.array(asked, np.int64), np.array(padded, np.int64))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 # Of a query's latency, in order; their sum is the latency.
 PARTS = (
-    "send_lag",  # from the scheduled arrival until the generator had sent it
+    "send_lag",  # from the scheduled arrival until the generator sends it
     "queue",  # until its batch was taken
     "host_preparation",  # until the batch was gathered and padded
     "transfer_in",  # until its inputs were handed to the device and the program was enqueued

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUERIES = struct.Struct("<II")
-ANSWERS = struct.Struct("<II6d")
 DRAIN, ABORT = 0, 1  # samples of a frame without queries
 # Ends of the stages of a batch, in the seconds of time.perf_counter, which processes of one machine share.
 STAGES = ("taken", "prepared", "transferred_in", "computed", "transferred_out", "finished")
+ANSWERS = struct.Struct(f"<II{len(STAGES)}d")
 CHUNK = 1 << 20
 SOCKET_BUFFER = 1 << 22  # as much of it as the system allows
 

@@ -1,12 +1,12 @@
-"""Latency samples in, percentiles with confidence intervals out; every sample counts, none is dropped.
+"""Latency samples in, percentiles out; every sample counts, none is dropped. Their intervals are in `intervals`.
 
 Shapes: N samples.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
@@ -19,25 +19,21 @@ PARTS = 1_000_000  # a quantile is taken to so many parts, as a whole number
 class LatencySummary:
     """Milliseconds; a percentile that N samples cannot carry is None, with the reason in `reasons`."""
 
-    values: dict[str, float | list[float] | int | None]
+    values: dict[str, Any]
     reasons: dict[str, str]
 
 
 def summarize_latency(latency_ms: NDArray) -> LatencySummary:
-    """Returns p50, p90, p95, p99, p99_9, max, mean, n and 95% intervals of p50 and p99.
+    """Returns p50, p90, p95, p99, p99_9, max, mean and n.
 
-    Percentiles are order statistics (the smallest sample that at least q% of the samples do not exceed);
-    intervals are those of the binomial distribution of ranks, which assume independent samples. For samples of
-    several windows or processes, `intervals` has intervals that do not.
+    Percentiles are order statistics: the smallest sample that at least q% of the samples do not exceed.
 
     Args:
       latency_ms: [N] in any order.
-
-    Source: Hahn and Meeker, Statistical Intervals (1991), section 5.2.
     """
     ordered = np.sort(latency_ms)
     n = len(ordered)
-    values: dict[str, float | list[float] | int | None] = {}
+    values: dict[str, Any] = {}
     reasons = {}
     for name, per_mille in PER_MILLE.items():
         if n >= MIN_SAMPLES[name]:
@@ -46,11 +42,6 @@ def summarize_latency(latency_ms: NDArray) -> LatencySummary:
             values[name] = None
             reasons[f"latency_ms.{name}"] = f"{n} samples; at least {MIN_SAMPLES[name]:,} are needed"
     values |= {"max": float(ordered[-1]), "mean": float(ordered.mean()), "n": n}
-    for name in ("p50", "p99"):
-        interval = percentile_interval(ordered, PER_MILLE[name] / 1000)
-        values[f"ci95_{name}"] = interval
-        if interval is None:
-            reasons[f"latency_ms.ci95_{name}"] = f"{n} samples do not bracket {name} with 95% confidence"
     return LatencySummary(values, reasons)
 
 
@@ -66,22 +57,3 @@ def quantile_of_samples(samples: NDArray, quantile: float) -> float:
     """Returns the quantile of [N] samples in any order, which is one of them and never a mean of two."""
     index = quantile_rank(len(samples), quantile) - 1
     return float(np.partition(samples, index)[index])
-
-
-def percentile_interval(ordered: NDArray, quantile: float) -> list[float] | None:
-    """Returns the order statistics that bracket the quantile with 95% confidence, None if N is too small.
-
-    The lower rank is the largest l with P(Binomial(N, q) < l) <= 2.5%, the upper the smallest u with
-    P(Binomial(N, q) >= u) <= 2.5%.
-
-    Args:
-      ordered: [N] ascending, independent of each other.
-      quantile: within 0 and 1.
-    """
-    n = len(ordered)
-    tail = (1 - CONFIDENCE) / 2
-    lower = int(scipy.stats.binom.ppf(tail, n, quantile))  # rank, from 1
-    upper = int(scipy.stats.binom.ppf(1 - tail, n, quantile)) + 1
-    if lower < 1 or upper > n:
-        return None
-    return [float(ordered[lower - 1]), float(ordered[upper - 1])]

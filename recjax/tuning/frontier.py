@@ -15,6 +15,7 @@ from rich.table import Table
 from recjax.evaluation import is_better
 from recjax.tuning.remeasure import Remeasured
 from recjax.tuning.trial import Trial
+from recjax.whole_files import write_whole
 
 MOST_FINALISTS = 6
 RUNNERS_UP = 2  # behind the frontier, because the probes that selected it were short
@@ -63,19 +64,18 @@ def write_frontier(
 ) -> None:
     """Writes every trial as one line of JSON: what was measured of it, and anew of the finalists."""
     on_frontier = {trial.number for trial in frontier_of(trials, metric)}
-    fresh = file.with_name(file.name + ".new")
-    with fresh.open("w", encoding="utf-8") as output:
-        for trial in trials:
-            again = remeasured.get(trial.number)
-            line = trial.to_json() | {
-                "on_frontier": trial.number in on_frontier,
-                "chosen": trial.number == chosen,
-                "remeasured": None if again is None else again.to_json(),
-            }
-            if again is None:
-                line["reasons"] = trial.reasons | {"remeasured": trial.reason or "it was not among the finalists"}
-            output.write(json.dumps(line, allow_nan=False) + "\n")
-    fresh.rename(file)
+    lines = []
+    for trial in trials:
+        again = remeasured.get(trial.number)
+        line = trial.to_json() | {
+            "on_frontier": trial.number in on_frontier,
+            "chosen": trial.number == chosen,
+            "remeasured": None if again is None else again.to_json(),
+        }
+        if again is None:
+            line["reasons"] = trial.reasons | {"remeasured": trial.reason or "it was not among the finalists"}
+        lines.append(json.dumps(line, allow_nan=False) + "\n")
+    write_whole(file, lambda output: output.write("".join(lines).encode()))
 
 
 def frontier_table(

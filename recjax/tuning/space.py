@@ -236,10 +236,5 @@ def ladder(largest: int, ratio: int, *, smallest: int) -> tuple[int, ...]:
     return tuple(reversed(sizes))
 
 
-def point_chooser(point: Point) -> Choose:
-    """Returns what answers from a point; a question that it has no answer to gets the first choice."""
-    return lambda name, choices: point.get(name, choices[0])
-
-
 def _width(width: float) -> int:
     return max(8, int(width) // 8 * 8)

@@ -37,7 +37,7 @@ START = 0.7  # of the closed loop's rate: where the first probe is
 
 
 class Pruned(Exception):  # noqa: N818 - an answer, no error
-    """A candidate is not looked at any further; `stage` of STAGES, and the reason in words."""
+    """A candidate is not looked at any further; `stage` is as in `Trial`; and the reason in words."""
 
     def __init__(self, stage: str, reason: str) -> None:
         """Takes both."""
@@ -51,7 +51,7 @@ class Bench(NamedTuple):
     variants: Variants
     goal: Goal
     generator: LoadGenerator
-    seeds: Iterator[int]  # of probes; no two windows have the same arrivals
+    seeds: Iterator[int]  # of probes; no two windows of a process have the same arrivals
 
 
 def examine(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s: float, known: dict[str, Any]) -> None:

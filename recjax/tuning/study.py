@@ -25,6 +25,7 @@ from recjax.tuning.goal import NO_PRICE
 from recjax.tuning.space import BUCKET_QUESTIONS, Candidate, Point, Space
 from recjax.tuning.stages import Bench, Pruned, examine
 from recjax.tuning.trial import FIGURES, Trial, trial_from_json, trial_of
+from recjax.whole_files import write_json
 
 JOURNAL, STUDY = "optuna.journal", "study.json"
 RECORD, REPEATS = "record", "repeats"  # attributes of Optuna's trials
@@ -60,9 +61,7 @@ class Budget:
     def save(self) -> None:
         """Writes how much is spent."""
         values = {"spent_s": self.total_s - self.left_s, "identity": self._identity}
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(values, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-        fresh.rename(self._file)
+        write_json(self._file, values, indent=1)
 
 
 def open_budget(folder: Path, total_s: float, identity: dict[str, Any]) -> Budget:

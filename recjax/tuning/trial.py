@@ -7,7 +7,6 @@ from typing import Any
 from recjax.transforms.serialised import from_json
 from recjax.tuning.space import Candidate
 
-STAGES = ("inapplicable", "budget", "quality", "memory", "latency", "price", "dominated", "rate")
 FIGURES = (  # that a trial which is pruned early does not have
     "validation",
     "validation_share",
@@ -31,7 +30,7 @@ class Trial:
       buckets: batch sizes.
       devices: that share a batch.
       state: "complete", or "pruned".
-      stage: that pruned it, of STAGES; None if nothing did.
+      stage: that pruned it: inapplicable, budget, quality, memory, latency, price, dominated or rate; None if none did.
       reason: in words; None likewise.
       validation: quality on the validation part.
       validation_share: of fp32's.

@@ -21,6 +21,7 @@ from recjax.training.final_model import FinalModel, load_final_model
 from recjax.training.fit import EpochRecord
 from recjax.training.pipeline import finalize, set_up, train
 from recjax.transforms.protocol import Chain, Params, chain
+from recjax.whole_files import write_json
 
 FINISHING_S = 5.0  # to finalise, evaluate and store, until one was timed
 
@@ -104,7 +105,8 @@ class Variants:
                 stored["seconds"] = took_s
             except (UserError, TrainingDivergedError) as error:
                 stored = {"failed": str(error)}
-            _write_json(file, {"label": transform.label, **stored})
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"label": transform.label, **stored}, indent=1)
         stored = json.loads(file.read_text(encoding="utf-8"))
         if "failed" in stored:
             raise UserError(stored["failed"])
@@ -194,11 +196,3 @@ def _in_training(transform: Chain) -> tuple[Any, ...]:
 def _key(members: tuple[Any, ...]) -> str:
     text = json.dumps([member.to_json() for member in members], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if members else "fp32"
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(values, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-    fresh.rename(file)

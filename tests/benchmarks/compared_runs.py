@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from example_rows import latency_fields
 from numpy.typing import NDArray
 
 from benchmarks.comparison import Run
 from benchmarks.results import ResultWriter, Row, RowSamples, write_samples
-from benchmarks.statistics import summarize_latency
 from benchmarks.summary import samples_key
 
 
 def make_row(latency_ms: NDArray, case: str = "sasrec/fp32", batch_size: int = 16, **changes: Any) -> Row:
     """Returns a valid offline row of eight processes; what no comparison reads is None, with a reason."""
     names = [field.name for field in dataclasses.fields(Row) if field.name != "schema_version"]
-    summary = summarize_latency(latency_ms)
+    latency, reasons = latency_fields(latency_ms)
     values: dict[str, Any] = dict.fromkeys(names) | {
         "run_id": "r",
         "started_at": "2025-01-02T03:04:05+00:00",
@@ -39,7 +39,7 @@ def make_row(latency_ms: NDArray, case: str = "sasrec/fp32", batch_size: int = 1
         "quality_metric": "ndcg@10",
         "quality_retained": 1.0,
         "quality_retained_ci95": [1.0, 1.0],
-        "latency_ms": summary.values,
+        "latency_ms": latency,
         "throughput_samples_per_s": batch_size * 1e3 / float(latency_ms.mean()),
         "throughput_queries_per_s": 1e3 / float(latency_ms.mean()),
         "load": {"windows": 24, "loop": "closed, in the process of the system"},
@@ -53,7 +53,7 @@ def make_row(latency_ms: NDArray, case: str = "sasrec/fp32", batch_size: int = 1
         **changes,
     }
     missing = [name for name, value in values.items() if value is None]
-    reasons = dict.fromkeys([*missing, "device.mesh"], "invented") | summary.reasons
+    reasons = dict.fromkeys([*missing, "device.mesh"], "invented") | reasons
     return Row(**values | {"reasons": reasons})
 
 

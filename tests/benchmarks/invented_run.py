@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-from example_rows import VALUES
+from example_rows import VALUES, latency_fields
 
 from benchmarks.results import Row, check_row
-from benchmarks.statistics import summarize_latency
 from benchmarks.summary import samples_key
 
 SPEED = {"fp32": 1.0, "bf16": 1.5, "int8": 2.0, "prune(0.5) + shrink + int8": 3.0}
@@ -22,7 +21,7 @@ CEILINGS = {"flops_per_s": {"float32": 1e11, "int8": 4e11}, "bytes_per_s": 1e10}
 def make_row(
     experiment: str, variant: str, scenario: str, batch_size: int, latency_ms: np.ndarray, **changes: Any
 ) -> Row:
-    latency = summarize_latency(latency_ms)
+    latency, reasons = latency_fields(latency_ms)
     rate = batch_size * 1e3 / float(latency_ms.mean())
     is_server = scenario == "server"
     values: dict[str, Any] = {
@@ -42,7 +41,7 @@ def make_row(
         "quality_retained": 0.987,
         "quality_retained_ci95": [0.961, 1.012],
         "validation_quality": 0.061,
-        "latency_ms": latency.values,
+        "latency_ms": latency,
         "throughput_queries_per_s": rate / batch_size,
         "throughput_samples_per_s": rate,
         "speedup": None if is_server else {"median": 2.314, "range": [2.2, 2.4], "rounds": 5},
@@ -68,7 +67,7 @@ def make_row(
     }
     values = VALUES | values | changes
     missing = {name: REASON for name, value in values.items() if value is None}
-    row = Row(**(values | {"reasons": {**missing, "device.mesh": "one device", **latency.reasons}}))
+    row = Row(**(values | {"reasons": {**missing, "device.mesh": "one device", **reasons}}))
     check_row(row)
     return row
 

@@ -15,7 +15,7 @@ from recjax.training.step import init_params
 from recjax.transforms import distill, prune, quantize, shrink
 from recjax.transforms.protocol import chain
 from recjax.transforms.serialised import from_json
-from recjax.tuning.space import LARGEST_BUCKET, PLAIN, SHARES, Space, ladder, point_chooser, space_of
+from recjax.tuning.space import LARGEST_BUCKET, PLAIN, SHARES, Choose, Point, Space, ladder, space_of
 
 ONE = QueryMix()
 TABLE = {"items": {"table": np.zeros((4, 2))}}
@@ -24,6 +24,11 @@ TABLE = {"items": {"table": np.zeros((4, 2))}}
 @pytest.fixture(scope="module")
 def dlrm_space(dlrm_experiment: Experiment, dlrm_params: dict) -> Space:
     return space_of(dlrm_experiment, dlrm_params, ONE, 1)
+
+
+def point_chooser(point: Point) -> Choose:
+    """Returns what answers from a point; a question that it has no answer to gets the first choice."""
+    return lambda name, choices: point.get(name, choices[0])
 
 
 def test_ladders_by_hand() -> None:

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import pytest
 
-from benchmarks.whole_files import drop_half_line, write_json, write_whole
+from recjax.whole_files import drop_half_line, write_json, write_whole
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
