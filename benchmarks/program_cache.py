@@ -21,7 +21,7 @@ def kept_apart(name: str) -> Iterator[None]:
 
     Two variants may have the same program; each of them is compiled, and takes what that takes.
     """
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None:
         yield
         return

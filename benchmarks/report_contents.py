@@ -26,8 +26,8 @@ HOW_TO_READ = (
         "Sample and query",
         "A sample is one row of the request columns: one user's history for a next-item model, one user for a top-n "
         "one, one (user, item) for ratings, one (user, item, moment) for a binary one. A query is what arrives at "
-        f"once: one sample in single_stream and server, {MULTI_STREAM_SAMPLES} in multi_stream, one full batch in "
-        "offline.",
+        "once: one sample in single_stream and, unless a row's load says otherwise, in server, "
+        f"{MULTI_STREAM_SAMPLES} in multi_stream, one full batch in offline.",
     ),
     (
         "Scenarios",
@@ -86,13 +86,25 @@ HOW_TO_READ = (
 
 
 SINCE_PROCESSES = {  # what the notes say of rows that fresh processes measured
-    "Scenarios": "In single_stream, multi_stream and offline the next query is sent when the last is answered. In "
-    "server, queries arrive at random (Poisson) at a fixed rate, sent by another process, and are answered in batches "
-    "of what is waiting; its figure is the highest rate found that held the limit of p99 in three windows of three, "
-    "in every process. Names and shapes follow MLPerf inference; the runs are shorter and are not MLPerf results.",
-    "Intervals": "95% intervals come from a bootstrap over the processes that measured a row, or over its windows "
-    "where there are fewer than three processes. They cover this machine and these trained models, not another "
-    "machine or another seed. A server rate has none.",
+    "Scenarios": (
+        "In single_stream, multi_stream and offline the next query is sent when the last is answered. In server, "
+        "queries arrive at random (Poisson, unless a row's load says otherwise) at a fixed rate, sent by another "
+        "process, and are answered in batches of what is waiting. Each process finds a rate that holds the limit of "
+        "p99 in three windows of three, or lowers it until one does; the row's rate is the lowest of them, and its "
+        "latencies are those at that rate. Names and shapes follow MLPerf inference; the runs are shorter and are "
+        "not MLPerf results."
+    ),
+    "Intervals": (
+        "95% intervals come from a bootstrap over the processes that measured a row, or over its windows where there "
+        "are fewer than three processes. They cover this machine and these trained models, not another machine or "
+        "another seed. A server rate has none."
+    ),
+    "Speed ratios": (
+        "Variants of a model take turns, round after round, each in another order; samples/s are all samples by all "
+        "seconds. In the first table x2.00 is twice fp32's samples/s, each at the batch size that is best for it. In "
+        "the table of all rows it is at the same batch size: the median over the rounds of this variant's samples/s "
+        "over fp32's in the same round, so that a change of the machine's speed falls on both."
+    ),
 }
 
 

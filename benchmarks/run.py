@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=v6e:2x2,h200:8 --estimate --config=configs/sasrec_movielens_small.py
   python -m benchmarks.run --device=cpu --suite=zoo --resume     where an interrupted run stopped
   python -m benchmarks.run --device=cpu --suite=zoo --shard=1/4  every fourth model; three other machines take the rest
+  python -m benchmarks.run --config=my.py --processes=3          with intervals over processes, as compare needs
   python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/128    one row again, by its own command
   python -m benchmarks.run --list
 
@@ -32,9 +33,9 @@ estimated rows alone, marked as such
 exit codes: 0 done, 2 unusable input or device (one line says why), 130 interrupted (finished rows are kept)"""
 
 PEERS = "peers"  # a suite with rows of its own
-UNREAD_BY_PEERS = {"estimate", "overrides", "parallel", "mesh", "resume", "shard", "loadgen"}
+UNREAD_BY_PEERS = {"estimate", "overrides", "parallel", "mesh", "resume", "shard", "loadgen", "processes"}
 UNREAD_BY_REPRODUCE = UNREAD_BY_PEERS | {"device"}
-UNREAD_BY_ESTIMATE = {"resume", "shard", "loadgen"}
+UNREAD_BY_ESTIMATE = {"resume", "shard", "loadgen", "processes"}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -75,10 +76,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("recjax", "mlperf"),
         help="who asks: recjax's own generator, or MLCommons' LoadGen (extra mlperf); default: as the suite says",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="fresh processes that measure every row (default: as the suite says); three give intervals over processes",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out: what it finished is kept")
     parser.add_argument("--shard", metavar="I/N", help="run every N-th case only, beginning with the I-th, from 1")
     parser.add_argument("--list", action="store_true", help="list the suites and what they run, then stop")
     options = parser.parse_args(arguments)
+    if options.processes is not None and options.processes < 1:
+        parser.error(f"--processes={options.processes}; allowed: 1 or more")
     _refuse_unread_options(parser, options)
     options.device = options.device or "cpu"
     return options
@@ -128,6 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         of_file or options.suite,
         tuple(overrides),
         shard=options.shard or "",
+        processes=options.processes,
         loadgen=options.loadgen,
     )
     if options.estimate:

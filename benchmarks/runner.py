@@ -227,9 +227,11 @@ def _write_rows(
     for key in scenarios_of(suite, case):
         measured = [part[key] for part in parts if key in part]
         if measured:
-            rows, of_rows = _rows(suite, case, prepared, measured, parts, known, folder, of_run)
-            writer.write(rows)
-            samples |= of_rows
+            rows = _rows(suite, case, prepared, measured, parts, known, of_run)
+            writer.write(row for row, _ in rows)
+            for row, records in rows:
+                samples[samples_key(row)] = samples_of(records)
+                _write_histograms(folder, row, records)
     return samples
 
 
@@ -240,11 +242,10 @@ def _rows(
     measured: Sequence[Sequence[Measured]],
     parts: Sequence[Mapping[tuple[str, int], Sequence[Measured]]],
     facts: Sequence[ProcessFacts],
-    folder: Path,
     of_run: Mapping[str, Any],
-) -> tuple[list[Row], dict[str, RowSamples]]:
-    """Returns one row a variant and the null model, of one scenario that was measured in one or more processes."""
-    rows, samples, labels = list[Row](), dict[str, RowSamples](), _labels(case)
+) -> list[tuple[Row, list[Measured]]]:
+    """Returns one row a variant and the null model, of one scenario, each with the records that it is of."""
+    rows, labels = list[tuple[Row, list[Measured]]](), _labels(case)
     for index, label in enumerate(labels):
         variant = next((variant for variant in prepared.variants if variant.label == label), None)
         masked = labels.index(variant.masked_label) if variant and variant.masked_label in labels else None
@@ -255,10 +256,8 @@ def _rows(
             of_all=[[records[index] for records in part.values()] for part in parts if part],
         )
         row = make_row(case, variant, records, facts, of_run, prepared.training, suite.measurement)
-        rows.append(row)
-        samples[samples_key(row)] = samples_of(at_lowest_rate(records.of_variant))
-        _write_histograms(folder, row, at_lowest_rate(records.of_variant))
-    return rows, samples
+        rows.append((row, at_lowest_rate(records.of_variant)))
+    return rows
 
 
 def _write_histograms(folder: Path, row: Row, records: Sequence[Measured]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from benchmarks.reproduce import reproduce
 from benchmarks.results import Row, check_row, read_row_samples, read_rows
 from benchmarks.runner import run_apart
 from benchmarks.suite import Source
+from recjax.command_line import INTERRUPTED
 
 CONFIG = """
 from recjax.config import Dataset, Experiment, Serving, Training
@@ -91,6 +94,26 @@ def test_a_finished_run_that_goes_on_measures_nothing(
     monkeypatch.setattr(step, "run_apart", refuse)
     assert run_apart(source.load(), source, "cpu", folder, resume=True) == 0
     assert read_rows(folder / "results.jsonl") == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_an_earlier_run_left_is_not_taken_for_this_ones(
+    folder: Path, rows: list[Row], source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    write_manifest(other, "another-run", describe_command(source, "cpu"))  # as of a run that ended before its first row
+    asked: list[str] = []
+
+    def interrupted(request: Mapping[str, str]) -> None:
+        asked.append(request["step"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, "run_apart", interrupted)
+    assert run_apart(source.load(), source, "cpu", other, resume=resume) == INTERRUPTED
+    assert asked == ["measure" if resume else "prepare"]  # a fresh run trains anew, whatever models are there
+    assert read_rows(other / "results.jsonl") == rows  # until there is a first row to take their place
 
 
 @pytest.mark.slow
