@@ -111,8 +111,8 @@ def render(stored: Path) -> str:
     first = _rows(stored / QUICK.path)[0]
     parts = [
         "# Results",
-        "Written by `python -m benchmarks.results_page` from the stored rows; no figure is typed in. Tables are those "
-        "that each command prints at its end; [rows.md](../rows.md) says what the fields mean.",
+        "Written by `python -m benchmarks.results_page` from the stored rows; no measured figure is typed in. Tables "
+        "are those that each command prints at its end; [rows.md](../rows.md) says what the fields mean.",
         f"Machine: {heading_facts([first])['Device']}, a virtual machine on a shared host, no accelerator; "
         f"{_software(first)}.",
         *_suite(stored, QUICK),

@@ -14,7 +14,7 @@ CONFIRMATIONS = 3  # windows in a row that must hold at the rate that is reporte
 MIN_CONFIRMING_QUERIES = 1307  # early stopping lets 5 of them exceed a limit of p99 (99% confidence)
 MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
-MAX_LOWERED = 12  # times; 0.9 ** 12 = 0.28 of the rate that the probes found
+MAX_LOWERED = 24  # times; 0.9 ** 24 = 0.08 of the rate that the probes found
 MAX_DESCENTS = 8  # halvings of the rate before one holds at all
 MAX_LATE = 3  # windows at one rate whose generator fell behind, before that counts as a failure
 
