@@ -152,6 +152,7 @@ def _search(searches: Sequence[Mapping[str, Any]], rates_qps: Sequence[float]) -
         "held_at_qps": min(rates_qps) if confirmed else None,
         "failed_at_qps": lowest["failed_at_qps"],
         "late_generator": lowest["late_generator"],
+        "cannot_hold": next((search["cannot_hold"] for search in searches if search["cannot_hold"]), None),
         "lowered": sum(search["lowered"] for search in searches),
         "rates_qps": list(rates_qps),
     }

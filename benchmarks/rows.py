@@ -155,6 +155,8 @@ def _invalid_reason(
     if row_search and row_search["late_generator"]:
         failed_at, late = row_search["failed_at_qps"], row_search["late_generator"]
         return f"the rate is that of the load generator: at {failed_at:,.0f} queries/s {late}"
+    if row_search and row_search["cannot_hold"]:
+        return f"p99 cannot hold {slo_ms:g} ms at any rate: {row_search['cannot_hold']}"
     held = [record.search["confirmed"] for record in records.of_variant if record.search is not None]
     if not any(held):
         return f"p99 did not hold {slo_ms:g} ms at any rate tried"

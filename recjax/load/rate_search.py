@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from recjax.load.checks import late_generator, window_fault
 from recjax.load.window import Window
@@ -16,6 +17,8 @@ MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
 MAX_LOWERED = 24  # times; 0.9 ** 24 = 0.08 of the rate that the probes found
 MAX_DESCENTS = 8  # halvings of the rate before one holds at all
+UNQUEUED_SHARE = 0.05  # of the limit: a query that waited for less found the system idle
+SURELY_OVER = 1e-3  # chance that as many unqueued queries are over the limit if p99 is within it
 MAX_LATE = 3  # windows at one rate whose generator fell behind, before that counts as a failure
 
 Probe = Callable[[float, int], Window]
@@ -31,6 +34,7 @@ class RateSearch:
       confirmed: whether all of CONFIRMATIONS windows held.
       failed_at_qps: the lowest rate at which a window failed, None if none did.
       late_generator: that it failed there because the load generator fell behind, in words; None if the system failed.
+      cannot_hold: that no rate can hold the limit, in words: too many queries that did not wait exceeded it.
       probes: windows before the first attempt at confirming.
       lowered: how often the rate was lowered because it was not confirmed.
     """
@@ -40,6 +44,7 @@ class RateSearch:
     confirmed: bool
     failed_at_qps: float | None
     late_generator: str | None
+    cannot_hold: str | None
     probes: int
     lowered: int
 
@@ -51,9 +56,35 @@ class RateSearch:
             "held_at_qps": self.rate_qps if self.confirmed else None,
             "failed_at_qps": self.failed_at_qps,
             "late_generator": self.late_generator,
+            "cannot_hold": self.cannot_hold,
             "probes": self.probes,
             "lowered": self.lowered,
         }
+
+
+class _Unqueued:
+    """Counts the queries of a search that found the system idle: at any rate they take as long as they did."""
+
+    def __init__(self, slo_ms: float) -> None:
+        self._slo_ms = slo_ms
+        self._queries = self._over = 0
+
+    def add(self, window: Window) -> None:
+        """Counts those of a window whose generator knows how long a query waited."""
+        if "queue" in window.parts_ms:
+            unqueued = window.parts_ms["queue"] <= UNQUEUED_SHARE * self._slo_ms
+            took_ms = window.latency_ms[unqueued] - window.parts_ms["send_lag"][unqueued]
+            self._queries += len(took_ms)
+            self._over += int(np.count_nonzero(took_ms > self._slo_ms))
+
+    @property
+    def cannot_hold(self) -> str | None:
+        """Returns that p99 is above the limit without any queue, if so many are over it; None if it may hold."""
+        if not self._over or scipy.stats.binom.sf(self._over - 1, self._queries, 0.01) > SURELY_OVER:
+            return None
+        return (
+            f"{self._over} of {self._queries} queries that found the system idle took longer than {self._slo_ms:g} ms"
+        )
 
 
 def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
@@ -75,8 +106,9 @@ def highest_rate_within_limit(
 ) -> RateSearch:
     """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
 
-    The rate is halved until a short probe holds; from there on the bracket is halved (geometrically), with `steps`
-    probes in all. A probe that fails is repeated once, so that one stall of a shared machine does not cut the bracket.
+    The rate is halved until a short probe holds, or until queries that did not wait show that no rate can; from there
+    on the bracket is halved (geometrically), with `steps` probes in all. A probe that fails is repeated once, so that
+    one stall of a shared machine does not cut the bracket.
     The rate found must then be confirmed, in windows twice as long: see `confirm_rate`.
 
     Args:
@@ -87,15 +119,19 @@ def highest_rate_within_limit(
       probe_s: length of a probe; a probe has at least MIN_PROBE_QUERIES.
       steps: probes from the first that holds.
     """
+    unqueued = _Unqueued(slo_ms)
 
     def probed_at(rate_qps: float) -> tuple[bool, str | None]:
-        return _probed(probe, rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)), slo_ms)[1:]
+        n_queries = max(MIN_PROBE_QUERIES, round(rate_qps * probe_s))
+        window, held, late = _probed(probe, rate_qps, n_queries, slo_ms)
+        unqueued.add(window)
+        return held, late
 
     probes, failures = 0, list[tuple[float, str | None]]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
     within = descents = 0
-    while within < steps and descents < MAX_DESCENTS:
+    while within < steps and descents < MAX_DESCENTS and (low or not unqueued.cannot_hold):
         (held, late), probes = probed_at(rate), probes + 1
         if not held:
             (held, late), probes = probed_at(rate), probes + 1
@@ -103,13 +139,15 @@ def highest_rate_within_limit(
         failures += [] if held else [(rate, late)]
         within, descents = (within + 1, descents) if low else (within, descents + 1)
         rate = (low * high) ** 0.5 if low else high / 2
-    found = confirm_rate(probe, low or rate, slo_ms, 2 * probe_s)
+    found = confirm_rate(probe, low or rate, slo_ms, 2 * probe_s, unqueued)
     failures += [(found.failed_at_qps, found.late_generator)] if found.failed_at_qps else []
     failed_at_qps, late = _lowest(failures)
     return dataclasses.replace(found, failed_at_qps=failed_at_qps, late_generator=late, probes=probes)
 
 
-def confirm_rate(probe: Probe, rate_qps: float, slo_ms: float, window_s: float) -> RateSearch:
+def confirm_rate(
+    probe: Probe, rate_qps: float, slo_ms: float, window_s: float, unqueued: _Unqueued | None = None
+) -> RateSearch:
     """Returns the rate at which CONFIRMATIONS windows of CONFIRMATIONS held the limit, the given one or a lower one.
 
     No window that does not hold is repeated: the rate is lowered by a tenth and has to be confirmed anew.
@@ -119,7 +157,9 @@ def confirm_rate(probe: Probe, rate_qps: float, slo_ms: float, window_s: float) 
       rate_qps: to begin with.
       slo_ms: limit of p99.
       window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
+      unqueued: queries that the search has seen so far.
     """
+    unqueued = unqueued or _Unqueued(slo_ms)
     rate, failures = rate_qps, list[tuple[float, str | None]]()
     for lowered in range(MAX_LOWERED + 1):
         windows: list[Window] = []
@@ -127,8 +167,9 @@ def confirm_rate(probe: Probe, rate_qps: float, slo_ms: float, window_s: float) 
         while held and len(windows) < CONFIRMATIONS:
             window, held, late = _probed(probe, rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
             windows.append(window)
+            unqueued.add(window)
         failures += [] if held else [(rate, late)]
-        if held or lowered == MAX_LOWERED:
+        if held or lowered == MAX_LOWERED or unqueued.cannot_hold:
             break
         rate *= LOWERED_BY
     failed_at_qps, late = _lowest(failures)
@@ -138,6 +179,7 @@ def confirm_rate(probe: Probe, rate_qps: float, slo_ms: float, window_s: float) 
         confirmed=held,
         failed_at_qps=failed_at_qps,
         late_generator=late,
+        cannot_hold=None if held else unqueued.cannot_hold,
         probes=0,
         lowered=lowered,
     )

@@ -19,7 +19,13 @@ FACTS = {
 
 
 def record(rate_qps: float, **search: Any) -> Measured:
-    known = {"confirmed": True, "held_at_qps": rate_qps, "failed_at_qps": None, "late_generator": None}
+    known = {
+        "confirmed": True,
+        "held_at_qps": rate_qps,
+        "failed_at_qps": None,
+        "late_generator": None,
+        "cannot_hold": None,
+    }
     known |= {"lowered": 0, "probes": 0}
     one = SimpleNamespace(scenario="server", windows=[FACTS | {"offered_qps": rate_qps}], search=known | search)
     return cast("Measured", one)
@@ -40,6 +46,7 @@ def test_the_rate_is_the_lowest_that_a_process_confirmed() -> None:
         "held_at_qps": 729.0,
         "failed_at_qps": 810.0,
         "late_generator": "it fell behind",
+        "cannot_hold": None,
         "lowered": 2,
         "probes": 7,
         "curve": [1],

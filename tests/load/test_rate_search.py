@@ -88,6 +88,7 @@ def test_the_bracket_is_reported_and_its_lower_end_was_confirmed() -> None:
         "held_at_qps": search.rate_qps,
         "failed_at_qps": search.failed_at_qps,
         "late_generator": None,
+        "cannot_hold": None,
         "probes": len(simulated.probes) - CONFIRMATIONS,
         "lowered": 0,
     }
@@ -170,6 +171,30 @@ def test_a_system_that_fails_while_its_generator_is_late_is_the_one_that_failed(
 
     found = confirm_rate(probe, 800.0, slo_ms=20.0, window_s=2.0)
     assert (found.confirmed, found.late_generator) == (False, None)
+
+
+@pytest.mark.parametrize(("over_ms", "hopeless"), [(30.0, True), (19.0, False)])
+def test_a_system_whose_queries_are_too_slow_alone_is_given_up_at_once(over_ms: float, hopeless: bool) -> None:
+    asked: list[float] = []
+
+    def probe(rate_qps: float, n_queries: int) -> Window:
+        asked.append(rate_qps)
+        queue_ms = np.where(
+            np.arange(n_queries) % 20 < 10, 0.0, 40.0
+        )  # half of them wait, and are over the limit for it
+        took_ms = np.where(np.arange(n_queries) % 20 == 0, over_ms, 5.0)  # a tenth of those that do not is slow
+        parts_ms = {"send_lag": np.zeros(n_queries), "queue": queue_ms}
+        return window_of(queue_ms + took_ms, rate_qps, parts_ms=parts_ms)
+
+    found = highest_rate_within_limit(probe, 1000.0, slo_ms=20.0, probe_s=1.0, steps=3)
+    assert not found.confirmed
+    if hopeless:
+        assert found.cannot_hold is not None
+        assert "queries that found the system idle took longer than 20 ms" in found.cannot_hold
+        assert len(asked) == 3  # a probe, its repeat, and the window of the row
+    else:
+        assert found.cannot_hold is None
+        assert len(asked) == 2 * MAX_DESCENTS + 1 + MAX_LOWERED
 
 
 def test_an_overloaded_probe_fails_even_if_its_latencies_held() -> None:
