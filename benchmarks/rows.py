@@ -159,7 +159,8 @@ def _invalid_reason(
         return f"p99 cannot hold {slo_ms:g} ms at any rate: {row_search['cannot_hold']}"
     held = [record.search["confirmed"] for record in records.of_variant if record.search is not None]
     if not any(held):
-        return f"p99 did not hold {slo_ms:g} ms at any rate tried"
+        failed_at = (row_search or {}).get("failed_at_qps") or 0.0
+        return f"p99 did not hold {slo_ms:g} ms at any rate tried, down to {failed_at:,.3g} queries/s"
     if not all(held):
         return f"p99 did not hold {slo_ms:g} ms at any rate that process {held.index(False) + 1} tried"
     return None

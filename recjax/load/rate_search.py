@@ -16,7 +16,8 @@ MIN_CONFIRMING_QUERIES = 1307  # early stopping lets 5 of them exceed a limit of
 MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
 MAX_LOWERED = 24  # times; 0.9 ** 24 = 0.08 of the rate that the probes found
-MAX_DESCENTS = 8  # halvings of the rate before one holds at all
+MAX_WINDOW_S = 60.0  # of a probe, and twice of a confirming window: rates whose queries take longer are not tried,
+SLOWER_THAN_FIRST = 2  # unless the first window is long itself: then it may be so many times as long
 UNQUEUED_SHARE = 0.05  # of the limit: a query that waited for less found the system idle
 SURELY_OVER = 1e-3  # chance that as many unqueued queries are over the limit if p99 is within it
 MAX_LATE = 3  # windows at one rate whose generator fell behind, before that counts as a failure
@@ -108,8 +109,8 @@ def highest_rate_within_limit(
 
     The rate is halved until a short probe holds, or until queries that did not wait show that no rate can; from there
     on the bracket is halved (geometrically), with `steps` probes in all. A probe that fails is repeated once, so that
-    one stall of a shared machine does not cut the bracket.
-    The rate found must then be confirmed, in windows twice as long: see `confirm_rate`.
+    one stall of a shared machine does not cut the bracket. The rate found must then be confirmed, in windows twice as
+    long: see `confirm_rate`. Rates are not tried at which a window would take minutes.
 
     Args:
       probe: runs a window at (rate_qps, n_queries).
@@ -121,32 +122,39 @@ def highest_rate_within_limit(
     """
     unqueued = _Unqueued(slo_ms)
 
+    def takes_s(rate_qps: float) -> float:
+        return max(MIN_PROBE_QUERIES / rate_qps, probe_s)
+
     def probed_at(rate_qps: float) -> tuple[bool, str | None]:
-        n_queries = max(MIN_PROBE_QUERIES, round(rate_qps * probe_s))
-        window, held, late = _probed(probe, rate_qps, n_queries, slo_ms)
+        window, held, late = _probed(probe, rate_qps, round(rate_qps * takes_s(rate_qps)), slo_ms)
         unqueued.add(window)
         return held, late
 
     probes, failures = 0, list[tuple[float, str | None]]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
-    within = descents = 0
-    while within < steps and descents < MAX_DESCENTS and (low or not unqueued.cannot_hold):
+    longest_s, within = max(MAX_WINDOW_S, SLOWER_THAN_FIRST * takes_s(rate)), 0
+    while within < steps and (low or (takes_s(rate) <= longest_s and not unqueued.cannot_hold)):
         (held, late), probes = probed_at(rate), probes + 1
         if not held:
             (held, late), probes = probed_at(rate), probes + 1
         low, high = (rate, high) if held else (low, rate)
         failures += [] if held else [(rate, late)]
-        within, descents = (within + 1, descents) if low else (within, descents + 1)
+        within += bool(low)
         rate = (low * high) ** 0.5 if low else high / 2
-    found = confirm_rate(probe, low or rate, slo_ms, 2 * probe_s, unqueued)
+    found = confirm_rate(probe, low or high, slo_ms, 2 * probe_s, unqueued, max_lowered=MAX_LOWERED if low else 0)
     failures += [(found.failed_at_qps, found.late_generator)] if found.failed_at_qps else []
     failed_at_qps, late = _lowest(failures)
     return dataclasses.replace(found, failed_at_qps=failed_at_qps, late_generator=late, probes=probes)
 
 
 def confirm_rate(
-    probe: Probe, rate_qps: float, slo_ms: float, window_s: float, unqueued: _Unqueued | None = None
+    probe: Probe,
+    rate_qps: float,
+    slo_ms: float,
+    window_s: float,
+    unqueued: _Unqueued | None = None,
+    max_lowered: int = MAX_LOWERED,
 ) -> RateSearch:
     """Returns the rate at which CONFIRMATIONS windows of CONFIRMATIONS held the limit, the given one or a lower one.
 
@@ -158,10 +166,12 @@ def confirm_rate(
       slo_ms: limit of p99.
       window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
       unqueued: queries that the search has seen so far.
+      max_lowered: how often the rate may be lowered.
     """
     unqueued = unqueued or _Unqueued(slo_ms)
     rate, failures = rate_qps, list[tuple[float, str | None]]()
-    for lowered in range(MAX_LOWERED + 1):
+    longest_s = max(2 * MAX_WINDOW_S, SLOWER_THAN_FIRST * MIN_CONFIRMING_QUERIES / rate)
+    for lowered in range(max_lowered + 1):
         windows: list[Window] = []
         held = True
         while held and len(windows) < CONFIRMATIONS:
@@ -169,7 +179,8 @@ def confirm_rate(
             windows.append(window)
             unqueued.add(window)
         failures += [] if held else [(rate, late)]
-        if held or lowered == MAX_LOWERED or unqueued.cannot_hold:
+        takes_too_long = MIN_CONFIRMING_QUERIES / (rate * LOWERED_BY) > longest_s
+        if held or lowered == max_lowered or takes_too_long or unqueued.cannot_hold:
             break
         rate *= LOWERED_BY
     failed_at_qps, late = _lowest(failures)

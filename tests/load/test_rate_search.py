@@ -9,7 +9,6 @@ from simulated_systems import lindley_ms
 from recjax.load.arrivals import Arrivals, arrival_times
 from recjax.load.rate_search import (
     CONFIRMATIONS,
-    MAX_DESCENTS,
     MAX_LOWERED,
     MIN_CONFIRMING_QUERIES,
     MIN_PROBE_QUERIES,
@@ -125,10 +124,21 @@ def test_one_failure_among_the_confirmations_lowers_the_rate_and_all_begins_anew
 def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
     simulated = SimulatedServer(-1.0)
     search = simulated.search(steps=3)
-    assert (search.lowered, search.confirmed) == (MAX_LOWERED, False)
+    assert (search.lowered, search.confirmed) == (0, False)
     assert search.failed_at_qps == search.rate_qps == min(rate for rate, _ in simulated.probes)
     assert search.in_row()["held_at_qps"] is None
-    assert len(simulated.probes) == 2 * MAX_DESCENTS + 1 + MAX_LOWERED
+    # 600 queries/s and its halves down to 18.75, each twice, and the window of the row: at 9.4, 662 queries would take
+    # longer than a minute to come.
+    assert [rate for rate, _ in simulated.probes] == [600 / 2**k for k in range(6) for _ in (0, 1)] + [18.75]
+
+
+def test_a_rate_that_is_not_confirmed_is_lowered_until_windows_would_take_minutes() -> None:
+    simulated = SimulatedServer(-1.0)
+    found = confirm_rate(simulated, 20.0, slo_ms=20.0, window_s=2.0)
+    assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(7)])  # 65 s at first, 123 s at last
+    assert (found.lowered, found.confirmed) == (6, False)
+    fast = confirm_rate(SimulatedServer(-1.0), 1e6, slo_ms=20.0, window_s=0.1)
+    assert (fast.lowered, fast.confirmed) == (MAX_LOWERED, False)
 
 
 def test_another_process_confirms_the_rate_or_lowers_it() -> None:
@@ -179,9 +189,7 @@ def test_a_system_whose_queries_are_too_slow_alone_is_given_up_at_once(over_ms: 
 
     def probe(rate_qps: float, n_queries: int) -> Window:
         asked.append(rate_qps)
-        queue_ms = np.where(
-            np.arange(n_queries) % 20 < 10, 0.0, 40.0
-        )  # half of them wait, and are over the limit for it
+        queue_ms = np.where(np.arange(n_queries) % 20 < 10, 0.0, 40.0)  # half of them wait
         took_ms = np.where(np.arange(n_queries) % 20 == 0, over_ms, 5.0)  # a tenth of those that do not is slow
         parts_ms = {"send_lag": np.zeros(n_queries), "queue": queue_ms}
         return window_of(queue_ms + took_ms, rate_qps, parts_ms=parts_ms)
@@ -194,7 +202,7 @@ def test_a_system_whose_queries_are_too_slow_alone_is_given_up_at_once(over_ms: 
         assert len(asked) == 3  # a probe, its repeat, and the window of the row
     else:
         assert found.cannot_hold is None
-        assert len(asked) == 2 * MAX_DESCENTS + 1 + MAX_LOWERED
+        assert len(asked) == 2 * 6 + 1
 
 
 def test_an_overloaded_probe_fails_even_if_its_latencies_held() -> None:
