@@ -135,7 +135,7 @@ def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
 def test_a_rate_that_is_not_confirmed_is_lowered_until_windows_would_take_minutes() -> None:
     simulated = SimulatedServer(-1.0)
     found = confirm_rate(simulated, 20.0, slo_ms=20.0, window_s=2.0)
-    assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(7)])  # 65 s at first, 123 s at last
+    assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(7)])  # 65 to 123 s
     assert (found.lowered, found.confirmed) == (6, False)
     fast = confirm_rate(SimulatedServer(-1.0), 1e6, slo_ms=20.0, window_s=0.1)
     assert (fast.lowered, fast.confirmed) == (MAX_LOWERED, False)
