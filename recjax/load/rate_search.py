@@ -17,9 +17,10 @@ MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
 MAX_LOWERED = 24  # times; 0.9 ** 24 = 0.08 of the rate that the probes found
 MAX_WINDOW_S = 60.0  # of a probe, and twice of a confirming window: rates whose queries take longer are not tried,
-SLOWER_THAN_FIRST = 2  # unless the first window is long itself: then it may be so many times as long
+SLOWER_THAN_FIRST = 4  # unless the first window is long itself: then it may be so many times as long
 UNQUEUED_SHARE = 0.05  # of the limit: a query that waited for less found the system idle
-SURELY_OVER = 1e-3  # chance that as many unqueued queries are over the limit if p99 is within it
+LIGHT_LOAD = 0.3  # of the capacity: at more, a query finds the system idle only by the end of a queue
+SURELY_OVER = 1e-3  # chance that as many of those batches are over the limit if p99 is within it
 MAX_LATE = 3  # windows at one rate whose generator fell behind, before that counts as a failure
 
 Probe = Callable[[float, int], Window]
@@ -64,28 +65,31 @@ class RateSearch:
 
 
 class _Unqueued:
-    """Counts the queries of a search that found the system idle: at any rate they take as long as they did."""
+    """Counts batches, at light load, whose queries did not wait: at any rate they take as long as they did.
 
-    def __init__(self, slo_ms: float) -> None:
-        self._slo_ms = slo_ms
-        self._queries = self._over = 0
+    Queries of one batch share what slows it, such as one stall of the machine, and count once.
+    """
+
+    def __init__(self, slo_ms: float, capacity_qps: float) -> None:
+        self._slo_ms, self._light_qps = slo_ms, LIGHT_LOAD * capacity_qps
+        self._batches = self._over = 0
 
     def add(self, window: Window) -> None:
         """Counts those of a window whose generator knows how long a query waited."""
-        if "queue" in window.parts_ms:
+        if "queue" in window.parts_ms and (window.offered_qps or 0.0) <= self._light_qps:
             unqueued = window.parts_ms["queue"] <= UNQUEUED_SHARE * self._slo_ms
-            took_ms = window.latency_ms[unqueued] - window.parts_ms["send_lag"][unqueued]
-            self._queries += len(took_ms)
-            self._over += int(np.count_nonzero(took_ms > self._slo_ms))
+            over = window.latency_ms - window.parts_ms["send_lag"] > self._slo_ms
+            computed_ms = window.parts_ms["compute"]  # a batch's own: no two take equally long
+            self._batches += len(np.unique(computed_ms[unqueued]))
+            self._over += len(np.unique(computed_ms[unqueued & over]))
 
     @property
     def cannot_hold(self) -> str | None:
         """Returns that p99 is above the limit without any queue, if so many are over it; None if it may hold."""
-        if not self._over or scipy.stats.binom.sf(self._over - 1, self._queries, 0.01) > SURELY_OVER:
+        if not self._over or scipy.stats.binom.sf(self._over - 1, self._batches, 0.01) > SURELY_OVER:
             return None
-        return (
-            f"{self._over} of {self._queries} queries that found the system idle took longer than {self._slo_ms:g} ms"
-        )
+        of_all = f"{self._over} of {self._batches} batches whose queries found the system idle"
+        return f"{of_all} took longer than {self._slo_ms:g} ms"
 
 
 def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
@@ -120,7 +124,7 @@ def highest_rate_within_limit(
       probe_s: length of a probe; a probe has at least MIN_PROBE_QUERIES.
       steps: probes from the first that holds.
     """
-    unqueued = _Unqueued(slo_ms)
+    unqueued = _Unqueued(slo_ms, capacity_qps)
 
     def takes_s(rate_qps: float) -> float:
         return max(MIN_PROBE_QUERIES / rate_qps, probe_s)
@@ -165,10 +169,9 @@ def confirm_rate(
       rate_qps: to begin with.
       slo_ms: limit of p99.
       window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
-      unqueued: queries that the search has seen so far.
+      unqueued: batches that a search has seen so far.
       max_lowered: how often the rate may be lowered.
     """
-    unqueued = unqueued or _Unqueued(slo_ms)
     rate, failures = rate_qps, list[tuple[float, str | None]]()
     longest_s = max(2 * MAX_WINDOW_S, SLOWER_THAN_FIRST * MIN_CONFIRMING_QUERIES / rate)
     for lowered in range(max_lowered + 1):
@@ -177,10 +180,11 @@ def confirm_rate(
         while held and len(windows) < CONFIRMATIONS:
             window, held, late = _probed(probe, rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
             windows.append(window)
-            unqueued.add(window)
+            if unqueued:
+                unqueued.add(window)
         failures += [] if held else [(rate, late)]
         takes_too_long = MIN_CONFIRMING_QUERIES / (rate * LOWERED_BY) > longest_s
-        if held or lowered == max_lowered or takes_too_long or unqueued.cannot_hold:
+        if held or lowered == max_lowered or takes_too_long or (unqueued and unqueued.cannot_hold):
             break
         rate *= LOWERED_BY
     failed_at_qps, late = _lowest(failures)
@@ -190,7 +194,7 @@ def confirm_rate(
         confirmed=held,
         failed_at_qps=failed_at_qps,
         late_generator=late,
-        cannot_hold=None if held else unqueued.cannot_hold,
+        cannot_hold=unqueued.cannot_hold if unqueued and not held else None,
         probes=0,
         lowered=lowered,
     )

@@ -135,8 +135,8 @@ def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
 def test_a_rate_that_is_not_confirmed_is_lowered_until_windows_would_take_minutes() -> None:
     simulated = SimulatedServer(-1.0)
     found = confirm_rate(simulated, 20.0, slo_ms=20.0, window_s=2.0)
-    assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(7)])  # 65 to 123 s
-    assert (found.lowered, found.confirmed) == (6, False)
+    assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(14)])  # 65 to 257 s
+    assert (found.lowered, found.confirmed) == (13, False)
     fast = confirm_rate(SimulatedServer(-1.0), 1e6, slo_ms=20.0, window_s=0.1)
     assert (fast.lowered, fast.confirmed) == (MAX_LOWERED, False)
 
@@ -168,6 +168,17 @@ def test_a_window_whose_generator_fell_behind_is_taken_again() -> None:
     assert (found.rate_qps, found.late_generator, len(simulated.probes)) == (800.0, None, 2 + CONFIRMATIONS)
 
 
+def test_one_stall_of_a_large_batch_is_no_slow_system() -> None:
+    def probe(rate_qps: float, n_queries: int) -> Window:
+        compute_ms = np.repeat(np.arange(1 + n_queries // 20) * 1e-6 + 1.0, 20)[:n_queries]  # batches of 20
+        compute_ms[40:60] = 25.0
+        parts_ms = {"send_lag": np.zeros(n_queries), "queue": np.zeros(n_queries), "compute": compute_ms}
+        return window_of(compute_ms, rate_qps, parts_ms=parts_ms)
+
+    found = highest_rate_within_limit(probe, 1000.0, slo_ms=20.0, probe_s=1.0, steps=3)
+    assert (found.confirmed, found.cannot_hold) == (False, None)
+
+
 def test_a_rate_that_the_generator_set_says_so() -> None:
     found = LateGenerator(750.0).search()
     assert found.rate_qps <= 750.0
@@ -192,14 +203,16 @@ def test_a_system_whose_queries_are_too_slow_alone_is_given_up_at_once(over_ms: 
         queue_ms = np.where(np.arange(n_queries) % 20 < 10, 0.0, 40.0)  # half of them wait
         took_ms = np.where(np.arange(n_queries) % 20 == 0, over_ms, 5.0)  # a tenth of those that do not is slow
         parts_ms = {"send_lag": np.zeros(n_queries), "queue": queue_ms}
+        parts_ms["compute"] = took_ms + 1e-6 * np.arange(n_queries)  # a batch each
         return window_of(queue_ms + took_ms, rate_qps, parts_ms=parts_ms)
 
     found = highest_rate_within_limit(probe, 1000.0, slo_ms=20.0, probe_s=1.0, steps=3)
     assert not found.confirmed
     if hopeless:
         assert found.cannot_hold is not None
-        assert "queries that found the system idle took longer than 20 ms" in found.cannot_hold
-        assert len(asked) == 3  # a probe, its repeat, and the window of the row
+        assert "batches whose queries found the system idle took longer than 20 ms" in found.cannot_hold
+        # Two probes and their repeats, of which the first is no light load, and the window of the row.
+        assert asked == [600.0, 600.0, 300.0, 300.0, 300.0]
     else:
         assert found.cannot_hold is None
         assert len(asked) == 2 * 6 + 1
