@@ -12,7 +12,7 @@ from recjax.command_line import OneLineParser, add_parallel_options, parallel_ov
 from recjax.errors import UserError
 
 EXAMPLES = """examples:
-  python -m benchmarks.run --device=cpu                          the quick suite (about 14 minutes on 2 cores)
+  python -m benchmarks.run --device=cpu                          the quick suite (about 12 minutes on 2 cores)
   python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 minute)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --suite=peers                         the same models in other libraries (docs/peers.md)
