@@ -26,8 +26,8 @@ HOW_TO_READ = (
         "Sample and query",
         "A sample is one row of the request columns: one user's history for a next-item model, one user for a top-n "
         "one, one (user, item) for ratings, one (user, item, moment) for a binary one. A query is what arrives at "
-        "once: one sample in single_stream and, unless a row's load says otherwise, in server, "
-        f"{MULTI_STREAM_SAMPLES} in multi_stream, one full batch in offline.",
+        f"once: one sample in single_stream and server, {MULTI_STREAM_SAMPLES} in multi_stream, one full batch in "
+        "offline.",
     ),
     (
         "Scenarios",
@@ -86,6 +86,12 @@ HOW_TO_READ = (
 
 
 SINCE_PROCESSES = {  # what the notes say of rows that fresh processes measured
+    "Sample and query": (
+        "A sample is one row of the request columns: one user's history for a next-item model, one user for a top-n "
+        "one, one (user, item) for ratings, one (user, item, moment) for a binary one. A query is what arrives at "
+        f"once: one sample in single_stream, {MULTI_STREAM_SAMPLES} in multi_stream, one full batch in offline; in "
+        "server one sample, unless a row's load says otherwise."
+    ),
     "Scenarios": (
         "In single_stream, multi_stream and offline the next query is sent when the last is answered. In server, "
         "queries arrive at random (Poisson, unless a row's load says otherwise) at a fixed rate, sent by another "
