@@ -16,6 +16,7 @@ MIN_CONFIRMING_QUERIES = 1307  # early stopping lets 5 of them exceed a limit of
 MIN_PROBE_QUERIES = 662  # and 1 of these
 LOWERED_BY = 0.9  # of the rate, when it is not confirmed
 MAX_LOWERED = 24  # times; 0.9 ** 24 = 0.08 of the rate that the probes found
+MAX_DESCENTS = 8  # halvings of the rate before one holds at all
 MAX_WINDOW_S = 60.0  # of a probe, and twice of a confirming window: rates whose queries take longer are not tried,
 SLOWER_THAN_FIRST = 4  # unless the first window is long itself: then it may be so many times as long
 UNQUEUED_SHARE = 0.05  # of the limit: a query that waited for less found the system idle
@@ -137,14 +138,16 @@ def highest_rate_within_limit(
     probes, failures = 0, list[tuple[float, str | None]]()
     low, high = 0.0, 1.2 * capacity_qps
     rate = 0.6 * capacity_qps
-    longest_s, within = max(MAX_WINDOW_S, SLOWER_THAN_FIRST * takes_s(rate)), 0
-    while within < steps and (low or (takes_s(rate) <= longest_s and not unqueued.cannot_hold)):
+    longest_s, within, descents = max(MAX_WINDOW_S, SLOWER_THAN_FIRST * takes_s(rate)), 0, 0
+    while within < steps and (
+        low or (descents < MAX_DESCENTS and takes_s(rate) <= longest_s and not unqueued.cannot_hold)
+    ):
         (held, late), probes = probed_at(rate), probes + 1
         if not held:
             (held, late), probes = probed_at(rate), probes + 1
         low, high = (rate, high) if held else (low, rate)
         failures += [] if held else [(rate, late)]
-        within += bool(low)
+        within, descents = (within + 1, descents) if low else (within, descents + 1)
         rate = (low * high) ** 0.5 if low else high / 2
     found = confirm_rate(probe, low or high, slo_ms, 2 * probe_s, unqueued, max_lowered=MAX_LOWERED if low else 0)
     failures += [(found.failed_at_qps, found.late_generator)] if found.failed_at_qps else []

@@ -9,6 +9,7 @@ from simulated_systems import lindley_ms
 from recjax.load.arrivals import Arrivals, arrival_times
 from recjax.load.rate_search import (
     CONFIRMATIONS,
+    MAX_DESCENTS,
     MAX_LOWERED,
     MIN_CONFIRMING_QUERIES,
     MIN_PROBE_QUERIES,
@@ -130,6 +131,13 @@ def test_a_search_gives_up_and_says_that_nothing_was_confirmed() -> None:
     # 600 queries/s and its halves down to 18.75, each twice, and the window of the row: at 9.4, 662 queries would take
     # longer than a minute to come.
     assert [rate for rate, _ in simulated.probes] == [600 / 2**k for k in range(6) for _ in (0, 1)] + [18.75]
+
+
+def test_a_fast_system_is_given_up_after_as_many_halvings() -> None:
+    simulated = SimulatedServer(-1.0)
+    search = simulated.search(capacity_qps=1e6)
+    assert search.rate_qps == search.failed_at_qps == 6e5 / 2 ** (MAX_DESCENTS - 1)
+    assert len(simulated.probes) == 2 * MAX_DESCENTS + 1
 
 
 def test_a_rate_that_is_not_confirmed_is_lowered_until_windows_would_take_minutes() -> None:
