@@ -149,19 +149,17 @@ def highest_rate_within_limit(
         failures += [] if held else [(rate, late)]
         within, descents = (within + 1, descents) if low else (within, descents + 1)
         rate = (low * high) ** 0.5 if low else high / 2
-    found = confirm_rate(probe, low or high, slo_ms, 2 * probe_s, unqueued, max_lowered=MAX_LOWERED if low else 0)
+    found = confirm_rate(probe, low or high, slo_ms, 2 * probe_s, max_lowered=MAX_LOWERED if low else 0)
     failures += [(found.failed_at_qps, found.late_generator)] if found.failed_at_qps else []
     failed_at_qps, late = _lowest(failures)
-    return dataclasses.replace(found, failed_at_qps=failed_at_qps, late_generator=late, probes=probes)
+    cannot_hold = None if found.confirmed or low else unqueued.cannot_hold
+    return dataclasses.replace(
+        found, failed_at_qps=failed_at_qps, late_generator=late, cannot_hold=cannot_hold, probes=probes
+    )
 
 
 def confirm_rate(
-    probe: Probe,
-    rate_qps: float,
-    slo_ms: float,
-    window_s: float,
-    unqueued: _Unqueued | None = None,
-    max_lowered: int = MAX_LOWERED,
+    probe: Probe, rate_qps: float, slo_ms: float, window_s: float, max_lowered: int = MAX_LOWERED
 ) -> RateSearch:
     """Returns the rate at which CONFIRMATIONS windows of CONFIRMATIONS held the limit, the given one or a lower one.
 
@@ -172,7 +170,6 @@ def confirm_rate(
       rate_qps: to begin with.
       slo_ms: limit of p99.
       window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
-      unqueued: batches that a search has seen so far.
       max_lowered: how often the rate may be lowered.
     """
     rate, failures = rate_qps, list[tuple[float, str | None]]()
@@ -183,11 +180,9 @@ def confirm_rate(
         while held and len(windows) < CONFIRMATIONS:
             window, held, late = _probed(probe, rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
             windows.append(window)
-            if unqueued:
-                unqueued.add(window)
         failures += [] if held else [(rate, late)]
         takes_too_long = MIN_CONFIRMING_QUERIES / (rate * LOWERED_BY) > longest_s
-        if held or lowered == max_lowered or takes_too_long or (unqueued and unqueued.cannot_hold):
+        if held or lowered == max_lowered or takes_too_long:
             break
         rate *= LOWERED_BY
     failed_at_qps, late = _lowest(failures)
@@ -197,7 +192,7 @@ def confirm_rate(
         confirmed=held,
         failed_at_qps=failed_at_qps,
         late_generator=late,
-        cannot_hold=unqueued.cannot_hold if unqueued and not held else None,
+        cannot_hold=None,
         probes=0,
         lowered=lowered,
     )
