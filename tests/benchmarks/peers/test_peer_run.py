@@ -16,6 +16,7 @@ from benchmarks.peers.run_peers import run_peers
 from benchmarks.peers.workloads import BagSizes, DLRMSizes, SASRecSizes, Workload
 from benchmarks.stored import read_stored
 from recjax.command_line import INTERRUPTED
+from recjax.errors import UserError
 
 DLRM = Workload(
     name="tiny_dlrm",
@@ -99,7 +100,7 @@ def test_an_interrupted_run_keeps_finished_rows_and_leaves_no_process(
 @pytest.mark.slow
 def test_drawing_that_fails_is_told(tmp_path: Path) -> None:
     broken = Workload(name="broken", sizes=SASRecSizes(heads=3, dim=8), batch_sizes=(1,))
-    with pytest.raises(RuntimeError, match=r"drawing the weights of broken failed: .*heads"):
+    with pytest.raises(UserError, match=r"drawing the weights and requests of broken failed: .*heads"):
         run_peers(tmp_path, "cpu", workloads=[broken], peers=ENTERING[:1], settings=SETTINGS)
     assert not (tmp_path / "peers.jsonl").exists()
 
