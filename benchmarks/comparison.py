@@ -15,7 +15,7 @@ from benchmarks.results import Row, RowSamples
 from benchmarks.summary import row_name
 
 THRESHOLD = 0.05  # a smaller change is not called one
-WORST_FIRST: Sequence[Verdict] = ("slower", "same", "faster", "not comparable")
+WORST_FIRST: Sequence[Verdict] = ("invalid", "slower", "same", "faster", "not comparable")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class Compared:
 
     Attributes:
       name: of the row, in words.
-      verdict: slower if one of the figures is, else faster if one is.
+      verdict: slower if one of the figures is, else faster if one is; invalid if B's system has a fault that A's had not.
       figures: that both rows have; without intervals where the rows are not comparable.
-      reason: why they are not.
+      reason: why they are not, or B's fault.
     """
 
     name: str
@@ -72,8 +72,8 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Returns whether something is slower or lost quality."""
-        return bool(self.of("slower")) or any(change.lost for change in self.qualities)
+        """Returns whether something is slower, became invalid or lost quality."""
+        return bool(self.of("slower") or self.of("invalid")) or any(change.lost for change in self.qualities)
 
 
 def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool = False) -> Comparison:
@@ -100,7 +100,10 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
             rows.append(Compared(name=row_name(before), verdict=_verdict(of_row), figures=of_row))
         else:
             plain = tuple(ratios_of(before, after))
-            rows.append(Compared(name=row_name(before), verdict="not comparable", figures=plain, reason=reasons[key]))
+            broke = _broke(before, after)
+            verdict: Verdict = "invalid" if broke else "not comparable"
+            reason = after.invalid_reason if broke else reasons[key]
+            rows.append(Compared(name=row_name(before), verdict=verdict, figures=plain, reason=reason))
     qualities, n_models = quality_changes(pairs.values(), threshold)
     return Comparison(
         names=(a.name, b.name),
@@ -111,6 +114,12 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
         threshold=threshold,
         paired=paired,
     )
+
+
+def _broke(before: Row, after: Row) -> bool:
+    """Returns whether B's system has a fault that A's had not; that no rate held is often the machine's doing."""
+    rate_held = after.search is None or (after.search.get("confirmed", True) and not after.search.get("late_generator"))
+    return before.valid and not after.valid and rate_held
 
 
 def _why_not(key: str, a: Run, b: Run, *, paired: bool) -> str | None:

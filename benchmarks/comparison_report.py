@@ -8,14 +8,15 @@ from rich.text import Text
 from benchmarks import markdown
 from benchmarks.comparable import in_words
 from benchmarks.comparison import Compared, Comparison
-from benchmarks.figure_tests import Figure
+from benchmarks.figure_tests import Figure, Verdict
 from benchmarks.quality_changes import QualityChange
 
 FIGURES = ("p50", "samples/s", "p99")
 HEADER = ("row", "verdict", *(f"{name}, B/A" for name in FIGURES))
-STYLES = {"slower": "red", "faster": "green", "same": "", "not comparable": "dim"}
+STYLES = {"invalid": "red", "slower": "red", "faster": "green", "same": "", "not comparable": "dim"}
 UNSURE = "same ?"
 NOTHING = "–"
+WITH_REASONS: tuple[Verdict, ...] = ("invalid", "not comparable")
 LISTED = 4  # rows that share a reason, on the terminal
 
 
@@ -23,6 +24,8 @@ def summary_line(comparison: Comparison) -> str:
     """Returns how many rows have which verdict, in one line."""
     counts = [f"{len(comparison.of('slower'))} slower", f"{len(comparison.of('faster'))} faster"]
     counts.append(f"{len(comparison.of('same'))} the same")
+    if comparison.of("invalid"):
+        counts.insert(0, f"{len(comparison.of('invalid'))} became invalid")
     if comparison.of("not comparable"):
         counts.append(f"{len(comparison.of('not comparable'))} not comparable")
     lost = sum(change.lost for change in comparison.qualities)
@@ -45,9 +48,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             cell.stylize(STYLES[figure.verdict] if figure else "")
         table.add_row(*cells, style=STYLES[row.verdict] if row.reason else "")
     console.print(table)
-    for reason, names in _reasons(comparison).items():
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        console.print(Text(f"not comparable, {reason}: {'; '.join(names[:LISTED])}{more}", style="dim"))
+    for verdict in WITH_REASONS:
+        for reason, names in _reasons(comparison, verdict).items():
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            console.print(Text(f"{verdict}, {reason}: {'; '.join(names[:LISTED])}{more}", style=STYLES[verdict]))
     for change in comparison.qualities:
         console.print(Text(_quality(change), style="red" if change.lost else ""))
     for note in _notes(comparison):
@@ -62,7 +66,10 @@ def render_comparison(comparison: Comparison) -> str:
     parts = [f"**{summary_line(comparison)}**", "; ".join(names), table]
     lists = {
         "Quality": [_quality(change) for change in comparison.qualities],
-        "Not comparable": [f"{reason}: {'; '.join(names)}" for reason, names in _reasons(comparison).items()],
+        **{
+            verdict.capitalize(): [f"{why}: {'; '.join(names)}" for why, names in _reasons(comparison, verdict).items()]
+            for verdict in WITH_REASONS
+        },
         "Other differences between the runs": [in_words(difference) for difference in comparison.differences],
         "How to read it": _notes(comparison),
     }
@@ -89,10 +96,10 @@ def _figure(row: Compared, name: str) -> Figure | None:
     return next((figure for figure in row.figures if figure.name == name), None)
 
 
-def _reasons(comparison: Comparison) -> dict[str, list[str]]:
-    """Returns the rows that are not comparable by the reason."""
+def _reasons(comparison: Comparison, verdict: Verdict) -> dict[str, list[str]]:
+    """Returns the rows of that verdict by the reason."""
     reasons: dict[str, list[str]] = {}
-    for row in comparison.of("not comparable"):
+    for row in comparison.of(verdict):
         reasons.setdefault(row.reason or "", []).append(row.name)
     return reasons
 

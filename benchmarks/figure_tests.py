@@ -32,7 +32,7 @@ from recjax.measurement.intervals import Interval, Statistic, paired_ratio, quan
 
 FALSE_DISCOVERIES = 0.05
 
-Verdict = Literal["slower", "faster", "same", "not comparable"]
+Verdict = Literal["invalid", "slower", "faster", "same", "not comparable"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ HOW_TO_READ = (
         "In single_stream, multi_stream and offline the next query is sent when the last is answered. In server, "
         "queries arrive at random (Poisson) at a fixed rate and are answered in batches of what is waiting; its "
         "figure is the highest rate found at which p99 stays within the limit in one of two windows: one search, one "
-        "variant after another, without an interval. Names and shapes follow MLPerf inference; the runs are shorter "
-        "and are not MLPerf results.",
+        "variant after another, without an interval. The scenarios are MLPerf-like: runs are shorter, offline is "
+        "one batch after another, and no row is a result of that benchmark.",
     ),
     (
         "Latency",
@@ -74,6 +74,12 @@ HOW_TO_READ = (
         "listed.",
     ),
     (
+        "Host",
+        "Lag is the p99 of how late the server's queries were sent, of the worst window. Steal is the share of all "
+        "cores' time that a hypervisor gave to others during the row's windows, where it says so; gap the longest time "
+        "that a spinning process was held up right after them.",
+    ),
+    (
         "Memory",
         "Total is the bytes of all stored variables, dense those of dense layers among them. Program memory is what "
         "the compiler plans for one batch: arguments, outputs and temporaries.",
@@ -97,8 +103,8 @@ SINCE_PROCESSES = {  # what the notes say of rows that fresh processes measured
         "queries arrive at random (Poisson, unless a row's load says otherwise) at a fixed rate, sent by another "
         "process, and are answered in batches of what is waiting. Each process finds a rate that holds the limit of "
         "p99 in three windows of three, or lowers it until one does; the row's rate is the lowest of them, and its "
-        "latencies are those at that rate. Names and shapes follow MLPerf inference; the runs are shorter and are "
-        "not MLPerf results."
+        "latencies are those at that rate. The scenarios are MLPerf-like: runs are shorter, offline is one batch after "
+        "another, and no row is a result of that benchmark."
     ),
     "Intervals": (
         "95% intervals come from a bootstrap over the processes that measured a row, or over its windows where there "
@@ -245,10 +251,14 @@ FULL_COLUMNS = [
     "over fp32",
     "range",
     "rate q/s",
+    "failed q/s",
     "limit ms",
+    "lag p99 ms",
     "padding %",
     "compile s",
     "recompiles",
+    "steal %",
+    "gap ms",
     "program MB",
     "peak MB",
     "J/1k samples",
@@ -264,7 +274,8 @@ FULL_COLUMNS = [
 
 
 def _full_cells(row: Row) -> list[str]:
-    latency, speedup = row.latency_ms, row.speedup
+    latency, speedup, host = row.latency_ms, row.speedup, row.host or {}
+    gap_us = host.get("jitter_largest_gap_us")
     return [
         row.case,
         row.scenario,
@@ -280,10 +291,14 @@ def _full_cells(row: Row) -> list[str]:
         format_gain(speedup["median"] if speedup else None),
         "{:.2f} to {:.2f}".format(*speedup["range"]) if speedup else MISSING,
         format_number(row.target_qps),
+        format_number((row.search or {}).get("failed_at_qps")),
         format_number(row.slo_ms),
+        format_number(((row.load or {}).get("send_lag_ms") or {}).get("p99")),
         format_percent(row.padding_waste),
         format_number(row.compile_s),
         str(row.recompiles_in_window),
+        format_percent(host.get("steal_share")),
+        format_number(None if gap_us is None else gap_us / 1e3),
         format_bytes(row.program_memory_bytes),
         format_bytes(row.peak_memory_bytes),
         format_number(row.energy_j_per_1k_samples),

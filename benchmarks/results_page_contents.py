@@ -56,8 +56,9 @@ WORKLOADS = (
         title="MLPerf-like DLRMv3",
         path="dlrm-v3-like-intel-xeon-amx",
         command="python -m benchmarks.run --suite=dlrm_v3_like",
-        words="A history with its 2,048 candidates is one sample. MLPerf's limit is for accelerators: what does not "
-        "hold it here is marked, with the reason. No row of it is an MLPerf result.",
+        words="A history of up to 256 items, a 32nd of MLPerf's, with 2,048 candidates is one sample; tables are at "
+        "1/10,000. MLPerf's limit is for accelerators: what does not hold it here is marked, with the reason. No row "
+        "of it is an MLPerf result.",
     ),
 )
 TABLES = (

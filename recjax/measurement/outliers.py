@@ -18,7 +18,6 @@ class Outliers:
       low_mild: by more than 1.5.
       high_mild: above the upper quartile by more than 1.5 interquartile ranges.
       high_severe: by more than 3.
-      fences_ms: of the four, in this order.
     """
 
     n: int
@@ -26,7 +25,6 @@ class Outliers:
     low_mild: int
     high_mild: int
     high_severe: int
-    fences_ms: tuple[float, float, float, float]
 
     @property
     def share(self) -> float:
@@ -58,5 +56,4 @@ def count_outliers(latency_ms: NDArray) -> Outliers:
         low_mild=below[1] - below[0],
         high_mild=above[0] - above[1],
         high_severe=above[1],
-        fences_ms=(float(fences[0]), float(fences[1]), float(fences[2]), float(fences[3])),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from compared_runs import draw_samples, make_row, make_run, run_of
 
-from benchmarks.comparison import Compared, compare_runs
+from benchmarks.comparison import Compared, Comparison, compare_runs
 from benchmarks.figure_tests import Figure
 from benchmarks.results import RowSamples
 
@@ -88,12 +88,32 @@ def test_an_incomparable_row_keeps_its_plain_ratios_and_is_tested_by_nobody() ->
     rng = np.random.default_rng(5)
     a, b = (make_run(name, {"m/fp32": draw_samples(rng, factor)}) for name, factor in (("A", 1), ("B", 2)))
     (key,) = b.rows
-    invalid = dataclasses.replace(b, rows={key: dataclasses.replace(b.rows[key], valid=False, invalid_reason="late")})
-    (row,) = compare_runs(a, invalid).rows
-    assert (row.verdict, row.reason) == ("not comparable", "B is invalid: late")
+    invalid = dataclasses.replace(a, rows={key: dataclasses.replace(a.rows[key], valid=False, invalid_reason="late")})
+    (row,) = compare_runs(invalid, b).rows
+    assert (row.verdict, row.reason) == ("not comparable", "A is invalid: late")
     assert row.figures[0].ratio == pytest.approx(2, rel=0.1)
     assert row.figures[0].low is None
-    assert not compare_runs(a, invalid).is_worse
+    assert not compare_runs(invalid, b).is_worse
+
+
+def test_a_row_that_became_invalid_is_worse_unless_it_is_a_rate_that_did_not_hold() -> None:
+    rng = np.random.default_rng(8)
+    a, b = (make_run(name, {"m/fp32": draw_samples(rng), "n/fp32": draw_samples(rng)}) for name in "AB")
+    key = next(iter(b.rows))
+
+    def compared(**changes: object) -> Comparison:
+        invalid = dataclasses.replace(b.rows[key], valid=False, invalid_reason="the system leaks", **changes)
+        return compare_runs(a, dataclasses.replace(b, rows={**b.rows, key: invalid}))
+
+    assert [(row.verdict, row.reason) for row in compared().rows] == [
+        ("invalid", "the system leaks"),
+        ("same", None),
+    ]
+    assert compared().is_worse
+    assert compared(search={"confirmed": True, "late_generator": None}).is_worse
+    for search in ({"confirmed": False, "late_generator": None}, {"confirmed": True, "late_generator": "it fell behind"}):
+        assert not compared(search=search).is_worse
+        assert compared(search=search).of("not comparable")
 
 
 def test_samples_that_are_missing_or_of_another_run() -> None:

@@ -30,20 +30,20 @@ def printed(comparison: Comparison) -> str:
     return output.getvalue()
 
 
-SUMMARY = "5 rows: 1 slower, 1 faster, 1 the same, 2 not comparable; quality changed in 1 of 4 models, lost in 1"
+SUMMARY = "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; quality changed in 1 of 4 models, lost in 1"
 
 
 def test_the_terminal_has_the_table_worst_first_and_the_summary_last() -> None:
     text = printed(example())
     lines = text.splitlines()
     assert lines[:3] == ["A runs/before", "B runs/a_b", "differs: versions.jax (A 0.12.0, B 0.13.0)"]
-    order = [text.index(f"{name} / fp32, offline, batch 16") for name in ("slow", "same", "fast", "late")]
+    order = [text.index(f"{name} / fp32, offline, batch 16") for name in ("late", "slow", "same", "fast")]
     assert order == sorted(order)
     slow = next(line for line in lines if line.startswith("slow"))
     assert slow.split()[6] == "slower"
     assert slow.count("*") == 3
     assert "*1.3" in slow
-    assert "not comparable, B is invalid: late: late / fp32, offline, batch 16" in text
+    assert "invalid, late: late / fp32, offline, batch 16" in text
     assert "not comparable, only in A: late / int8, offline, batch 16" in text
     assert "quality lost: fast/fp32: ndcg@10 0.2500 to 0.1250; x0.500; a loss of 5.0% is allowed" in text
     assert lines[-1] == SUMMARY == summary_line(example())
@@ -54,9 +54,10 @@ def test_markdown_begins_with_the_summary_and_escapes_names() -> None:
     assert lines[0] == f"**{SUMMARY}**"
     assert lines[2] == "A: runs/before; B: runs/a\\_b"
     assert lines[4] == "| row | verdict | p50, B/A | samples/s, B/A | p99, B/A |"
-    assert lines[6].startswith("| slow / fp32, offline, batch 16 | slower | \\*1.")
+    assert lines[6].startswith("| late / fp32, offline, batch 16 | invalid |")
+    assert lines[7].startswith("| slow / fp32, offline, batch 16 | slower | \\*1.")
     assert sum(line.startswith("| ") for line in lines) == 7
-    for title in ("Quality:", "Not comparable:", "Other differences between the runs:", "How to read it:"):
+    for title in ("Quality:", "Invalid:", "Not comparable:", "Other differences between the runs:", "How to read it:"):
         assert title in lines
 
 

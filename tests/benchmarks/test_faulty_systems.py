@@ -222,6 +222,26 @@ def test_a_leak_shows_in_most_processes(growing: int, leaking: bool) -> None:
     assert row.valid is not leaking
 
 
+def test_a_rate_that_the_load_generator_set_is_no_rate_of_the_system() -> None:
+    contestant: Any = SimpleNamespace(label="fp32", system=HonestSystem(), is_null=False)
+    place = Place(process=0, platform="cpu", n_devices=1, name="faulty")
+    [[measured]] = measure_case([contestant], SETTINGS_CLOSED, SERVING, place, {})
+    of_server = {"offered_qps": 900.0, "verdict": None, "unanswered": 0, "generator_cpu_share": 0.9}
+    windows = [window | of_server | {"send_lag_ms": {"p50": 1.0, "p99": 9.0, "max": 9.0}} for window in measured.windows]
+    search = {"confirmed": True, "held_at_qps": 900.0, "failed_at_qps": 1000.0, "cannot_hold": None, "lowered": 1}
+
+    def row(late_generator: str | None) -> Row:
+        found = search | {"probes": 3, "confirmations": 3, "late_generator": late_generator}
+        return row_of(dataclasses.replace(measured, scenario="server", windows=windows, search=found), [measured])
+
+    assert row(None).valid
+    late = row("the load generator fell behind")
+    assert not late.valid
+    assert late.invalid_reason == (
+        "the rate is that of the load generator: at 1,000 queries/s the load generator fell behind"
+    )
+
+
 def test_a_recompiling_system_is_caught() -> None:
     row = rows_of(RecompilingSystem(), SETTINGS_CLOSED)["single_stream"]
     assert row.recompiles_in_window >= 6 * 20

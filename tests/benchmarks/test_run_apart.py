@@ -1,5 +1,6 @@
 """A run whose steps have processes of their own: from the beginning, from where it stopped, and one row again."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -125,6 +126,21 @@ def test_one_row_is_measured_again(folder: Path, tmp_path: Path, capsys: pytest.
     again = read_rows(tmp_path / "results.jsonl")
     assert {row.scenario for row in again} == {"offline"}
     assert {row.variant for row in again} == {"fp32", "null"}
+
+
+@pytest.mark.slow
+def test_loadgen_asks_the_same_model(source: Source, tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    asked_by_loadgen = dataclasses.replace(source, scenarios=("single_stream", "server"), loadgen="mlperf")
+    assert run_apart(asked_by_loadgen.load(), asked_by_loadgen, "cpu", tmp_path) == 0
+    rows = {(row.scenario, row.variant): row for row in read_rows(tmp_path / "results.jsonl")}
+    for scenario in ("single_stream", "server"):
+        row = rows[scenario, "fp32"]
+        assert row.valid, row.invalid_reason
+        assert row.load is not None
+        assert row.load["verdict"]["result"] in ("VALID", "INVALID")
+        assert row.latency_ms["n"] >= 20
+    assert rows["server", "fp32"].target_qps is not None
 
 
 @pytest.mark.slow
