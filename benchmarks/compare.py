@@ -25,7 +25,8 @@ EXAMPLES = """examples:
 A is before, B after. A row is slower or faster if its median latency, its samples/s or its p99 differs by more than
 --threshold, and by more than the noise between processes explains; rows need 3 processes on each side, and find 10%
 with 8. Revisions are measured window by window in turns, each in a git worktree of its own in this virtual environment.
-exit codes: 0 nothing is worse, 1 a row is slower or became invalid, or a model lost quality, 2 unusable input, 130 interrupted"""
+exit codes: 0 nothing is worse, 1 a row is slower or became invalid, or a model lost quality, 2 unusable input,
+130 interrupted"""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

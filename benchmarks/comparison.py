@@ -33,7 +33,8 @@ class Compared:
 
     Attributes:
       name: of the row, in words.
-      verdict: slower if one of the figures is, else faster if one is; invalid if B's system has a fault that A's had not.
+      verdict: slower if one of the figures is, else faster if one is; invalid if B's system has a fault that A's had
+        not.
       figures: that both rows have; without intervals where the rows are not comparable.
       reason: why they are not, or B's fault.
     """

@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu --suite=zoo --resume     where an interrupted run stopped
   python -m benchmarks.run --device=cpu --suite=zoo --shard=1/4  every fourth model; three other machines take the rest
   python -m benchmarks.run --config=my.py --processes=3          with intervals over processes, as compare needs
+  python -m benchmarks.run --set measurement.arrivals.kind=bursts --set measurement.queries.popularity=zipf
   python -m benchmarks.run --reproduce=runs/quick-cpu:sasrec/int8/offline/128    one row again, by its own command
   python -m benchmarks.run --list
 
@@ -62,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="a.b=c",
         dest="overrides",
-        help="override a config value; repeatable",
+        help="override a value of the config, or of the measurement, as measurement.rounds=9; repeatable",
     )
     add_parallel_options(parser)
     parser.add_argument(

@@ -120,7 +120,9 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str, overrides: list[str]) -> Suite:
-    """Returns the suite with the overrides applied to every experiment that has those keys.
+    """Returns the suite with the overrides applied: `measurement.` to how it measures, others to its experiments.
+
+    Each is applied to every experiment that has the key.
 
     Raises:
       UserError: no such suite, or an override that fits no experiment of it.
@@ -129,12 +131,13 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
         raise unknown_name("suite", name, suite_names())
     suite: Suite = run_config_file(SUITES / f"{name}.py", "get_suite")
     experiments = [e for case in suite.cases for e in (case.experiment, *case.references)]
-    for text in overrides:
+    of_measurement, of_experiments = _split(overrides)
+    for text in of_experiments:
         if not any(has_key(experiment, text) for experiment in experiments):
             override(experiments[0], [text])  # raises, and says what is wrong
 
     def apply(experiment: Experiment) -> Experiment:
-        return override(experiment, [text for text in overrides if has_key(experiment, text)])
+        return override(experiment, [text for text in of_experiments if has_key(experiment, text)])
 
     cases = [
         dataclasses.replace(
@@ -142,15 +145,26 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
         )
         for case in suite.cases
     ]
-    return dataclasses.replace(suite, cases=tuple(cases))
+    return override(dataclasses.replace(suite, cases=tuple(cases)), of_measurement)
 
 
 def suite_of_config(path: str, overrides: list[str]) -> Suite:
-    """Returns a suite of one case: the config file's experiment as fp32 and, if it has transforms, with them."""
-    experiment = load_config(path, overrides)
+    """Returns a suite of one case: the config file's experiment as fp32 and, if it has transforms, with them.
+
+    Overrides of `measurement.` are of how it is measured, others of the experiment.
+    """
+    of_measurement, of_experiment = _split(overrides)
+    experiment = load_config(path, of_experiment)
     transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
     case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
-    return Suite(name=experiment.name, description=f"the experiment of {path}", cases=(case,))
+    suite = Suite(name=experiment.name, description=f"the experiment of {path}", cases=(case,))
+    return override(suite, of_measurement)
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the overrides of a suite's measurement, and those of its experiments."""
+    of_measurement = [text for text in overrides if text.startswith("measurement.")]
+    return of_measurement, [text for text in overrides if text not in of_measurement]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +174,7 @@ class Source:
     Attributes:
       loader: which function of this module makes it.
       name: a suite's, or the path of an experiment's file.
-      overrides: of its experiments' values.
+      overrides: of its experiments' values and, beginning with `measurement.`, of how it measures.
       shard: the part of its cases that alone is run, as "2/4"; empty for all.
       case: the experiment that alone is run; empty for all.
       variants: labels of the variants that alone are run; none for all.

@@ -350,23 +350,30 @@ def _unknown_import(error: Exception) -> UserError | None:
     return unknown_name(kind, name, getattr(module, "__all__", None) or (key for key in own if key[0] != "_"))
 
 
-def override(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """Returns `experiment` with each `dotted.name=value` set, the value parsed by the field's type.
+def override(config: T, overrides: Sequence[str]) -> T:
+    """Returns `config` with each `dotted.name=value` set, the value parsed by the field's type.
+
+    All are set at once: in what order they come matters only where a name comes twice; its last value is taken.
+
+    Args:
+      config: an experiment, or another dataclass of plain values and of such dataclasses.
+      overrides: of its values.
 
     Raises:
       UserError: not of that form, an unknown name (with the nearest match), or a value of another type.
     """
+    values: dict[str, str] = {}
     for text in overrides:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise UserError(f"override {text!r} is not of the form name=value, as in model.embedding_dim=32")
-        experiment = _set(experiment, name.split("."), value, name)
-    return experiment
+        values[name] = value
+    return _set(config, "", values) if values else config
 
 
-def has_key(experiment: Experiment, text: str) -> bool:
-    """Returns whether the experiment has the key of an override `dotted.name=value`."""
-    node: Any = experiment
+def has_key(config: Any, text: str) -> bool:
+    """Returns whether the config has the key of an override `dotted.name=value`."""
+    node = config
     for name in text.partition("=")[0].split("."):
         if not dataclasses.is_dataclass(node) or name not in (field.name for field in dataclasses.fields(node)):
             return False
@@ -374,21 +381,27 @@ def has_key(experiment: Experiment, text: str) -> bool:
     return True
 
 
-def _set(node: Any, path: list[str], text: str, full_name: str) -> Any:
+def _set(node: Any, prefix: str, values: Mapping[str, str]) -> Any:
+    """Returns the node with the values, by full name, whose names begin with the prefix."""
     fields = {field.name: field for field in dataclasses.fields(node)}
-    if path[0] not in fields:
-        raise unknown_name(f"config key in {full_name!r}:", path[0], fields)
-    current = getattr(node, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"{full_name!r}: {path[0]!r} is {current!r} and has no keys of its own; set it whole")
-        value = _set(current, path[1:], text, full_name)
-    elif dataclasses.is_dataclass(current):
-        inner = ", ".join(field.name for field in dataclasses.fields(current))
-        raise UserError(f"{full_name!r} is a group; set one of its keys: {inner}")
-    else:
-        value = _parse(text, fields[path[0]].type, full_name)
-    return dataclasses.replace(node, **{path[0]: value})
+    changed: dict[str, Any] = {}
+    for full_name, text in values.items():
+        name, _, below = full_name.removeprefix(prefix).partition(".")
+        if name not in fields:
+            raise unknown_name(f"config key in {full_name!r}:", name, fields)
+        current = getattr(node, name)
+        is_group = dataclasses.is_dataclass(current)
+        if below and not is_group:
+            raise UserError(f"{full_name!r}: {name!r} is {current!r} and has no keys of its own; set it whole")
+        if is_group and not below:
+            inner = ", ".join(field.name for field in dataclasses.fields(current))
+            raise UserError(f"{full_name!r} is a group; set one of its keys: {inner}")
+        if not is_group:
+            changed[name] = _parse(text, fields[name].type, full_name)
+        elif name not in changed:
+            path = f"{prefix}{name}."
+            changed[name] = _set(current, path, {key: v for key, v in values.items() if key.startswith(path)})
+    return dataclasses.replace(node, **changed)
 
 
 def _parse(text: str, field_type: Any, name: str) -> Any:

@@ -152,7 +152,7 @@ def test_override_parses_switches(experiment: Experiment, text: str, expected: b
     assert switched.model.wide is expected
 
 
-def test_override_applies_all_in_order_and_changes_nothing_else(experiment: Experiment):
+def test_override_takes_the_last_of_each_name_and_changes_nothing_else(experiment: Experiment):
     changed = override(experiment, ["training.epochs=3", "model.embedding_dim=8", "training.epochs=4"])
     assert changed == dataclasses.replace(
         experiment,

@@ -111,7 +111,10 @@ def test_a_row_that_became_invalid_is_worse_unless_it_is_a_rate_that_did_not_hol
     ]
     assert compared().is_worse
     assert compared(search={"confirmed": True, "late_generator": None}).is_worse
-    for search in ({"confirmed": False, "late_generator": None}, {"confirmed": True, "late_generator": "it fell behind"}):
+    for search in (
+        {"confirmed": False, "late_generator": None},
+        {"confirmed": True, "late_generator": "it fell behind"},
+    ):
         assert not compared(search=search).is_worse
         assert compared(search=search).of("not comparable")
 

@@ -30,7 +30,10 @@ def printed(comparison: Comparison) -> str:
     return output.getvalue()
 
 
-SUMMARY = "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; quality changed in 1 of 4 models, lost in 1"
+SUMMARY = (
+    "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; "
+    "quality changed in 1 of 4 models, lost in 1"
+)
 
 
 def test_the_terminal_has_the_table_worst_first_and_the_summary_last() -> None:

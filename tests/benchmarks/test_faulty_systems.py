@@ -227,7 +227,9 @@ def test_a_rate_that_the_load_generator_set_is_no_rate_of_the_system() -> None:
     place = Place(process=0, platform="cpu", n_devices=1, name="faulty")
     [[measured]] = measure_case([contestant], SETTINGS_CLOSED, SERVING, place, {})
     of_server = {"offered_qps": 900.0, "verdict": None, "unanswered": 0, "generator_cpu_share": 0.9}
-    windows = [window | of_server | {"send_lag_ms": {"p50": 1.0, "p99": 9.0, "max": 9.0}} for window in measured.windows]
+    windows = [
+        window | of_server | {"send_lag_ms": {"p50": 1.0, "p99": 9.0, "max": 9.0}} for window in measured.windows
+    ]
     search = {"confirmed": True, "held_at_qps": 900.0, "failed_at_qps": 1000.0, "cannot_hold": None, "lowered": 1}
 
     def row(late_generator: str | None) -> Row:

@@ -6,6 +6,8 @@ import pytest
 from benchmarks.suite import MULTI_STREAM_SAMPLES, Case, Measurement, Suite, load_suite, suite_names, suite_of_config
 from recjax.config import Dataset, Experiment
 from recjax.errors import UserError
+from recjax.load.arrivals import Arrivals
+from recjax.load.queries import QueryMix
 from recjax.transforms.protocol import chain
 from recjax.transforms.prune import prune
 from recjax.transforms.quantize import quantize
@@ -178,3 +180,34 @@ def test_an_illegal_chain_in_a_config_file_is_refused(tmp_path: Path) -> None:
     assert chain(prune(0.5), shrink(), quantize()).label == FULL_CHAIN
     with pytest.raises(UserError, match=r"illegal chain.*the order that works: prune\(0\.5\) -> int8"):
         suite_of_config(write_config(tmp_path, "(quantize(), prune(0.5))"), [])
+
+
+def test_how_a_suite_measures_can_be_set(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    trace.write_text("0\n1\n3\n")
+    overrides = [
+        f"measurement.arrivals.trace={trace}",  # a trace is nothing without its kind: both are set at once
+        "measurement.arrivals.kind=trace",
+        "measurement.queries.popularity=zipf",
+        "measurement.curve=0.5,0.8",
+        "training.epochs=2",
+    ]
+    for suite in (load_suite("quick", overrides), suite_of_config(write_config(tmp_path, "()"), overrides)):
+        assert suite.measurement.arrivals == Arrivals(kind="trace", trace=str(trace))
+        assert suite.measurement.queries == QueryMix(popularity="zipf")
+        assert suite.measurement.curve == (0.5, 0.8)
+        assert {case.experiment.training.epochs for case in suite.cases} == {2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("measurement.arrivals.knd=bursts", "'knd'.*did you mean 'kind'"),
+        ("measurement.arrivals.kind=rush", "'poisson', 'bursts' or 'trace'"),
+        ("measurement.arrivals=bursts", "'measurement.arrivals' is a group; set one of its keys: kind"),
+        ("measurement.rounds=0", "Measurement.rounds is 0; allowed: >= 1"),
+    ],
+)
+def test_an_unusable_measurement_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_suite("smoke", [text])
