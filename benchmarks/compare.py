@@ -96,7 +96,8 @@ def _runs(options: argparse.Namespace) -> tuple["Run", "Run"]:
             raise UserError(f"--{given[0]} is for git revisions, and A and B are results that are there")
         return load_run(Path(options.a)), load_run(Path(options.b))
     if any(Path(name).exists() for name in names):
-        raise UserError(f"{names[0]} and {names[1]} are a path and something else; give two paths or two git revisions")
+        missing = next(name for name in names if not Path(name).exists())
+        raise UserError(f"there is nothing at {missing}; give two paths that are there, or two git revisions")
     options.paired = True
     folder = measure_revisions(
         revision_of(names[0]),

@@ -102,6 +102,7 @@ class _Watched:
         await_turn()
         compiled = COMPILATIONS.count
         energy, started_at_s = read_energy(self.place.platform, self.place.n_devices), time.time()
+        cpu_started_s = time.process_time()
         with HostWatch() as host:
             window = nothing_measured(offered_qps)
             if self.fault is None:
@@ -109,9 +110,10 @@ class _Watched:
                     window = measure()
                 except LoadGenError as error:
                     self.fault = str(error)
+        own_cpu_s = time.process_time() - cpu_started_s + (window.generator_cpu_share or 0.0) * window.duration_s
         self._energies.append(energy_between(energy, read_energy(self.place.platform, self.place.n_devices)))
         self.recompiles += COMPILATIONS.count - compiled
-        self._noises.append(dataclasses.asdict(host.noise))
+        self._noises.append(dataclasses.asdict(host.noise) | {"own_cpu_s": own_cpu_s})
         self._growths.append(self._memory.growth())
         self._watched.append((window, started_at_s))
         return window
@@ -296,8 +298,8 @@ def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: floa
     """Returns a server's latency at a rate below the one found; none, and why, of a window that says nothing."""
     window = probe(rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)))
     fault = window_fault(window, slo_ms)
-    if fault is None and window.unanswered:
-        fault = f"{window.unanswered:,} arrivals were not answered"
+    if fault is None and (window.failed_early or window.overloaded):
+        fault = "the window was ended early: p99 was above the limit"
     p50, p99 = (None, None) if fault else np.percentile(window.latency_ms, [50, 99], method="inverted_cdf")
     point = {"rate_qps": rate_qps, "p50_ms": p50, "p99_ms": p99, "padding_waste": window.padding_waste}
     return point | ({"fault": fault} if fault else {})

@@ -20,9 +20,11 @@ from benchmarks.summary import (
     EMULATED_MARK,
     INVALID_MARK,
     Line,
+    disturbance_in_words,
     floor_in_words,
     group_experiments,
     invalid_rows,
+    loadgen_in_words,
     metric_name,
     null_variants,
     server_limits,
@@ -113,6 +115,6 @@ def _notes(rows: Sequence[Row]) -> list[Text]:
         words += "; null: the harness's floor, a model that does no work"
     notes.append(Text(words, style="dim"))
     notes += [Text(words, style="dim") for words in floor_in_words(rows)]
-    if words := steadiness_in_words(rows):
-        notes.append(Text(words, style="dim"))
+    asides = (loadgen_in_words(rows), steadiness_in_words(rows), disturbance_in_words(rows))
+    notes += [Text(words, style="dim") for words in asides if words]
     return notes

@@ -86,7 +86,7 @@ COLUMNS: Mapping[str, Callable[[Row], Any]] = {
     "send_lag_ms_p99": _part("load", "send_lag_ms", "p99"),
     "unanswered": _part("load", "unanswered"),
     "generator_cpu_share": _part("load", "generator_cpu_share"),
-    **{name: _part("host", name) for name in ("steal_share", "busy_share", "jitter_largest_gap_us")},
+    **{name: _part("host", name) for name in ("steal_share", "busy_share", "others_share", "jitter_largest_gap_us")},
     **{name: _part(name) for name in AS_THEY_ARE},
     "commit": _part("environment", "git", "commit"),
     "jax": _part("environment", "versions", "jax"),

@@ -40,9 +40,11 @@ from benchmarks.summary import (
     EMULATED_MARK,
     INVALID_MARK,
     Variant,
+    disturbance_in_words,
     floor_in_words,
     group_experiments,
     group_variants,
+    loadgen_in_words,
     metric_name,
     row_name,
     server_limits,
@@ -135,8 +137,8 @@ def _summary(number: int, run: ReportRun, styles: Mapping[str, Style]) -> str:
         "x: samples/s over fp32's, each at its best batch size. ~ emulated: computed without its gain here.",
         *(f"{words[0].upper()}{words[1:]}." for words in floor_in_words(rows)),
     ]
-    if words := steadiness_in_words(rows):
-        notes.append(f"{words[0].upper()}{words[1:]}.")
+    asides = (loadgen_in_words(rows), steadiness_in_words(rows), disturbance_in_words(rows))
+    notes += [f"{words[0].upper()}{words[1:]}." for words in asides if words]
     return (
         scrolled(f"<table><thead><tr>{header}</tr></thead>{body}</table>")
         + _warnings(invalid)

@@ -20,10 +20,12 @@ from benchmarks.report_device_plots import device_table
 from benchmarks.report_runs import ReportRun
 from benchmarks.results import Row
 from benchmarks.summary import (
+    disturbance_in_words,
     floor_in_words,
     format_number,
     group_experiments,
     invalid_rows,
+    loadgen_in_words,
     metric_name,
     server_limits,
     steadiness_in_words,
@@ -46,6 +48,7 @@ def render_markdown(runs: Sequence[ReportRun]) -> str:
 def _page(rows: Sequence[Row]) -> str:
     facts = heading_facts(rows)
     limits = [f"{', '.join(names)}: p99 within {limit:g} ms" for limit, names in server_limits(rows).items()]
+    asides = (*floor_in_words(rows), loadgen_in_words(rows), steadiness_in_words(rows), disturbance_in_words(rows))
     parts = [
         f"# recjax benchmark: suite {escape(facts['Suite'])}",
         bullets(f"{name}: {escape(value)}" for name, value in facts.items()),
@@ -53,7 +56,7 @@ def _page(rows: Sequence[Row]) -> str:
         _summary(rows),
         bullets(f"! {escape(name)}: {escape(reason)}" for name, reason in invalid_rows(rows)),
         f"Server limits: {escape('; '.join(limits))}." if limits else "",
-        bullets(escape(words) for words in (*floor_in_words(rows), steadiness_in_words(rows)) if words),
+        bullets(escape(words) for words in asides if words),
         *(_quality(rows)),
         "## All rows",
         table(*full_table(rows)),

@@ -148,6 +148,10 @@ def _run(options: argparse.Namespace) -> int:
         return run_estimate(source, targets_of(options.device), out)
     check_platform(options.device)
     suite = source.load()
+    if suite.measurement.arrivals.kind == "trace":
+        from recjax.load.arrivals import read_trace
+
+        read_trace(Path(suite.measurement.arrivals.trace))  # an unusable one ends the run here, not after the training
     if suite.measurement.loadgen == "mlperf":
         from recjax.load.mlperf import require_loadgen
 

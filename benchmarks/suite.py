@@ -26,6 +26,7 @@ class Case:
     experiment: Experiment  # with no transforms of its own
     variants: tuple[Chain, ...] = (chain(),)  # the first must be chain(), fp32, what the others are compared with
     from_start: bool = False  # whether each variant is trained from the start as fp32 was, and none is fine-tuned
+    fine_tunes: bool | None = None  # whether fp32 is fine-tuned as other variants are; None: if there are others
     validation_floor: float | None = None  # of the epoch-choosing metric; rows of a model that misses it are invalid
     references: tuple[Experiment, ...] = ()  # trained for their quality alone, shown beside it
 
@@ -133,6 +134,7 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     experiments = [e for case in suite.cases for e in (case.experiment, *case.references)]
     of_measurement, of_experiments = _split(overrides)
     for text in of_experiments:
+        _check_group(text)
         if not any(has_key(experiment, text) for experiment in experiments):
             override(experiments[0], [text])  # raises, and says what is wrong
 
@@ -154,6 +156,8 @@ def suite_of_config(path: str, overrides: list[str]) -> Suite:
     Overrides of `measurement.` are of how it is measured, others of the experiment.
     """
     of_measurement, of_experiment = _split(overrides)
+    for text in of_experiment:
+        _check_group(text)
     experiment = load_config(path, of_experiment)
     transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
     case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
@@ -165,6 +169,14 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the overrides of a suite's measurement, and those of its experiments."""
     of_measurement = [text for text in overrides if text.startswith("measurement.")]
     return of_measurement, [text for text in overrides if text not in of_measurement]
+
+
+def _check_group(text: str) -> None:
+    """Raises UserError if an override begins with no key of an experiment; `measurement` could have been meant."""
+    group = text.partition("=")[0].partition(".")[0]
+    known = [field.name for field in dataclasses.fields(Experiment)]
+    if group and group not in known:
+        raise unknown_name(f"config key in {text.partition('=')[0]!r}:", group, [*known, "measurement"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,12 +240,15 @@ class Source:
 
 
 def _only(case: Case, labels: Sequence[str]) -> Case:
-    """Returns the case with these of its variants; with all of them where none is named."""
+    """Returns the case with these of its variants, trained as in the whole case; with all where none is named."""
     there = {variant.label: variant for variant in case.variants}
     for label in labels:
         if label not in there:
             raise unknown_name(f"variant of {case.experiment.name}", label, there)
-    return dataclasses.replace(case, variants=tuple(there[label] for label in labels)) if labels else case
+    if not labels:
+        return case
+    fine_tunes = len(case.variants) > 1 if case.fine_tunes is None else case.fine_tunes
+    return dataclasses.replace(case, variants=tuple(there[label] for label in labels), fine_tunes=fine_tunes)
 
 
 def source_of(values: Mapping[str, Any]) -> Source:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from benchmarks.results import Row
+from recjax.measurement.host_noise import BUSY
 
 NULL_MODEL = "null"
 MISSING = "–"
@@ -136,8 +137,9 @@ def invalid_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:
 def floor_in_words(rows: Iterable[Row]) -> list[str]:
     """Returns what a query to the null model takes when it is sent by the load generator, one line an experiment."""
     return [
-        f"floor of the load generator and the serving loop at {row.target_qps:,.0f} queries/s, {null.experiment}'s "
-        f"requests: p50 {format_number(row.latency_ms['p50'])} ms, p99 {format_number(row.latency_ms['p99'])} ms"
+        f"{'' if row.valid else f'{INVALID_MARK} '}floor of the load generator and the serving loop at "
+        f"{row.target_qps:,.0f} queries/s, {null.experiment}'s requests: "
+        f"p50 {format_number(row.latency_ms['p50'])} ms, p99 {format_number(row.latency_ms['p99'])} ms"
         for null in null_variants(rows)
         for row in null.of("server")
         if row.processes  # rows from before version 4 had no load generator
@@ -154,6 +156,27 @@ def steadiness_in_words(rows: Iterable[Row]) -> str:
         f"unsteady: in {unsteady} of {len(judged)} rows the last windows of a process differ by more than 10%; the "
         "report marks them"
     )
+
+
+def disturbance_in_words(rows: Iterable[Row]) -> str:
+    """Returns how much of the processors other programs took, nothing where that was little or is not known."""
+    shares = [share for row in rows if (share := (row.host or {}).get("others_share")) is not None]
+    disturbed = [share for share in shares if share > BUSY]
+    if not disturbed:
+        return ""
+    return (
+        f"disturbed: in {len(disturbed)} of {len(shares)} rows other programs took more than {BUSY:.0%} of the "
+        f"processors' time, up to {max(disturbed):.0%}; such times are not to be trusted"
+    )
+
+
+def loadgen_in_words(rows: Iterable[Row]) -> str:
+    """Returns how LoadGen judged the runs in which it asked, nothing where it did not."""
+    results = [verdict["result"] for row in rows if (verdict := (row.load or {}).get("verdict"))]
+    if not results:
+        return ""
+    n_valid = results.count("VALID")
+    return f"LoadGen asked, and called {n_valid} of {len(results)} runs VALID by its own rules (load.verdict says why)"
 
 
 def row_name(row: Row) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.peers.entrants import Contest, Entrant, Result, Settings
 from benchmarks.peers.equality import difference_in_words
-from benchmarks.peers.quiet import BUSY, wait_until_quiet
+from benchmarks.peers.quiet import wait_until_quiet
 from benchmarks.peers.workloads import Answers, Workload
 from recjax.errors import UserError
-from recjax.measurement.host_noise import HostWatch
+from recjax.measurement.host_noise import BUSY, HostWatch
 from recjax.progress import Advance
 
 PROBE_CALLS, FEWEST_CALLS, MOST_CALLS = 3, 2, 500

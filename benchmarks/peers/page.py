@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import markdown
-from benchmarks.peers.quiet import BUSY
 from benchmarks.peers.rows import PeerRow, verdict
+from recjax.measurement.host_noise import BUSY
 
 HEADER = ("workload", "batch", "peer", "median ms", "CPU ms", "over recjax", "95% interval", "is", "difference")
 N_LEFT, NOTHING, WIDTH = 3, "–", 120

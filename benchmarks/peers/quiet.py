@@ -2,9 +2,8 @@
 
 import time
 
-from recjax.measurement.host_noise import HostWatch
+from recjax.measurement.host_noise import BUSY, HostWatch
 
-BUSY = 0.05  # of the processors' time; from here on the times of a comparison are not to be trusted
 PROBE_S, PROBES = 0.5, 4  # quiet is what lasts for a while
 
 

@@ -113,7 +113,7 @@ def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], serve
         batch_samples=served.batch_samples,
         duration_s=float(seen["received"][done - 1] - due_N[0]) if done else float(seen["duration_s"]),
         offered_qps=rate_qps,
-        unanswered=len(due_N) - done,
+        unanswered=int(np.searchsorted(due_N, seen["duration_s"], side="right")) - done,
         overloaded=bool(seen["overloaded"]),
         silent=bool(seen["silent"]),
         failed_early=bool(seen["failed_early"]),

@@ -12,6 +12,7 @@ from typing import Any
 from recjax.measurement.container import ROOT, read_throttling
 
 TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")  # guest is part of user
+BUSY = 0.05  # of the processors' time taken by other programs; from here on times are not to be trusted
 SHARES = ("steal_share", "iowait_share", "busy_share")
 # Counters whose difference is a field, and why one is missing.
 COUNTERS = {

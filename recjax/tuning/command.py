@@ -24,7 +24,7 @@ from recjax.tuning.goal import Goal, hourly_price, parse_bytes, parse_queries, p
 from recjax.tuning.remeasure import Remeasured
 from recjax.tuning.space import space_of
 from recjax.tuning.stages import Bench, seeds_from
-from recjax.tuning.study import open_budget, search
+from recjax.tuning.study import open_budget, require_optuna, search
 from recjax.tuning.trial import Trial
 from recjax.tuning.variants import Variants
 
@@ -47,6 +47,7 @@ def tune_command(experiment: Experiment, options: argparse.Namespace, devices: S
     total_s = parse_seconds("--budget", options.budget)
     check(options.seed >= 0, "--seed", options.seed, ">= 0")
     goal = goal_of(experiment, options, devices[0])
+    require_optuna()
     folder: Path = options.out or Path("runs") / f"tune-{experiment.name}"
     data = load_data(experiment)
     plain = dataclasses.replace(experiment, transforms=())

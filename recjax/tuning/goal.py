@@ -40,8 +40,11 @@ class Goal:
                 raise UserError(f"{option} is {value:g}; allowed: > 0")
         if self.usd_per_million is not None and not self.usd_per_million > 0:
             raise UserError(f"--price is {self.usd_per_million:g}; allowed: > 0 US dollars for a million samples")
-        if not 0 < self.quality_floor <= 2:
-            raise UserError(f"--quality-floor is {self.quality_floor:g}; allowed: a share of fp32's quality, as 0.99")
+        if not 0 < self.quality_floor <= 1:
+            raise UserError(
+                f"--quality-floor is {self.quality_floor:g}; allowed: a share of fp32's quality, above 0 and at most "
+                "1, as 0.99"
+            )
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             raise UserError(f"--usd-per-hour is {self.usd_per_hour:g}; allowed: > 0")
         if self.usd_per_million is not None and self.usd_per_hour is None:

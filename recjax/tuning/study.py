@@ -7,6 +7,7 @@ JSON lines that has every trial with its record; `study.json`, what is tuned and
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -62,6 +63,12 @@ class Budget:
         """Writes how much is spent."""
         values = {"spent_s": self.total_s - self.left_s, "identity": self._identity}
         write_json(self._file, values, indent=1)
+
+
+def require_optuna() -> None:
+    """Raises UserError if Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("recjax tune needs Optuna: pip install -e '.[bench,tune]' in the repository")
 
 
 def open_budget(folder: Path, total_s: float, identity: dict[str, Any]) -> Budget:
@@ -161,11 +168,9 @@ def _open_study(folder: Path, seed: int, baseline: Point) -> tuple[Any, Any]:
     The samplers' own state is not kept: a study that goes on is seeded by its trials too, so that it does not draw the
     same points again, and is not the one that an unbroken run would have made.
     """
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise UserError("recjax tune needs Optuna: pip install -e '.[bench,tune]' in the repository") from error
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))  # lines of JSON, no pickle
     study = optuna.create_study(

@@ -49,7 +49,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_unusable_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = written(tmp_path / "a")
     assert main([a, "no-such-thing"]) == 2
-    assert "a path and something else; give two paths or two git revisions" in one_line(capsys)
+    assert "give two paths that are there, or two git revisions" in one_line(capsys)
     assert main(["no-such-thing", "HEAD"]) == 2
     assert "'no-such-thing' is neither a results file or folder nor a revision that git knows" in one_line(capsys)
     assert main([a, str(tmp_path)]) == 2

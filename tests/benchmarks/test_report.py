@@ -18,7 +18,14 @@ from benchmarks.report import print_table, wide_console, write_joint_report, wri
 from benchmarks.report_contents import how_to_read
 from benchmarks.report_runs import label_runs
 from benchmarks.results import Row
-from benchmarks.summary import format_number, group_variants, samples_key, summary_lines
+from benchmarks.summary import (
+    disturbance_in_words,
+    format_number,
+    group_variants,
+    loadgen_in_words,
+    samples_key,
+    summary_lines,
+)
 from tools.screenshot_report import main
 
 URL_ATTRIBUTES = ("src", "href", "srcset", "data", "action", "poster", "background")
@@ -229,3 +236,15 @@ def test_a_report_of_two_devices_compares_them(tmp_path: Path, rows: list[Row]):
 
 def _table_lines(text: str) -> int:
     return sum(line.startswith("|") for line in text.splitlines())
+
+
+def test_a_disturbed_machine_and_loadgens_verdict_stand_below_the_table(rows: list[Row]):
+    assert disturbance_in_words(rows) == loadgen_in_words(rows) == ""
+    shares = [0.3, 0.02, None]
+    disturbed = [dataclasses.replace(rows[0], host={"others_share": share}) for share in shares]
+    assert disturbance_in_words(disturbed).startswith(
+        "disturbed: in 1 of 2 rows other programs took more than 5% of the processors' time, up to 30%"
+    )
+    verdicts = [{"result": "VALID"}, {"result": "INVALID"}, None]
+    asked = [dataclasses.replace(rows[0], load={"verdict": verdict}) for verdict in verdicts]
+    assert loadgen_in_words(asked).startswith("LoadGen asked, and called 1 of 2 runs VALID")

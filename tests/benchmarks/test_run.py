@@ -65,6 +65,10 @@ def test_the_peers_suite_is_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> No
         (["--set", "model.embedding_dim=0"], ["embedding_dim is 0", "allowed: >= 1"]),
         (["--config=no/such/file.py"], ["no config file 'no/such/file.py'", "defines get_config"]),
         (["--config=."], ["no config file '.'"]),
+        (
+            ["--set", "measurement.arrivals.kind=trace", "--set", "measurement.arrivals.trace=no/such/trace"],
+            ["no trace at no/such/trace", "one arrival time in seconds a line"],
+        ),
     ],
 )
 def test_unusable_input_is_one_line_and_exit_code_2(

@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import MULTI_STREAM_SAMPLES, Case, Measurement, Suite, load_suite, suite_names, suite_of_config
+from benchmarks.suite import (
+    MULTI_STREAM_SAMPLES,
+    Case,
+    Measurement,
+    Source,
+    Suite,
+    load_suite,
+    suite_names,
+    suite_of_config,
+)
 from recjax.config import Dataset, Experiment
 from recjax.errors import UserError
 from recjax.load.arrivals import Arrivals
@@ -211,3 +220,15 @@ def test_how_a_suite_measures_can_be_set(tmp_path: Path) -> None:
 def test_an_unusable_measurement_is_one_line(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_suite("smoke", [text])
+
+
+def test_an_unknown_group_is_told_of_measurement_too() -> None:
+    with pytest.raises(UserError, match=r"'measurment'; valid: .*did you mean 'measurement'"):
+        load_suite("smoke", ["measurment.rounds=1"])
+
+
+@pytest.mark.parametrize(("suite", "fine_tunes"), [("quick", True), ("zoo", False)])
+def test_a_variant_alone_is_trained_as_in_the_whole_case(suite: str, fine_tunes: bool) -> None:
+    (case,) = Source("load_suite", suite, (), case="sasrec", variants=("fp32",)).load().cases
+    assert [variant.label for variant in case.variants] == ["fp32"]
+    assert case.fine_tunes is fine_tunes

@@ -74,7 +74,7 @@ def test_queries_of_many_samples_are_spread_over_batches_and_answered_with_their
 def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undisturbed(generator: LoadGenerator) -> None:
     window = generator.measure(SimulatedSystem(np.array([0.02])), 500.0, 2000, slo_ms=10.0, seed=0)
     assert window.overloaded
-    assert window.unanswered == 2000 - window.queries > 1000
+    assert 10 <= window.unanswered < 2000 - window.queries  # those that were not due when it ended are none of them
     after = generator.measure(SimulatedSystem(np.array([1e-4])), 200.0, 50, slo_ms=NEVER_MS, seed=0)
     assert (after.queries, after.unanswered) == (50, 0)
 
@@ -85,20 +85,20 @@ def test_a_window_ends_when_more_queries_exceed_the_limit_than_may(generator: Lo
     assert window.failed_early
     assert not window.overloaded
     assert 6 <= np.count_nonzero(window.latency_ms > 25.0) < 20
-    assert window.unanswered == 1000 - window.queries
+    assert window.unanswered <= 5  # of 1,000, most of which were not due when it ended
     assert "not answered" not in (window_fault(window, 25.0) or "")
     assert not holds_limit(window, 25.0)[0]
     whole = generator.measure(slow, 5.0, 10, slo_ms=25.0, seed=0)
     assert (whole.queries, whole.failed_early) == (10, False)
 
 
-def test_bursts_and_the_rate_of_a_trace_reach_the_system(generator: LoadGenerator, tmp_path: object) -> None:
+def test_arrivals_of_another_kind_reach_the_system(generator: LoadGenerator) -> None:
     arrivals = Arrivals(kind="bursts", burst_ratio=8.0, burst_share=0.1)
     window = generator.measure(
         SimulatedSystem(np.array([1e-5])), 400.0, 200, slo_ms=NEVER_MS, seed=5, arrivals=arrivals
     )
     due = arrival_times(arrivals, 400.0, 200, 5)
-    assert window.duration_s == pytest.approx(due[-1] - due[0], abs=0.05)
+    assert 0 <= window.duration_s - (due[-1] - due[0]) < 0.5  # Poisson arrivals would take 0.75 s less
 
 
 def test_a_system_that_fails_is_not_hidden() -> None:

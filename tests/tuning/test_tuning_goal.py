@@ -51,6 +51,7 @@ def test_the_price_of_a_million_samples_by_hand() -> None:
         ({"p99_ms": float("nan")}, "--p99-ms is nan"),
         ({"memory_bytes": 0}, "--memory is 0"),
         ({"quality_floor": 0.0}, "--quality-floor is 0"),
+        ({"quality_floor": 99.0}, "--quality-floor is 99; allowed: a share of fp32's quality, above 0 and at most 1"),
         ({"usd_per_million": -1.0, "usd_per_hour": 1.0}, "--price is -1"),
         ({"usd_per_hour": 0.0}, "--usd-per-hour is 0"),
         ({"usd_per_million": 1.0}, "give --usd-per-hour"),
