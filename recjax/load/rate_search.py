@@ -80,9 +80,10 @@ class _Unqueued:
         if "queue" in window.parts_ms and (window.offered_qps or 0.0) <= self._light_qps:
             unqueued = window.parts_ms["queue"] <= UNQUEUED_SHARE * self._slo_ms
             over = window.latency_ms - window.parts_ms["send_lag"] > self._slo_ms
-            computed_ms = window.parts_ms["compute"]  # a batch's own: no two take equally long
-            self._batches += len(np.unique(computed_ms[unqueued]))
-            self._over += len(np.unique(computed_ms[unqueued & over]))
+            served = (part for name, part in window.parts_ms.items() if name not in ("send_lag", "queue"))
+            served_ms = np.sum(list(served), axis=0)  # a batch's own: no two take equally long
+            self._batches += len(np.unique(served_ms[unqueued]))
+            self._over += len(np.unique(served_ms[unqueued & over]))
 
     @property
     def cannot_hold(self) -> str | None:

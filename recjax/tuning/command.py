@@ -78,7 +78,7 @@ def tune_command(experiment: Experiment, options: argparse.Namespace, devices: S
             if not chosen_ones:
                 raise UserError(f"nothing holds the limits: {pruned_in_words(trials)}; {file} has each with its reason")
             last = bench._replace(seeds=seeds_from(first_seed + LAST_SEEDS))
-            remeasured = remeasure(chosen_ones, last, options.seed)
+            remeasured = remeasure(chosen_ones, last, options.seed, lambda: budget.left_s <= 0)
     except KeyboardInterrupt:
         console.print("the same command goes on from the last finished trial", markup=False)
         raise

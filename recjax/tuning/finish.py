@@ -1,7 +1,7 @@
 """From finished trials to what is reported: finalists measured anew, on windows and a test part that chose nothing."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recjax.evaluation import Quality, make_evaluator, share_kept
@@ -45,13 +45,14 @@ def expected_finish_s(chosen: Sequence[Trial], mean_samples: float) -> float:
     return seconds
 
 
-def remeasure(chosen: Sequence[Trial], bench: Bench, seed: int) -> dict[int, Remeasured]:
+def remeasure(chosen: Sequence[Trial], bench: Bench, seed: int, is_late: Callable[[], bool]) -> dict[int, Remeasured]:
     """Returns what is reported of each trial, by its number.
 
     Args:
       chosen: finalists and the baseline, if there is one, with which the others are compared.
       bench: its seeds must be others than those of the search.
       seed: of orders and of resampling.
+      is_late: whether the study's time is over; rates that are not confirmed then stay so, unless none is.
     """
     variants, goal = bench.variants, bench.goal
     with stage("measuring the frontier anew: compiling", len(chosen)) as advance:
@@ -81,7 +82,7 @@ def remeasure(chosen: Sequence[Trial], bench: Bench, seed: int) -> dict[int, Rem
                 settled += 1
                 advance(f"{open_ones} of {len(chosen)} are not settled", remaining=open_ones)
 
-        confirmations = confirm_in_turn(probes, first, goal.p99_ms, seed, done)
+        confirmations = confirm_in_turn(probes, first, goal.p99_ms, seed, done, is_late)
     reference = baseline_of(chosen)
     baseline = None if reference is None else chosen.index(reference)
     return {

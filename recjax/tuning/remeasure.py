@@ -95,8 +95,11 @@ def confirm_in_turn(
     p99_ms: float,
     seed: int,
     done: Callable[[int], None] = lambda open_ones: None,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> list[Confirmation]:
     """Returns for each candidate the rate that held in CONFIRMATIONS windows in a row.
+
+    Once it is late, those that are not settled stay so, unless none is: then it goes on until one is.
 
     Args:
       probes: each runs a window of its candidate at (rate_qps, n_queries), every time with other arrivals.
@@ -104,11 +107,14 @@ def confirm_in_turn(
       p99_ms: limit.
       seed: of the order within the rounds.
       done: called after each window with how many candidates are not settled yet.
+      is_late: whether the time that was given is over.
     """
     rng, found = np.random.default_rng(seed), [Confirmation(rate_qps=rate) for rate in first_qps]
     left = list(range(len(found)))
     while left:
         for index in rng.permutation(left):
+            if is_late() and any(one.confirmed for one in found):
+                return found
             found[index] = _after(found[index], probes[index], p99_ms)
             left = [i for i in left if not _settled(found[i])]
             done(len(left))

@@ -299,7 +299,7 @@ def test_a_late_system_is_caught() -> None:
     row = rows_of(LateSystem())["server"]
     assert not row.valid
     assert row.invalid_reason is not None
-    assert "p99 did not hold 40 ms at any rate tried" in row.invalid_reason
+    assert row.invalid_reason.startswith(("p99 did not hold 40 ms at any rate", "p99 cannot hold 40 ms at any rate"))
 
 
 @pytest.mark.timed

@@ -62,6 +62,15 @@ def test_each_rate_holds_three_times_in_a_row_and_is_lowered_by_tenths() -> None
     assert left[-1] == 0
 
 
+def test_when_time_is_over_the_first_confirmed_rate_ends_it() -> None:
+    log: list[str] = []
+    fits, too_fast = Contestant("fits", 500.0, log), Contestant("too fast", 200.0, log)
+    first, second = confirm_in_turn([fits, too_fast], [400.0, 1000.0], P99_MS, seed=0, is_late=lambda: True)
+    assert (first.confirmed, second.confirmed) == (True, False)  # late from the beginning: it goes on until one is
+    assert len(fits.asked) == CONFIRMATIONS
+    assert len(too_fast.asked) <= CONFIRMATIONS
+
+
 def test_what_never_holds_is_not_confirmed() -> None:
     probe = Contestant("hopeless", 1.0, [])
     (found,) = confirm_in_turn([probe], [1000.0], P99_MS, seed=0)
