@@ -27,7 +27,7 @@ from recjax.tuning.remeasure import (
     rate_interval,
     rate_ratio,
 )
-from recjax.tuning.stages import CLOSED_LOOP_QUERIES, CLOSED_LOOP_S, Bench, system_of
+from recjax.tuning.stages import CLOSED_LOOP_QUERIES, CLOSED_LOOP_S, Bench, probe_window, system_of
 from recjax.tuning.trial import Trial
 from recjax.tuning.variants import Variants
 
@@ -63,13 +63,10 @@ def remeasure(chosen: Sequence[Trial], bench: Bench, seed: int, is_late: Callabl
             advance(trial.label)
     quality = {trial.number: test_quality(trial, variants) for trial in chosen}
 
-    def probe(system: ModelSystem, rate_qps: float, n: int) -> Window:
-        return bench.generator.measure(system, rate_qps, n, slo_ms=goal.p99_ms, seed=next(bench.seeds), mix=goal.mix)
-
     def full_batches(system: ModelSystem, seed: int) -> Window:
         return closed_loop(system, system.buckets[-1], CLOSED_LOOP_S, CLOSED_LOOP_QUERIES, seed, goal.mix)
 
-    probes: list[Probe] = [functools.partial(probe, system) for system in systems]
+    probes: list[Probe] = [functools.partial(probe_window, system, bench=bench) for system in systems]
     first = [(t.rate_samples_per_s or t.closed_loop_samples_per_s or 1.0) / goal.mix.mean_samples for t in chosen]
     loops = [functools.partial(full_batches, system) for system in systems]
     with quiet_heap(), stage("measuring the frontier anew, in turn", len(chosen)) as advance:

@@ -20,6 +20,7 @@ from recjax.load.quiet_heap import quiet_heap
 from recjax.load.rate_search import MIN_PROBE_QUERIES, holds_limit
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window
+from recjax.measurement.early_stopping import most_over_limit
 from recjax.parallel.mesh import make_mesh
 from recjax.serving.compiled import CompiledModel, compile_final_model
 from recjax.training.memory import in_words
@@ -93,6 +94,19 @@ def examine(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s:
         _measure(candidate, system, bench, trials, left_s, known)
 
 
+def probe_window(system: ModelSystem, rate_qps: float, n_queries: int, bench: Bench) -> Window:
+    """Returns a window with arrivals of its own; it ends once more queries exceed the limit than p99 allows of all."""
+    return bench.generator.measure(
+        system,
+        rate_qps,
+        n_queries,
+        slo_ms=bench.goal.p99_ms,
+        seed=next(bench.seeds),
+        mix=bench.goal.mix,
+        most_over=most_over_limit(0.99, n_queries),
+    )
+
+
 def _measure(
     candidate: Candidate,
     system: ModelSystem,
@@ -118,7 +132,7 @@ def _measure(
 
     def probe(rate_qps: float) -> Window:
         n = max(MIN_PROBE_QUERIES, round(rate_qps * PROBE_S))
-        return bench.generator.measure(system, rate_qps, n, slo_ms=goal.p99_ms, seed=next(bench.seeds), mix=goal.mix)
+        return probe_window(system, rate_qps, n, bench)
 
     capacity_qps = rate / goal.mix.mean_samples
     worth_qps = max(
