@@ -32,7 +32,7 @@ from recjax.tuning.trial import Trial
 from recjax.tuning.variants import Variants
 
 COMPILE_S = 2.0  # of a program, and of its share of loading and evaluating the model, for the estimate
-RETRIES = 1.6  # windows, by those that hold: some have to be repeated at a lower rate
+RETRIES = 3.0  # windows, by those that hold: others fail, and are repeated at a lower rate
 
 
 def expected_finish_s(chosen: Sequence[Trial], mean_samples: float) -> float:
