@@ -91,8 +91,7 @@ def prepare_case(case: Case, folder: Path, train_window_s: float = 0.0) -> Prepa
     started = time.perf_counter()
     base = _train(f"{experiment.name}: training", experiment, data, start=None)
     fine_tuned: dict[tuple[Any, ...], _FineTuned] = {}
-    fine_tunes = len(case.variants) > 1 if case.fine_tunes is None else case.fine_tunes
-    if case.from_start or not fine_tunes:
+    if case.from_start or not case.has_fine_tuning:
         fine_tuned[()] = _FineTuned(base, time.perf_counter() - started)
     finished: list[_Finished] = []
     for variant in case.variants:

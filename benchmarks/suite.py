@@ -46,6 +46,11 @@ class Case:
             )
         check(first == "fp32", "Case.variants[0]", first, "chain(), the untransformed model")
 
+    @property
+    def has_fine_tuning(self) -> bool:
+        """Returns whether fp32 is trained on as the variants are; a case from the start trains none on."""
+        return len(self.variants) > 1 if self.fine_tunes is None else self.fine_tunes
+
 
 @config
 class Measurement:
@@ -134,7 +139,6 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     experiments = [e for case in suite.cases for e in (case.experiment, *case.references)]
     of_measurement, of_experiments = _split(overrides)
     for text in of_experiments:
-        _check_group(text)
         if not any(has_key(experiment, text) for experiment in experiments):
             override(experiments[0], [text])  # raises, and says what is wrong
 
@@ -156,8 +160,6 @@ def suite_of_config(path: str, overrides: list[str]) -> Suite:
     Overrides of `measurement.` are of how it is measured, others of the experiment.
     """
     of_measurement, of_experiment = _split(overrides)
-    for text in of_experiment:
-        _check_group(text)
     experiment = load_config(path, of_experiment)
     transformed = (chain(*experiment.transforms),) if experiment.transforms else ()
     case = Case(experiment=dataclasses.replace(experiment, transforms=()), variants=(chain(), *transformed))
@@ -166,17 +168,20 @@ def suite_of_config(path: str, overrides: list[str]) -> Suite:
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the overrides of a suite's measurement, and those of its experiments."""
+    """Returns the overrides of a suite's measurement, and those of its experiments.
+
+    Raises:
+      UserError: one begins with a key of neither.
+    """
     of_measurement = [text for text in overrides if text.startswith("measurement.")]
-    return of_measurement, [text for text in overrides if text not in of_measurement]
-
-
-def _check_group(text: str) -> None:
-    """Raises UserError if an override begins with no key of an experiment; `measurement` could have been meant."""
-    group = text.partition("=")[0].partition(".")[0]
+    of_experiments = [text for text in overrides if text not in of_measurement]
     known = [field.name for field in dataclasses.fields(Experiment)]
-    if group and group not in known:
-        raise unknown_name(f"config key in {text.partition('=')[0]!r}:", group, [*known, "measurement"])
+    for text in of_experiments:
+        name = text.partition("=")[0]
+        group = name.partition(".")[0]
+        if group and group not in known:
+            raise unknown_name(f"config key in {name!r}:", group, [*known, "measurement"])
+    return of_measurement, of_experiments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +252,8 @@ def _only(case: Case, labels: Sequence[str]) -> Case:
             raise unknown_name(f"variant of {case.experiment.name}", label, there)
     if not labels:
         return case
-    fine_tunes = len(case.variants) > 1 if case.fine_tunes is None else case.fine_tunes
-    return dataclasses.replace(case, variants=tuple(there[label] for label in labels), fine_tunes=fine_tunes)
+    variants = tuple(there[label] for label in labels)
+    return dataclasses.replace(case, variants=variants, fine_tunes=case.has_fine_tuning)
 
 
 def source_of(values: Mapping[str, Any]) -> Source:
