@@ -8,7 +8,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 
-.PHONY: bench data test test-slow test-timed test-tpu-compiler test-gpu-compiler lint constraints screenshots clean
+.PHONY: bench data test test-slow test-long test-timed test-tpu-compiler test-gpu-compiler lint constraints screenshots clean
 
 # The accelerator's extra is installed with the device that needs it: make bench DEVICE=gpu
 comma := ,
@@ -28,6 +28,9 @@ test: $(VENV)/dev.installed
 
 test-slow: $(VENV)/dev.installed
 	$(RUN) -m pytest --numprocesses=auto --dist=loadfile -m "slow and not timed and not gpu and not tpu" $(ARGS)
+
+test-long: $(VENV)/dev.installed
+	$(RUN) -m pytest --numprocesses=auto --dist=load -m long $(ARGS)
 
 # One after another, and nothing else beside: they compare real time with what a formula says.
 test-timed: $(VENV)/dev.installed

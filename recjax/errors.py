@@ -1,7 +1,7 @@
 """Errors caused by what the user gave: one line each, exit code 2 at the command line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -20,9 +20,10 @@ class TrainingDivergedError(RuntimeError):
     """The loss stopped being a finite number."""
 
 
-def unknown_name(kind: str, value: str, valid: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not one of `valid`, with the nearest match if there is one."""
+def unknown_name(kind: str, value: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> UserError:
+    """Returns the error for a name that is not one of `valid`, with the one it stands for or is nearest to, if any."""
     names = sorted(valid)
-    nearest = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    closest = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    meant = (synonyms or {}).get(value) or next(iter(closest), None)
+    hint = f"; did you mean {meant!r}?" if meant else ""
     return UserError(f"unknown {kind} {value!r}; valid: {', '.join(names)}{hint}")

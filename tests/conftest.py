@@ -20,15 +20,15 @@ import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from quick_compile import quick_environment  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# XLA reads its flags once. Most of a test's time is LLVM's, and no result depends on how well it optimises; processes
-# that tests start have no such flag, and optimise as ever.
+# XLA reads its flags once. Processes that tests start do not have this one unless they ask for it.
 _flags = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = f"{_flags or ''} --xla_backend_optimization_level=0".strip()
+os.environ.update(quick_environment())
 jax.jit(lambda: 0)()
 if _flags is None:
     del os.environ["XLA_FLAGS"]

@@ -13,6 +13,7 @@ from recjax.parallel.mesh import mesh_shape
 from recjax.processor import cpu_model
 
 PLATFORMS = ("cpu", "gpu", "tpu")
+SYNONYMS = {"cuda": "gpu", "rocm": "gpu", "nvidia": "gpu"}
 TPU_GENERATIONS = {  # by the kind that JAX gives
     "TPU v2": "v2",
     "TPU v3": "v3",
@@ -62,7 +63,7 @@ def select_device(platform_name: str) -> Sequence[jax.Device]:
 def check_platform(platform_name: str) -> None:
     """Does nothing for "cpu", "gpu" and "tpu"; raises UserError for another name."""
     if platform_name not in PLATFORMS:
-        raise unknown_name("device", platform_name, PLATFORMS)
+        raise unknown_name("device", platform_name, PLATFORMS, SYNONYMS)
 
 
 def _found_devices() -> str:

@@ -40,7 +40,7 @@ def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(capsys: pytest.Ca
     assert "20 rows: 20 slower" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_check_leaves_three_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(["--processes=3", "--slowdown=1", f"--out={tmp_path}"])
     printed = capsys.readouterr().out

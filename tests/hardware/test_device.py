@@ -30,7 +30,9 @@ def test_an_absent_device_is_an_error_that_names_what_was_found(name: str, remed
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("cpus", "cpu"), ("GPU", None), ("tpuv4", "tpu"), ("", None)])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("cpus", "cpu"), ("GPU", None), ("tpuv4", "tpu"), ("cuda", "gpu"), ("", None)]
+)
 def test_an_unknown_device_is_refused_with_the_nearest_match(name: str, nearest: str | None) -> None:
     with pytest.raises(UserError) as caught:
         select_device(name)

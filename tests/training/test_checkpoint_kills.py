@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_environment
 
 from recjax.training.checkpoint import Checkpoints, complete_epochs, load_tree
 
@@ -105,7 +106,10 @@ EPOCHS, KILLS = 120, 20
 def start(config: Path, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "import sys; from recjax.cli import main; sys.exit(main(sys.argv[1:]))"]
     return subprocess.Popen(
-        [*command, "train", str(config), "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, "train", str(config), "--out", str(folder)],
+        env=quick_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -122,7 +126,7 @@ def wait_for_a_save(process: subprocess.Popen[bytes], checkpoints: Path, timeout
         time.sleep(0.005)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_twenty_times_gives_what_an_unbroken_one_gives(tmp_path: Path, ratings_file: Path):
     config, unbroken, killed = tmp_path / "tiny.py", tmp_path / "unbroken", tmp_path / "killed"
     config.write_text(CONFIG.format(epochs=EPOCHS, source=str(ratings_file)))

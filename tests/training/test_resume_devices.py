@@ -1,7 +1,6 @@
 """A run that broke on eight devices goes on on four, two or one, with the losses of an unbroken run on eight."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick_compile import quick_environment
 
 from recjax.config import Dataset, Experiment, Parallel, Training
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
@@ -121,7 +121,7 @@ def test_a_run_that_broke_on_eight_devices_goes_on_on_fewer(
         arguments.append((str(ratings_file), rate, parallel, str(folder)))
     answer = subprocess.run(
         (sys.executable, "-W", "error", "-c", GO_ON, str(TESTS), str(TESTS.parent), json.dumps(arguments)),
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(n_devices)},
+        env=quick_environment(JAX_NUM_CPU_DEVICES=str(n_devices)),
         check=True,
         stdout=subprocess.PIPE,
         timeout=600,

@@ -212,7 +212,7 @@ def test_chains(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path
     check_chain(model, wanted, ratings_file)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=60)
 @given(model=MODELS, wanted=chains(min_size=1))
 def test_many_chains(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
@@ -226,7 +226,7 @@ def test_chains_in_any_order(model: ModelConfig, wanted: Sequence[Recipe], ratin
     check_chain(model, wanted, ratings_file)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=40)
 @given(model=MODELS, wanted=ANY_ORDER)
 def test_many_chains_in_any_order(model: ModelConfig, wanted: Sequence[Recipe], ratings_file: Path):
