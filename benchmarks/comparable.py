@@ -27,7 +27,8 @@ def why_not_comparable(a: Row, b: Row) -> str | None:
     few = min(a.processes or 1, b.processes or 1)
     if few < MIN_PROCESSES:
         number = f"{few} process{'es' * (few > 1)}"
-        return f"measured in {number}; how much processes differ is known from {MIN_PROCESSES} on each side"
+        needed = f"{MIN_PROCESSES} on each side tell their noise (benchmarks.run --processes={MIN_PROCESSES})"
+        return f"measured in {number}; {needed}"
     if a.scenario == "offline" and (a.load or {}).get("verdict"):
         return "LoadGen's offline is one query, as large as the system is fast; compare throughput_samples_per_s"
     if a.target_qps != b.target_qps:

@@ -40,7 +40,7 @@ def test_rows_of_one_kind_are_comparable() -> None:
         ),
         ({"environment": environment(flags={"OMP_NUM_THREADS": "1"})}, "another number of threads (A not set, B OMP_"),
         ({"valid": False, "invalid_reason": "it leaks"}, "B is invalid: it leaks"),
-        ({"processes": 2}, "measured in 2 processes; how much processes differ is known from 3 on each side"),
+        ({"processes": 2}, "measured in 2 processes; 3 on each side tell their noise (benchmarks.run --processes=3)"),
         ({"processes": None}, "measured in 1 process; "),
     ],
 )
