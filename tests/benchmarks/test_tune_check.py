@@ -102,6 +102,7 @@ def test_rows_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.Cap
         read_screened(tmp_path)
 
 
-def test_the_page_has_the_stored_table() -> None:
+def test_the_page_has_the_stored_tables() -> None:
     page = (REPOSITORY / "docs" / "tune.md").read_text(encoding="utf-8")
     assert contest_table(STORED) in page
+    assert contest_table(STORED / "first-15m") in page
