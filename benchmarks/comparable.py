@@ -18,10 +18,7 @@ def why_not_comparable(a: Row, b: Row) -> str | None:
     for name, row in (("A", a), ("B", b)):
         if not row.valid:
             return f"{name} is invalid: {row.invalid_reason}"
-    differences = [difference for name in FIXED for difference in _of_both(name, getattr(a, name), getattr(b, name))]
-    differences += list(_asked_otherwise(a, b))
-    differences += [d for d in _of_both("environment", a.environment, b.environment) if _is_of_processor(d[0])]
-    differences += list(_other_threads(a, b))
+    differences = differences_of(a, b)
     if differences:
         return "another " + "; another ".join(in_words(difference) for difference in differences)
     few = min(a.processes or 1, b.processes or 1)
@@ -32,8 +29,30 @@ def why_not_comparable(a: Row, b: Row) -> str | None:
     if a.scenario == "offline" and (a.load or {}).get("verdict"):
         return "LoadGen's offline is one query, as large as the system is fast; compare throughput_samples_per_s"
     if a.target_qps != b.target_qps:
-        return f"a searched rate has no interval; {_search(a, 'A')}; {_search(b, 'B')} queries/s"
+        share = f"B/A {b.target_qps / a.target_qps:.3f}, " if a.target_qps and b.target_qps else ""
+        return f"a searched rate has no interval; {share}{_search(a, 'A')}; {_search(b, 'B')} queries/s"
     return None
+
+
+def differences_of(a: Row, b: Row) -> list[Difference]:
+    """Returns what was measured otherwise, so that the two rows of one name cannot be compared."""
+    differences = [difference for name in FIXED for difference in _of_both(name, getattr(a, name), getattr(b, name))]
+    differences += list(_asked_otherwise(a, b))
+    differences += [d for d in _of_both("environment", a.environment, b.environment) if _is_of_processor(d[0])]
+    differences += list(_other_threads(a, b))
+    return differences
+
+
+def rate_held(row: Row) -> bool:
+    """Returns whether every process held a server's limit at some rate, which the load generator did not set."""
+    search = row.search or {}
+    return search.get("confirmed", True) and not search.get("late_generator")
+
+
+def no_process_held(row: Row) -> bool:
+    """Returns whether no process held a server's limit at any rate; False of rows that do not tell how many did."""
+    search = row.search or {}
+    return search.get("held_processes") == 0 and not search.get("late_generator")
 
 
 def other_differences(pairs: Iterable[tuple[Row, Row]]) -> list[Difference]:
@@ -49,7 +68,8 @@ def other_differences(pairs: Iterable[tuple[Row, Row]]) -> list[Difference]:
             said = name.split(".")
             if said[0] in NOT_SAID or _is_of_processor(name) or isinstance(before, float) or isinstance(after, float):
                 continue
-            found.setdefault(f"{name} {before} {after}", (name, before, after))
+            once = said[-1] == "experiment_digest"  # each row has its own
+            found.setdefault(name if once else f"{name} {before} {after}", (name, before, after))
     return list(found.values())
 
 

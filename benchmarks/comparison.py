@@ -8,7 +8,15 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.comparable import MIN_PROCESSES, Difference, other_differences, why_not_comparable
+from benchmarks.comparable import (
+    MIN_PROCESSES,
+    Difference,
+    differences_of,
+    no_process_held,
+    other_differences,
+    rate_held,
+    why_not_comparable,
+)
 from benchmarks.figure_tests import Figure, Verdict, figures_of, judge, ratios_of
 from benchmarks.quality_changes import QualityChange, quality_changes
 from benchmarks.results import Row, RowSamples
@@ -34,7 +42,7 @@ class Compared:
     Attributes:
       name: of the row, in words.
       verdict: slower if one of the figures is, else faster if one is; invalid if B's system has a fault that A's had
-        not.
+        not, or holds no rate where A held one.
       figures: that both rows have; without intervals where the rows are not comparable.
       reason: why they are not, or B's fault.
     """
@@ -57,6 +65,7 @@ class Comparison:
     names: tuple[str, str]
     rows: tuple[Compared, ...]
     qualities: tuple[QualityChange, ...]
+    n_lost: int  # rows of A that B has not
     n_models: int  # whose qualities were compared
     differences: tuple[Difference, ...]
     threshold: float
@@ -110,6 +119,7 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
         names=(a.name, b.name),
         rows=tuple(sorted([*rows, *_alone("A", a, b), *_alone("B", b, a)], key=_worst_first)),
         qualities=tuple(qualities),
+        n_lost=len(a.rows) - len(pairs),
         n_models=n_models,
         differences=tuple(other_differences(pairs.values())),
         threshold=threshold,
@@ -118,9 +128,13 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
 
 
 def _broke(before: Row, after: Row) -> bool:
-    """Returns whether B's system has a fault that A's had not; that no rate held is often the machine's doing."""
-    rate_held = after.search is None or (after.search.get("confirmed", True) and not after.search.get("late_generator"))
-    return before.valid and not after.valid and rate_held
+    """Returns whether B's system has a fault that A's had not, or held no rate in any process, asked as A's was.
+
+    That only some processes held a rate is often the machine's doing.
+    """
+    if not before.valid or after.valid:
+        return False
+    return rate_held(after) or (no_process_held(after) and not differences_of(before, after))
 
 
 def _why_not(key: str, a: Run, b: Run, *, paired: bool) -> str | None:

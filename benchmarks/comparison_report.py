@@ -21,7 +21,7 @@ LISTED = 4  # rows that share a reason, on the terminal
 
 
 def summary_line(comparison: Comparison) -> str:
-    """Returns how many rows have which verdict, in one line."""
+    """Returns how many rows have which verdict, how many of A's are lost, and the models' quality, in one line."""
     counts = [f"{len(comparison.of('slower'))} slower", f"{len(comparison.of('faster'))} faster"]
     counts.append(f"{len(comparison.of('same'))} the same")
     if comparison.of("invalid"):
@@ -30,7 +30,8 @@ def summary_line(comparison: Comparison) -> str:
         counts.append(f"{len(comparison.of('not comparable'))} not comparable")
     lost = sum(change.lost for change in comparison.qualities)
     quality = f"quality changed in {len(comparison.qualities)} of {comparison.n_models} models, lost in {lost}"
-    return f"{len(comparison.rows)} rows: {', '.join(counts)}; {quality}"
+    missing = f"{comparison.n_lost} row{'s' * (comparison.n_lost > 1)} of A missing in B; " if comparison.n_lost else ""
+    return f"{len(comparison.rows)} rows: {', '.join(counts)}; {missing}{quality}"
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

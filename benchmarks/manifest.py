@@ -1,13 +1,16 @@
 """run.json: by which command and code a run's folder came about, so that it can go on, or be done again."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import Source
+from benchmarks.suite import Case, Source
+from recjax.config import to_dict
 from recjax.errors import UserError
 from recjax.hardware.software import describe_git
+from recjax.training.checkpoint import experiment_identity
 from recjax.whole_files import write_json
 
 FILE = "run.json"
@@ -16,6 +19,17 @@ FILE = "run.json"
 def describe_command(source: Source, device: str) -> dict[str, Any]:
     """Returns what was run, as it stands in a row's environment."""
     return {**dataclasses.asdict(source), "device": device}
+
+
+def experiment_digest(case: Case, label: str) -> str:
+    """Returns 16 hex digits that any value of the case's experiment changes, as the variant of that label has it.
+
+    A command names a config by its path, and its suite by its name: this tells that what stands there was edited.
+    """
+    members = next((variant.members for variant in case.variants if variant.label == label), ())
+    experiment = dataclasses.replace(case.experiment, transforms=members)
+    values = experiment_identity(experiment) | {"parallel": to_dict(experiment.parallel)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_manifest(folder: Path, run_id: str, command: dict[str, Any]) -> None:

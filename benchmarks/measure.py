@@ -5,7 +5,8 @@ import datetime
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ from recjax.load.closed_loop import closed_loop, warm_up
 from recjax.load.mlperf import measure_with_loadgen
 from recjax.load.mlperf_log import LoadGenError
 from recjax.load.quiet_heap import quiet_heap
-from recjax.load.rate_search import MIN_CONFIRMING_QUERIES, MIN_PROBE_QUERIES, confirm_rate, highest_rate_within_limit
+from recjax.load.rate_search import (
+    CONFIRMATIONS,
+    MIN_CONFIRMING_QUERIES,
+    MIN_PROBE_QUERIES,
+    Asked,
+    confirm_rate,
+    search_rate,
+)
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window, nothing_measured
 from recjax.measurement.early_stopping import most_over_limit
@@ -35,6 +43,7 @@ from recjax.training.memory import default_device
 
 COMPILATIONS = CompileCounter()
 NULL_RATE_QPS = 1_000.0  # at which the null model is served: the floor of the harness
+_Found = tuple[list[Window], dict[str, Any] | None]  # the windows to report, and the search as it stands in a row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ class _Watched:
         self.recompiles = 0
         self.fault: str | None = None
         self._held = memory.held
-        self._watched: list[tuple[Window, float]] = []
+        self._watched: list[tuple[weakref.ref[Window], dict[str, Any]]] = []
         self._noises: list[Mapping[str, Any]] = []
         self._energies: list[Energy] = []
         self._growths: list[tuple[int | None, int | None]] = []
@@ -115,12 +124,19 @@ class _Watched:
         self.recompiles += COMPILATIONS.count - compiled
         self._noises.append(dataclasses.asdict(host.noise) | {"own_cpu_s": own_cpu_s})
         self._growths.append(self._memory.growth())
-        self._watched.append((window, started_at_s))
+        self._watched.append((weakref.ref(window), window_facts(window, started_at_s)))
         return window
+
+    @property
+    def taken(self) -> int:
+        """Returns how many windows were watched."""
+        return len(self._watched)
 
     def measured(self, scenario: str, batch_size: int, **known: Any) -> Measured:
         """Returns those of the windows that were watched that are in `windows`, as a record."""
-        kept = [index for index, (window, _) in enumerate(self._watched) if any(window is one for one in self.windows)]
+        kept = [
+            index for index, (window, _) in enumerate(self._watched) if any(window() is one for one in self.windows)
+        ]
         used, grown = [self._energies[index] for index in kept], [self._growths[index] for index in kept]
         reason = next((energy.reason for energy in used if energy.joules is None), None)
         return Measured(
@@ -129,8 +145,9 @@ class _Watched:
             batch_size=batch_size,
             process=self.place.process,
             started_at=self.started_at,
-            windows=[window_facts(*self._watched[index]) for index in kept],
+            windows=[self._watched[index][1] for index in kept],
             latency_ms=[window.latency_ms for window in self.windows],
+            parts_ms=[window.parts_ms for window in self.windows],
             recompiles=self.recompiles,
             host={"windows": [self._noises[index] for index in kept], "jitter": dataclasses.asdict(probe_jitter())},
             energy_j=None if reason else sum(energy.joules or 0.0 for energy in used),
@@ -245,58 +262,96 @@ def _measure_server(
 ) -> list[Measured]:
     """Returns each contestant at the highest rate that holds its limit; the null model at NULL_RATE_QPS.
 
-    The first process searches that rate; the others confirm it, each anew, and lower it where it does not hold.
+    The first process searches that rate; the others confirm it, each anew, and lower it where it does not hold. Their
+    searches take turns, window by window, as the closed loops do.
     """
-    measured: list[Measured] = []
-    with LoadGenerator() as generator, stage(title, len(contestants)) as advance:
-        for contestant, capacity in zip(contestants, capacity_qps, strict=True):
-            one = _Watched(contestant, place, memory)
-            # A new draw of arrivals a window, the same ones for every contestant.
-            seeds = itertools.count(settings.seed + 1_000 * place.process)
-
-            def probe(
-                rate_qps: float, n: int, *, whole: bool = False, one: _Watched = one, seeds: Iterator[int] = seeds
-            ) -> Window:
-                system, seed, slo_ms = one.contestant.system, next(seeds), serving.slo_ms
-                if settings.loadgen == "mlperf":
-                    of_loadgen = functools.partial(measure_with_loadgen, rate_qps=rate_qps, slo_ms=slo_ms)
-                    measure = functools.partial(of_loadgen, system, "server", n, seed=seed, mix=settings.queries)
-                    return one.watch(measure, rate_qps)
-                most_over = None if whole else most_over_limit(0.99, n)  # with more, p99 cannot hold any more
-                of_ours = functools.partial(
-                    generator.measure, arrivals=settings.arrivals, mix=settings.queries, most_over=most_over
+    watched = [_Watched(contestant, place, memory) for contestant in contestants]
+    searches = [
+        _search(contestant, float(capacity), rates.get(contestant.label), settings, serving.slo_ms)
+        for contestant, capacity in zip(contestants, capacity_qps, strict=True)
+    ]
+    # A new draw of arrivals a window, the same ones for every contestant.
+    seeds = [itertools.count(settings.seed + 1_000 * place.process) for _ in contestants]
+    found: dict[int, _Found] = {}
+    rng = np.random.default_rng([settings.seed, place.process])
+    expected = CONFIRMATIONS if rates else settings.search_steps + CONFIRMATIONS + len(settings.curve)
+    with LoadGenerator() as generator, stage(title, len(contestants) * expected) as advance:
+        asked = [next(search) for search in searches]
+        while len(found) < len(contestants):
+            for index in rng.permutation([index for index in range(len(contestants)) if index not in found]):
+                system, seed = contestants[index].system, next(seeds[index])
+                measure = functools.partial(
+                    _open_window, generator, system, asked[index], settings, serving.slo_ms, seed
                 )
-                return one.watch(functools.partial(of_ours, system, rate_qps, n, slo_ms=slo_ms, seed=seed), rate_qps)
-
-            search = None
-            if contestant.is_null or not (capacity or contestant.label in rates):
-                # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
-                n = max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s))
-                windows = [probe(NULL_RATE_QPS, n, whole=True)]
-            elif contestant.label in rates:
-                found = confirm_rate(probe, rates[contestant.label], serving.slo_ms, 2 * settings.probe_s)
-                windows, search = list(found.windows), found.in_row()
-            else:
-                found = highest_rate_within_limit(
-                    probe, float(capacity), serving.slo_ms, settings.probe_s, settings.search_steps
-                )
-                windows = list(found.windows)
-                to_the_end = functools.partial(probe, whole=True)
-                rates_below = [share * found.rate_qps for share in settings.curve]
-                curve = [_point(to_the_end, rate, settings.probe_s, serving.slo_ms) for rate in rates_below]
-                search = found.in_row() | {"curve": curve}
+                window = watched[index].watch(measure, asked[index].rate_qps)
+                try:
+                    asked[index] = searches[index].send(window)
+                except StopIteration as end:
+                    found[index] = end.value
+                p99_ms = np.percentile(window.latency_ms, 99) if window.queries else float("nan")
+                left = sum(max(1, expected - one.taken) for i, one in enumerate(watched) if i not in found)
+                advance(f"{contestants[index].label} {window.offered_qps:,.0f} queries/s, p99 {p99_ms:.2f} ms", left)
+        measured = []
+        for index, one in enumerate(watched):
+            windows, search = found[index]
             one.windows += windows
-            faults = (wrong_answers(contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)
+            faults = (wrong_answers(one.contestant.system, w) or window_fault(w, serving.slo_ms) for w in windows)
             fault = one.fault or next((fault for fault in faults if fault), None)
             measured.append(one.measured("server", serving.buckets[-1], search=search, fault=fault))
-            p99_ms = np.percentile(windows[-1].latency_ms, 99) if windows[-1].queries else float("nan")
-            advance(f"{contestant.label} {windows[-1].offered_qps:,.0f} queries/s, p99 {p99_ms:.2f} ms")
+        advance(_fp32_and_best(contestants, measured), 0)
     return measured
 
 
-def _point(probe: Callable[[float, int], Window], rate_qps: float, probe_s: float, slo_ms: float) -> dict[str, Any]:
+def _search(
+    contestant: Contestant, capacity_qps: float, rate_qps: float | None, settings: Measurement, slo_ms: float
+) -> Generator[Asked, Window, _Found]:
+    """Asks for windows of a contestant; returns those to report, and how their rate was found.
+
+    Args:
+      contestant: whose windows they are.
+      capacity_qps: what its closed loops answered, 0 if there were none.
+      rate_qps: to confirm; None searches it.
+      settings: of the suite.
+      slo_ms: limit of p99.
+    """
+    if contestant.is_null or not (capacity_qps or rate_qps):
+        # Without a capacity, as after a LoadGen that failed in the closed loops, there is nothing to search.
+        n = max(MIN_CONFIRMING_QUERIES, round(2 * NULL_RATE_QPS * settings.probe_s))
+        return [(yield Asked(NULL_RATE_QPS, n, to_the_end=True))], None
+    if rate_qps:
+        confirmed = yield from confirm_rate(rate_qps, slo_ms, 2 * settings.probe_s)
+        return list(confirmed.windows), confirmed.in_row()
+    found = yield from search_rate(capacity_qps, slo_ms, settings.probe_s, settings.search_steps)
+    curve = []
+    for rate in (share * found.rate_qps for share in settings.curve):
+        n = max(MIN_PROBE_QUERIES, round(rate * settings.probe_s))
+        curve.append(_point((yield Asked(rate, n, to_the_end=True)), rate, slo_ms))
+    return list(found.windows), found.in_row() | {"curve": curve}
+
+
+def _open_window(
+    generator: LoadGenerator, system: ModelSystem, asked: Asked, settings: Measurement, slo_ms: float, seed: int
+) -> Window:
+    if settings.loadgen == "mlperf":
+        of_loadgen = functools.partial(measure_with_loadgen, rate_qps=asked.rate_qps, slo_ms=slo_ms)
+        return of_loadgen(system, "server", asked.n_queries, seed=seed, mix=settings.queries)
+    most_over = (
+        None if asked.to_the_end else most_over_limit(0.99, asked.n_queries)
+    )  # with more, p99 cannot hold any more
+    return generator.measure(
+        system,
+        asked.rate_qps,
+        asked.n_queries,
+        slo_ms=slo_ms,
+        seed=seed,
+        arrivals=settings.arrivals,
+        mix=settings.queries,
+        most_over=most_over,
+    )
+
+
+def _point(window: Window, rate_qps: float, slo_ms: float) -> dict[str, Any]:
     """Returns a server's latency at a rate below the one found; none, and why, of a window that says nothing."""
-    window = probe(rate_qps, max(MIN_PROBE_QUERIES, round(rate_qps * probe_s)))
     fault = window_fault(window, slo_ms)
     if fault is None and (window.failed_early or window.overloaded):
         fault = "the window was ended early: p99 was above the limit"
@@ -319,5 +374,7 @@ def _known(growths: Sequence[int | None]) -> list[int] | None:
 def _fp32_and_best(contestants: Sequence[Contestant], measured: Sequence[Measured]) -> str:
     """Returns fp32's rate and the highest, in words; the null model does not compete."""
     rates = [float(np.median(m.samples_per_s)) for c, m in zip(contestants, measured, strict=True) if not c.is_null]
+    if not rates:
+        return ""
     best = int(np.argmax(rates))
     return f"fp32 {rates[0]:,.0f} samples/s" + (f", {contestants[best].label} {rates[best]:,.0f}" if best else "")

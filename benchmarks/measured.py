@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from recjax.load.window import Window
+from recjax.load.window import PARTS, Window
 from recjax.whole_files import write_json, write_whole
 
 
@@ -29,6 +29,7 @@ class Measured:
       started_at: of the first window, UTC.
       windows: what each window gave but for its latencies, as plain values (`window_facts`).
       latency_ms: [W] arrays of one value a query.
+      parts_ms: [W] the parts of those latencies by PARTS, in the same order.
       recompiles: compilations that happened inside the windows; anything but 0 makes the row invalid.
       search: of the server scenario, how its rate was found or confirmed; None of the null model.
       host: what the host did during the windows.
@@ -48,6 +49,7 @@ class Measured:
     started_at: str
     windows: Sequence[Mapping[str, Any]]
     latency_ms: Sequence[NDArray]
+    parts_ms: Sequence[Mapping[str, NDArray]]
     recompiles: int
     search: Mapping[str, Any] | None
     host: Mapping[str, Any]
@@ -86,6 +88,7 @@ def window_facts(window: Window, started_at_s: float) -> dict[str, Any]:
         "silent": window.silent,
         "failed_early": window.failed_early,
         "generator_cpu_share": window.generator_cpu_share,
+        "privileges": window.privileges.in_row() if window.privileges else None,
         "verdict": dict(getattr(window, "verdict", {})) or None,  # LoadGen's
         "parts_ms": {name: float(part.sum()) for name, part in window.parts_ms.items()},  # over the queries
         "send_lag_ms": None
@@ -103,11 +106,13 @@ def append_measured(folder: Path, records: Iterable[Measured]) -> None:
     for record in records:
         stem = _stem(record.scenario, record.batch_size, record.label)
         arrays: dict[str, Any] = {str(index): latencies for index, latencies in enumerate(record.latency_ms)}
+        for index, parts in enumerate(record.parts_ms):
+            arrays |= {f"{index}/{name}": part.astype(np.float32) for name, part in parts.items()}
         write_whole(folder / f"{stem}.npz", functools.partial(_save_arrays, arrays))
         values = {
             field.name: getattr(record, field.name)
             for field in dataclasses.fields(record)
-            if field.name != "latency_ms"
+            if field.name not in ("latency_ms", "parts_ms")
         }
         write_json(folder / f"{stem}.json", values)
 
@@ -122,8 +127,12 @@ def read_measured(folder: Path, scenario: str, batch_size: int, labels: Sequence
             return None
         values = json.loads(file.read_text(encoding="utf-8"))
         with np.load(folder / f"{stem}.npz", allow_pickle=False) as arrays:
-            latency_ms = [arrays[str(index)] for index in range(len(values["windows"]))]
-        records.append(Measured(latency_ms=latency_ms, **values))
+            indices = range(len(values["windows"]))
+            latency_ms = [arrays[str(index)] for index in indices]
+            parts_ms = [
+                {name: arrays[f"{index}/{name}"] for name in PARTS if f"{index}/{name}" in arrays} for index in indices
+            ]
+        records.append(Measured(latency_ms=latency_ms, parts_ms=parts_ms, **values))
     return records
 
 

@@ -192,6 +192,16 @@ def full_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     return FULL_COLUMNS, [_full_cells(row) for row in full_rows(rows)]
 
 
+TIME_SPLITS = {  # title and caption by the field of a row
+    "time_split_ms": (
+        "Where the time goes",
+        "Mean of each part of a query's latency; the parts add up to it. Of LoadGen's queries only the lag is known.",
+    ),
+    "tail_split_ms": (
+        "Where the tail's time goes",
+        "The same of the slowest 1% of the queries: what grows from the one to the other makes the tail.",
+    ),
+}
 PADDING_TITLE = "Padding by batch sizes"
 PADDING_NOTE = (
     "Share, in %, of the server's computed samples that are padding. Only the first share was measured: the others are "

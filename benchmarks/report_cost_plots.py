@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.plot_style import AXIS_GREY, PART_COLOURS, PATTERNS
+from benchmarks.report_contents import TIME_SPLITS
 from benchmarks.report_figure import (
     MARK_FONT,
     Plot,
@@ -161,34 +162,44 @@ def padding_waste(shown: Shown) -> Plot:
 
 def time_split(shown: Shown) -> Plot:
     """Returns the mean of each part of a latency, as stacked bars."""
+    return _time_split(shown, "time_split_ms", "mean latency, ms")
+
+
+def tail_split(shown: Shown) -> Plot:
+    """Returns the same of the slowest 1% of the queries."""
+    return _time_split(shown, "tail_split_ms", "mean latency of the slowest 1%, ms")
+
+
+def _time_split(shown: Shown, field: str, axis: str) -> Plot:
     every = [row for variant in shown.variants for row in variant.rows]
     ordered = sorted(every, key=lambda row: (SCENARIOS.index(row.scenario), row.batch_size))
-    choices = list(dict.fromkeys(choice_of(row, every) for row in ordered if row.time_split_ms))
+    choices = list(dict.fromkeys(choice_of(row, every) for row in ordered if getattr(row, field)))
     traces = []
     for choice in choices:
         measured = [
-            (variant, row)
+            (variant, row, getattr(row, field))
             for variant in shown.variants
             for row in variant.rows
-            if row.time_split_ms and choice_of(row, every) == choice
+            if getattr(row, field) and choice_of(row, every) == choice
         ]
-        named = [name for name in PARTS if any(name in (row.time_split_ms or {}) for _, row in measured)]
-        parts = {
-            name.replace("_", " "): [(row.time_split_ms or {}).get(name, 0.0) for _, row in measured] for name in named
-        }
-        variants, rows = [variant for variant, _ in measured], [[row] for _, row in measured]
+        named = [name for name in PARTS if any(name in split for _, _, split in measured)]
+        parts = {name.replace("_", " "): [split.get(name, 0.0) for _, _, split in measured] for name in named}
+        variants, rows = [variant for variant, _, _ in measured], [[row] for _, row, _ in measured]
         colours = [PARTS.index(name) for name in named]
         traces += _stacked(
             shown, variants, rows, parts, lambda ms: f"{format_number(ms)} ms", colours=colours, choice=choice
         )
+    title, caption = TIME_SPLITS[field]
     return Plot(
-        title="Where the time goes",
-        caption="Left is better: mean of each part of a query's latency. The parts add up to the mean latency; of "
-        "LoadGen's queries only the lag is known.",
+        title=title,
+        caption=f"Left is better. {caption}",
         traces=traces,
-        layout=_bar_layout("mean latency, ms", len(shown.variants)),
+        layout=_bar_layout(axis, len(shown.variants)),
         choices=choices,
-        missing="" if traces else "the rows have no parts of their latency (rows have them since version 4)",
+        missing=""
+        if traces
+        else "the rows have no parts of their latency (rows have them since version 4, of the "
+        "slowest queries since version 5)",
     )
 
 

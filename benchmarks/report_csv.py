@@ -73,6 +73,7 @@ COLUMNS: Mapping[str, Callable[[Row], Any]] = {
     "outliers_mild": _part("outliers", "mild"),
     "outliers_severe": _part("outliers", "severe"),
     **{f"{name}_ms": _part("time_split_ms", name) for name in PARTS},
+    **{f"tail_{name}_ms": _part("tail_split_ms", name) for name in PARTS},
     "queries_per_s": _part("throughput_queries_per_s"),
     "samples_per_s": _part("throughput_samples_per_s"),
     "samples_per_s_low": _part("throughput_ci95", 0),

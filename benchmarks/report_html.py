@@ -61,6 +61,7 @@ MODEL_PLOTS = (
     plots.latency_distribution,
     plots.throughput_against_batch,
     costs.time_split,
+    costs.tail_split,
     costs.roofline,
     costs.stored_bytes,
     costs.program_bytes,

@@ -6,6 +6,7 @@ from benchmarks.markdown import bullets, escape, table
 from benchmarks.report_contents import (
     PADDING_NOTE,
     PADDING_TITLE,
+    TIME_SPLITS,
     full_rows,
     full_table,
     heading_facts,
@@ -60,7 +61,8 @@ def _page(rows: Sequence[Row]) -> str:
         *(_quality(rows)),
         "## All rows",
         table(*full_table(rows)),
-        *_time_split(rows),
+        *_time_split(rows, "time_split_ms"),
+        *_time_split(rows, "tail_split_ms"),
         *_padding(rows),
         "## What could not be measured",
         table(["reason", "fields", "rows"], [[r, f, f"{n} of {len(rows)}"] for r, f, n in missing_figures(rows)], 2),
@@ -81,21 +83,22 @@ def _summary(rows: Sequence[Row]) -> str:
     return table(header, lines, n_left=2)
 
 
-def _time_split(rows: Sequence[Row]) -> Iterable[str]:
-    """Yields the mean of each part of every latency; nothing for rows of before version 4."""
-    split = [row for row in full_rows(rows) if row.time_split_ms]
+def _time_split(rows: Sequence[Row], field: str) -> Iterable[str]:
+    """Yields the mean of each part of a latency, of all queries or of the slowest; nothing for rows that lack it."""
+    split = [(row, getattr(row, field)) for row in full_rows(rows) if getattr(row, field)]
     if not split:
         return
-    parts = [name for name in PARTS if any(name in (row.time_split_ms or {}) for row in split)]
-    header = ["case", "scenario", "batch", *(f"{name.replace('_', ' ')} ms" for name in parts), "mean ms"]
+    parts = [name for name in PARTS if any(name in of_row for _, of_row in split)]
+    header = ["case", "scenario", "batch", *(f"{name.replace('_', ' ')} ms" for name in parts), "together ms"]
     lines = [
         [row.case, row.scenario, str(row.batch_size)]
-        + [format_number((row.time_split_ms or {}).get(name)) for name in parts]
-        + [format_number(row.latency_ms["mean"])]
-        for row in split
+        + [format_number(of_row.get(name)) for name in parts]
+        + [format_number(sum(of_row.values()))]
+        for row, of_row in split
     ]
-    yield "## Where the time goes"
-    yield "Mean of each part of a query's latency; the parts add up to it. Of LoadGen's queries only the lag is known."
+    title, caption = TIME_SPLITS[field]
+    yield f"## {title}"
+    yield caption
     yield table(header, lines, 2)
 
 

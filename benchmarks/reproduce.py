@@ -7,13 +7,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from benchmarks.manifest import experiment_digest
 from benchmarks.report import wide_console
 from benchmarks.results import Row, read_rows
 from benchmarks.runner import run_apart
-from benchmarks.suite import Source, source_of
+from benchmarks.suite import Case, Source, source_of
 from benchmarks.summary import format_number, format_quality, samples_key
 from recjax.errors import UserError, unknown_name
-from recjax.hardware.software import describe_software
+from recjax.hardware.software import describe_software, nvidia_driver
 from recjax.progress import console
 
 NOT_OF_THE_MACHINE = (
@@ -38,9 +39,11 @@ def reproduce(text: str, folder: Path) -> int:
     """
     row = find_row(text)
     source, device = source_of_row(row)
-    for line in differences(row.environment, describe_software()):
+    suite = source.load()
+    now = describe_software() | ({"nvidia_driver": nvidia_driver()} if device == "gpu" else {})
+    for line in other_experiment(row, suite.cases[0], source.name) + differences(row.environment, now):
         console.print(f"other than then: {line}", markup=False)
-    if code := run_apart(source.load(), source, device, folder):
+    if code := run_apart(suite, source, device, folder):
         return code
     again = next((new for new in read_rows(folder / "results.jsonl") if samples_key(new) == samples_key(row)), None)
     if again is None:
@@ -77,6 +80,22 @@ def source_of_row(row: Row) -> tuple[Source, str]:
         "scenarios": () if row.scenario == "server" else (row.scenario,),  # its search begins where the others end
     }
     return source_of(command | part), command["device"]
+
+
+def other_experiment(row: Row, case: Case, name: str) -> list[str]:
+    """Returns in one line that the experiment is another than the row's, nothing if it is the same.
+
+    Nothing either for a row that does not say, as those of before the digest.
+
+    Args:
+      row: as it was measured.
+      case: as it is now.
+      name: of the config's file or the suite.
+    """
+    then, now = row.environment["command"].get("experiment_digest"), experiment_digest(case, row.variant)
+    if then in (None, now):
+        return []
+    return [f"experiment: {then} -> {now}: {name} was edited, or the code gives it other values"]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -23,8 +23,8 @@ from recjax.errors import UserError
 from recjax.progress import console
 from recjax.whole_files import write_whole
 
-SCHEMA_VERSION = 4
-READ_VERSIONS = (1, 2, 3, 4)
+SCHEMA_VERSION = 5
+READ_VERSIONS = (1, 2, 3, 4, 5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ class Row:
     validation_quality: float | None  # of the final model
     latency_ms: dict[str, Any]  # p50 p90 p95 p99 p99_9 max mean n ci95_p50 ci95_p99
     time_split_ms: dict[str, float] | None  # mean of each part of a latency; their sum is the mean latency
+    tail_split_ms: dict[str, float] | None  # the same of the slowest 1% of the queries
     outliers: dict[str, Any] | None  # how many latencies lie beyond Tukey's fences; none is dropped
     early_stopping: dict[str, Any] | None  # a latency that a percentile does not exceed, with 99% confidence
     steady: bool | None  # whether the last windows of each process agree within 10%
@@ -134,7 +135,8 @@ SINCE_VERSION_4 = (
     "answer_caching",
     "host",
 )
-SINCE = {2: SINCE_VERSION_2, 3: SINCE_VERSION_3, 4: SINCE_VERSION_4}
+SINCE_VERSION_5 = ("tail_split_ms",)
+SINCE = {2: SINCE_VERSION_2, 3: SINCE_VERSION_3, 4: SINCE_VERSION_4, 5: SINCE_VERSION_5}
 FREE_FORM = ("model_config", "transforms", "transform_report", "search", "environment", "reasons", "load", "host")
 
 

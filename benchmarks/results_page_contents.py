@@ -65,7 +65,7 @@ TABLES = (
     Section(
         title="The same models in other libraries",
         path="peers/peers.md",
-        command="python -m benchmarks.peers",
+        command="python -m benchmarks.peers --quiet=60",
         words="Equal weights, requests and answers; the libraries take turns ([how](../peers.md)).",
     ),
     Section(

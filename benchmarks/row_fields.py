@@ -21,6 +21,7 @@ class ProcessFacts:
       device: platform, kind, count, mesh, and the kind as JAX names it.
       programs: by label and batch size, what the compiler says.
       environment: of its rows.
+      position_padding: of the requests' histories, the share of positions that hold nothing; None without histories.
       peak_memory_bytes: of the device, None where it keeps no count.
       peak_host_bytes: None where the system does not tell.
     """
@@ -30,6 +31,7 @@ class ProcessFacts:
     device_kind: str
     programs: dict[str, dict[str, dict[str, Any]]]
     environment: dict[str, Any]
+    position_padding: float | None = None
     peak_memory_bytes: int | None = None
     peak_host_bytes: int | None = None
 

@@ -18,6 +18,7 @@ from recjax.measurement.outliers import count_outliers
 from recjax.measurement.percentiles import summarize_latency
 from recjax.measurement.steady_state import LAST_WINDOWS, steady_state
 
+TAIL_SHARE = 0.01
 SINGLE_STREAM_PERCENTILE, OTHER_PERCENTILE = 0.9, 0.99  # that LoadGen reports of single_stream, and of the others
 
 
@@ -32,7 +33,7 @@ def put_latency(row: RowFields, records: Sequence[Measured]) -> None:
         none = dict.fromkeys(["p50", "p90", "p95", "p99", "p99_9", "max", "mean", "ci95_p50", "ci95_p99"])
         row.reasons |= dict.fromkeys([f"latency_ms.{name}" for name in none], why_none)
         row.fields["latency_ms"] = none | {"n": len(samples.latency_ms), "ci95_over": "windows"}
-        for name in ("time_split_ms", "outliers", "early_stopping", "steady"):
+        for name in ("time_split_ms", "tail_split_ms", "outliers", "early_stopping", "steady"):
             row.put(name, None, why_none)
         return
     processes = [p for p, window in zip(samples.processes, samples.windows_ms, strict=True) if len(window)]
@@ -53,6 +54,7 @@ def put_latency(row: RowFields, records: Sequence[Measured]) -> None:
         for name, total_ms in window["parts_ms"].items():
             parts[name] = parts.get(name, 0.0) + total_ms / n
     row.fields["time_split_ms"] = {name: parts[name] for name in PARTS if name in parts}
+    row.put("tail_split_ms", _tail_split(records), "LoadGen does not tell the parts of a latency")
     outliers = count_outliers(samples.latency_ms)
     row.fields["outliers"] = {
         "mild": outliers.low_mild + outliers.high_mild,
@@ -75,6 +77,23 @@ def put_latency(row: RowFields, records: Sequence[Measured]) -> None:
             row.reasons["steady"] = unsteady[0]
 
 
+def _tail_split(records: Sequence[Measured]) -> dict[str, float] | None:
+    """Returns the mean of each part over the slowest TAIL_SHARE of the queries; None if nobody knows the parts."""
+    windows = [
+        (latency_ms, parts_ms)
+        for record in records
+        for latency_ms, parts_ms in zip(record.latency_ms, record.parts_ms, strict=True)
+        if len(latency_ms)
+    ]
+    known = [name for name in PARTS if all(name in parts_ms for _, parts_ms in windows)]
+    if not known:
+        return None
+    latency_ms = np.concatenate([latency_ms for latency_ms, _ in windows])
+    slowest = np.argsort(latency_ms)[-max(1, round(TAIL_SHARE * len(latency_ms))) :]
+    parts = {name: np.concatenate([parts_ms[name] for _, parts_ms in windows])[slowest] for name in known}
+    return {name: float(part.mean(dtype=np.float64)) for name, part in parts.items()}
+
+
 def put_throughput(row: RowFields, records: Rowed, variant: PreparedVariant | None, *, is_server: bool) -> None:
     """Puts the interval of the rate, and its ratio to fp32's where both were measured in turns."""
     if is_server:
@@ -84,7 +103,7 @@ def put_throughput(row: RowFields, records: Rowed, variant: PreparedVariant | No
         row.put("throughput_ci95", bounds_of(of_rate), of_rate.reason)
     why_not = None
     if is_server:
-        why_not = "server rates are searched one after the other, not in turns; compare target_qps"
+        why_not = "a server answers what is sent; compare target_qps"
     elif variant is None:
         why_not = NULL_REASON
     elif not all(np.all(one.samples_per_s) for one in (*records.of_variant, *records.of_fp32)):
@@ -124,6 +143,7 @@ def put_server(row: RowFields, records: Sequence[Measured], settings: Serving) -
         "send_lag_ms": {name: max(lag[name] for lag in lags) for name in lags[0]} if lags else None,  # worst window
         "unanswered": sum(window["unanswered"] for window in windows),
         "generator_cpu_share": None if None in shares else max(shares),
+        **(windows[0]["privileges"] or {}),
         "padding_by_buckets": padding_by_buckets((window["batch_sizes"] for window in windows), settings.buckets),
     }
 
@@ -149,6 +169,7 @@ def _search(searches: Sequence[Mapping[str, Any]], rates_qps: Sequence[float]) -
     lowest = min(failed, key=lambda search: search["failed_at_qps"], default=searches[0])
     return dict(searches[0]) | {
         "confirmed": confirmed,
+        "held_processes": sum(search["confirmed"] for search in searches),
         "held_at_qps": min(rates_qps) if confirmed else None,
         "failed_at_qps": lowest["failed_at_qps"],
         "late_generator": lowest["late_generator"],

@@ -50,6 +50,7 @@ def make_row(
     put_server(row, records.of_variant, settings)
     queries_in_words = asked.queries.in_words() if is_server else asked.queries.rows_in_words()
     row.fields["load"] |= {"queries": queries_in_words}
+    row.fields["load"] |= {"position_padding": facts.position_padding}
     row.fields["load"] |= {"arrivals": asked.arrivals.in_words()} if is_server else {}
     put_memory(row, records, facts, program)
     _put_sparse_speeds(row, variant, records)

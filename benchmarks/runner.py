@@ -17,7 +17,7 @@ import jax
 
 from benchmarks import step
 from benchmarks.contestants import NULL_LABEL
-from benchmarks.manifest import check_goes_on, describe_command, write_manifest
+from benchmarks.manifest import check_goes_on, describe_command, experiment_digest, write_manifest
 from benchmarks.measured import Measured
 from benchmarks.measuring import (
     cache_folder,
@@ -255,7 +255,10 @@ def _rows(
             of_masked=None if masked is None else [records[masked] for records in measured],
             of_all=[[records[index] for records in part.values()] for part in parts if part],
         )
-        row = make_row(case, variant, records, facts, of_run, prepared.training, suite.measurement)
+        command = of_run["command"] | {"experiment_digest": experiment_digest(case, label)}
+        row = make_row(
+            case, variant, records, facts, {**of_run, "command": command}, prepared.training, suite.measurement
+        )
         rows.append((row, at_lowest_rate(records.of_variant)))
     return rows
 

@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from benchmarks.results import Row
+from recjax.load.generator import PRIORITY
 from recjax.measurement.host_noise import BUSY
 
 NULL_MODEL = "null"
@@ -140,10 +141,21 @@ def floor_in_words(rows: Iterable[Row]) -> list[str]:
         f"{'' if row.valid else f'{INVALID_MARK} '}floor of the load generator and the serving loop at "
         f"{row.target_qps:,.0f} queries/s, {null.experiment}'s requests: "
         f"p50 {format_number(row.latency_ms['p50'])} ms, p99 {format_number(row.latency_ms['p99'])} ms"
+        f"{_refused_in_words(row.load or {})}"
         for null in null_variants(rows)
         for row in null.of("server")
         if row.processes  # rows from before version 4 had no load generator
     ]
+
+
+def _refused_in_words(load: Mapping[str, Any]) -> str:
+    """Returns what the load generator asked the system for in vain, nothing if it got all, or a row does not say."""
+    niceness, refused = load.get("generator_niceness"), list[str]()
+    if niceness is not None and niceness > PRIORITY:
+        refused.append(f"its priority (niceness {niceness}, not {PRIORITY})")
+    if load.get("generator_short_slice") is False:
+        refused.append("short slices of a core")
+    return f"; the generator did not get {' and '.join(refused)}" if refused else ""
 
 
 def steadiness_in_words(rows: Iterable[Row]) -> str:

@@ -1,5 +1,7 @@
 """The software that a figure depends on: versions, flags, precision, processor, system and git state."""
 
+import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,7 +13,20 @@ import jax
 
 from recjax.processor import cpu_model
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "aqtp", "qwix", "numpy", "recjax")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "aqtp",
+    "qwix",
+    "numpy",
+    "scipy",
+    "orbax-checkpoint",
+    "pyarrow",
+    "recjax",
+)
+EXTRAS = ("hdrhistogram", "optuna", "mlcommons-loadgen")  # named where they are installed
 FLAG_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "OMP_", "CUDA_", "NVIDIA_TF32")
 REPOSITORY = Path(__file__).parents[2]
 
@@ -25,6 +40,9 @@ def describe_software() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
+    for package in EXTRAS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     home = str(Path.home())
     flags = {
         name: value.replace(home, "~") for name, value in sorted(os.environ.items()) if name.startswith(FLAG_PREFIXES)
@@ -40,15 +58,38 @@ def describe_software() -> dict[str, Any]:
 
 
 def describe_git() -> dict[str, Any]:
-    """Returns the commit, and whether files differ from it; None outside a repository."""
-    status = _git("status", "--porcelain")
-    return {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+    """Returns the commit, and whether files differ from it; None outside a repository.
+
+    Where tracked files differ, `diff` are 16 hex digits of how: two modified trees of a commit can be told apart.
+    """
+    status, diff = _git("status", "--porcelain"), _git("diff", "HEAD", "--no-ext-diff", "--no-color", "--full-index")
+    state = {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+    return state | ({"diff": hashlib.sha256(diff.encode()).hexdigest()[:16]} if diff else {})
+
+
+def nvidia_driver() -> str | None:
+    """Returns the version of NVIDIA's driver, None where NVML is not installed or finds none.
+
+    Source: NVML API reference, nvmlSystemGetDriverVersion.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:
     """Returns what git prints, None outside a repository or without git."""
     try:
-        done = subprocess.run(("git", *arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        done = subprocess.run(("git", *arguments), cwd=REPOSITORY, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="backslashreplace").strip()  # a difference may hold any bytes

@@ -3,6 +3,7 @@
 Shapes: N queries, A frames of answers.
 """
 
+import functools
 import subprocess
 import sys
 import types
@@ -17,7 +18,7 @@ from recjax.load.generator import arrays_of_bytes, arrays_to_bytes
 from recjax.load.queries import Queries, QueryMix, draw_queries
 from recjax.load.serve import Served, serve_until_end
 from recjax.load.system import System
-from recjax.load.window import PARTS, Window
+from recjax.load.window import PARTS, Privileges, Window
 from recjax.load.wire import FrameReader, socket_pair
 
 OVERLOAD_FACTOR = 5  # a window ends when a query has waited this many latency limits
@@ -47,6 +48,19 @@ class LoadGenerator:
         self._control.close()
         self._data.close()
         self._process.wait()
+
+    @functools.cached_property
+    def privileges(self) -> Privileges:
+        """Returns what its process obtained; the first call waits until that has started.
+
+        Raises:
+          RuntimeError: the generator's process has ended.
+        """
+        try:
+            obtained = arrays_of_bytes(self._control.recv_bytes())
+        except (ConnectionError, EOFError) as error:
+            raise self._ended() from error
+        return Privileges(int(obtained["niceness"]), bool(obtained["short_slice"]))
 
     def measure(
         self,
@@ -87,16 +101,27 @@ class LoadGenerator:
             "slo_s": np.array(slo_ms / 1e3),
             "most_over": np.array(n_queries if most_over is None else most_over),
         }
+        privileges = self.privileges  # they come before the first answer
         try:
             self._control.send_bytes(arrays_to_bytes(plan))
             served = serve_until_end(self._data, self._reader, system)
             seen = arrays_of_bytes(self._control.recv_bytes())
         except (ConnectionError, EOFError) as error:
-            raise RuntimeError(f"the load generator's process has ended with code {self._process.wait()}") from error
-        return _window(due_N, queries, seen, served, rate_qps)
+            raise self._ended() from error
+        return _window(due_N, queries, seen, served, rate_qps, privileges)
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"the load generator's process has ended with code {self._process.wait()}")
 
 
-def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], served: Served, rate_qps: float) -> Window:
+def _window(
+    due_N: NDArray,
+    queries: Queries,
+    seen: Mapping[str, NDArray],
+    served: Served,
+    rate_qps: float,
+    privileges: Privileges,
+) -> Window:
     """Returns the window of what the generator saw; times of a query that several batches share are of the last."""
     completed_A = seen["completed"]
     done = int(completed_A[-1]) if len(completed_A) else 0
@@ -118,6 +143,7 @@ def _window(due_N: NDArray, queries: Queries, seen: Mapping[str, NDArray], serve
         silent=bool(seen["silent"]),
         failed_early=bool(seen["failed_early"]),
         generator_cpu_share=float(seen["cpu_s"] / seen["duration_s"]),
+        privileges=privileges,
         kept_answers=_kept(queries, seen, served),
     )
 

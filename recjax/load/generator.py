@@ -35,7 +35,8 @@ POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
 PR_SET_TIMERSLACK = 29
 PRIORITY = -10  # as of `nice`
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux's number of the system call
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Linux's number of the system call; sched_getattr's is one more
+SCHED_ATTR = "=IIQiIQQQII"  # size, policy, flags, nice, priority, runtime, deadline, period, two clamps
 SLICE_NS = 100_000  # the shortest that the scheduler takes
 
 
@@ -181,7 +182,7 @@ def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
         return dict(arrays)
 
 
-def be_prompt() -> None:
+def be_prompt() -> dict[str, NDArray]:
     """Lets timers wake as early as Linux can, and asks for a priority above the model's and short slices of a core.
 
     Only a privileged process may have the priority, as root in a container. Beside a model that kept both cores of a
@@ -191,24 +192,43 @@ def be_prompt() -> None:
     A process with a short slice is let in sooner when it wakes, without having more of the core: with the default,
     queries went out up to 4 ms late beside a model that kept both cores of a machine busy, with this 0.5 ms. Kernels
     before 6.12, and other systems, do not know it; then the lag of the queries shows it.
+
+    Returns:
+      What was obtained: `niceness` (PRIORITY, unless it was refused) and `short_slice`, whether slices are short.
     """
     if sys.platform != "linux":
-        return
+        return {"niceness": np.array(os.nice(0)), "short_slice": np.array(False)}
     library = ctypes.CDLL(None)
     library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     if platform.machine() in SCHED_SETATTR:
-        # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, two clamps
-        attributes = struct.pack("=IIQiIQQQII", 56, 0, 0, os.nice(0), 0, SLICE_NS, 0, 0, 0, 0)
+        attributes = struct.pack(SCHED_ATTR, 56, 0, 0, os.nice(0), 0, SLICE_NS, 0, 0, 0, 0)
         library.syscall(SCHED_SETATTR[platform.machine()], 0, ctypes.create_string_buffer(attributes), 0)
+    return {"niceness": np.array(os.nice(0)), "short_slice": np.array(_slice_ns(library) == SLICE_NS)}
+
+
+def _slice_ns(library: ctypes.CDLL) -> int:
+    """Returns the slice that this process has, 0 where the kernel does not tell: older ones take a slice and drop it.
+
+    Source: Linux, kernel/sched/syscalls.c, `get_params`: from 6.12 on the runtime of a fair task is its slice.
+    """
+    found = ctypes.create_string_buffer(struct.calcsize(SCHED_ATTR))
+    if platform.machine() not in SCHED_SETATTR:
+        return 0
+    failed = library.syscall(SCHED_SETATTR[platform.machine()] + 1, 0, found, len(found), 0)
+    return 0 if failed else struct.unpack(SCHED_ATTR, found.raw)[5]
 
 
 def main(data_fd: int, control_fd: int) -> None:
-    """Plays one schedule after another, until the system's process closes the control connection."""
-    be_prompt()
+    """Says what `be_prompt` obtained, and plays one schedule after another until the control connection is closed."""
+    obtained = be_prompt()
     gc.freeze()
     data, control = socket.socket(fileno=data_fd), Connection(control_fd)
+    try:
+        control.send_bytes(arrays_to_bytes(obtained))
+    except ConnectionError:
+        return
     while True:
         try:
             plan = arrays_of_bytes(control.recv_bytes())

@@ -1,8 +1,12 @@
-"""The search for the highest rate at which a system holds its latency limit."""
+"""The search for the highest rate at which a system holds its latency limit.
+
+A search is a generator: it yields which window it wants next and is sent that window, so that the searches of several
+systems can take turns.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -25,6 +29,20 @@ SURELY_OVER = 1e-3  # chance that as many of those batches are over the limit if
 MAX_LATE = 3  # windows at one rate whose generator fell behind, before that counts as a failure
 
 Probe = Callable[[float, int], Window]
+
+
+class Asked(NamedTuple):
+    """A window that a search wants.
+
+    Attributes:
+      rate_qps: of its arrivals.
+      n_queries: that arrive.
+      to_the_end: even if p99 cannot hold any more.
+    """
+
+    rate_qps: float
+    n_queries: int
+    to_the_end: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +81,9 @@ class RateSearch:
             "probes": self.probes,
             "lowered": self.lowered,
         }
+
+
+Searching = Generator[Asked, Window, RateSearch]
 
 
 class _Unqueued:
@@ -111,7 +132,30 @@ def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
 def highest_rate_within_limit(
     probe: Probe, capacity_qps: float, slo_ms: float, probe_s: float, steps: int
 ) -> RateSearch:
-    """Returns the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
+    """Returns what `search_rate` does of one system.
+
+    Args:
+      probe: runs a window at (rate_qps, n_queries).
+      capacity_qps: see `search_rate`, as for the others.
+      slo_ms: likewise.
+      probe_s: likewise.
+      steps: likewise.
+    """
+    return alone(probe, search_rate(capacity_qps, slo_ms, probe_s, steps))
+
+
+def alone(probe: Probe, search: Searching) -> RateSearch:
+    """Returns what the search finds with windows of the probe."""
+    asked = next(search)
+    while True:
+        try:
+            asked = search.send(probe(asked.rate_qps, asked.n_queries))
+        except StopIteration as end:
+            return end.value
+
+
+def search_rate(capacity_qps: float, slo_ms: float, probe_s: float, steps: int) -> Searching:
+    """Searches the highest rate that holds the limit in CONFIRMATIONS windows of CONFIRMATIONS.
 
     The rate is halved until a short probe holds, or until queries that did not wait show that no rate can; from there
     on the bracket is halved (geometrically), with `steps` probes in all. A probe that fails is repeated once, so that
@@ -119,7 +163,6 @@ def highest_rate_within_limit(
     long: see `confirm_rate`. Rates are not tried at which a window would take minutes.
 
     Args:
-      probe: runs a window at (rate_qps, n_queries).
       capacity_qps: what the system answers at most, such as its offline rate: the search starts at 0.6 and
         never goes above 1.2 times this.
       slo_ms: limit of p99.
@@ -131,8 +174,8 @@ def highest_rate_within_limit(
     def takes_s(rate_qps: float) -> float:
         return max(MIN_PROBE_QUERIES / rate_qps, probe_s)
 
-    def probed_at(rate_qps: float) -> tuple[bool, str | None]:
-        window, held, late = _probed(probe, rate_qps, round(rate_qps * takes_s(rate_qps)), slo_ms)
+    def probed_at(rate_qps: float) -> Generator[Asked, Window, tuple[bool, str | None]]:
+        window, held, late = yield from _probed(rate_qps, round(rate_qps * takes_s(rate_qps)), slo_ms)
         unqueued.add(window)
         return held, late
 
@@ -143,14 +186,14 @@ def highest_rate_within_limit(
     while within < steps and (
         low or (descents < MAX_DESCENTS and takes_s(rate) <= longest_s and not unqueued.cannot_hold)
     ):
-        (held, late), probes = probed_at(rate), probes + 1
+        (held, late), probes = (yield from probed_at(rate)), probes + 1
         if not held:
-            (held, late), probes = probed_at(rate), probes + 1
+            (held, late), probes = (yield from probed_at(rate)), probes + 1
         low, high = (rate, high) if held else (low, rate)
         failures += [] if held else [(rate, late)]
         within, descents = (within + 1, descents) if low else (within, descents + 1)
         rate = (low * high) ** 0.5 if low else high / 2
-    found = confirm_rate(probe, low or high, slo_ms, 2 * probe_s, max_lowered=MAX_LOWERED if low else 0)
+    found = yield from confirm_rate(low or high, slo_ms, 2 * probe_s, max_lowered=MAX_LOWERED if low else 0)
     failures += [(found.failed_at_qps, found.late_generator)] if found.failed_at_qps else []
     failed_at_qps, late = _lowest(failures)
     cannot_hold = None if found.confirmed or low else unqueued.cannot_hold
@@ -159,15 +202,12 @@ def highest_rate_within_limit(
     )
 
 
-def confirm_rate(
-    probe: Probe, rate_qps: float, slo_ms: float, window_s: float, max_lowered: int = MAX_LOWERED
-) -> RateSearch:
-    """Returns the rate at which CONFIRMATIONS windows of CONFIRMATIONS held the limit, the given one or a lower one.
+def confirm_rate(rate_qps: float, slo_ms: float, window_s: float, max_lowered: int = MAX_LOWERED) -> Searching:
+    """Looks for a rate at which CONFIRMATIONS windows of CONFIRMATIONS hold the limit: the given one or a lower one.
 
     No window that does not hold is repeated: the rate is lowered by a tenth and has to be confirmed anew.
 
     Args:
-      probe: runs a window at (rate_qps, n_queries).
       rate_qps: to begin with.
       slo_ms: limit of p99.
       window_s: length of a window; it has at least MIN_CONFIRMING_QUERIES.
@@ -179,7 +219,7 @@ def confirm_rate(
         windows: list[Window] = []
         held = True
         while held and len(windows) < CONFIRMATIONS:
-            window, held, late = _probed(probe, rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
+            window, held, late = yield from _probed(rate, max(MIN_CONFIRMING_QUERIES, round(rate * window_s)), slo_ms)
             windows.append(window)
         failures += [] if held else [(rate, late)]
         takes_too_long = MIN_CONFIRMING_QUERIES / (rate * LOWERED_BY) > longest_s
@@ -199,14 +239,16 @@ def confirm_rate(
     )
 
 
-def _probed(probe: Probe, rate_qps: float, n_queries: int, slo_ms: float) -> tuple[Window, bool, str | None]:
-    """Returns a window, whether it held, and in words whether that is for its generator, which fell behind.
+def _probed(
+    rate_qps: float, n_queries: int, slo_ms: float
+) -> Generator[Asked, Window, tuple[Window, bool, str | None]]:
+    """Asks for a window; returns it, whether it held, and in words that its generator fell behind, if that is why not.
 
     Such a window is no measurement of the system, and is taken again, up to MAX_LATE times in all.
     """
     late: str | None = None
     for _ in range(MAX_LATE):
-        window = probe(rate_qps, n_queries)
+        window = yield Asked(rate_qps, n_queries)
         if window_fault(window, slo_ms) is None and holds_limit(window, slo_ms)[0]:
             return window, True, None
         late = _to_blame(window, slo_ms)

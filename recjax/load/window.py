@@ -8,6 +8,7 @@ Shapes: N queries that were answered, K batches.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,17 @@ PARTS = (
     "post_processing",  # until the answers were packed
     "reply",  # until the generator had them
 )
+
+
+class Privileges(NamedTuple):
+    """What the generator's process obtained of what it asks the system for (`recjax.load.generator.be_prompt`)."""
+
+    niceness: int  # as of `nice`
+    short_slice: bool  # whether the scheduler gives it short slices of a core
+
+    def in_row(self) -> dict[str, int | bool]:
+        """Returns both as they stand in a row's `load`."""
+        return {"generator_niceness": self.niceness, "generator_short_slice": self.short_slice}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,7 @@ class Window:
       silent: the window was ended early because no answer came any more.
       failed_early: the window was ended early because more queries had exceeded the limit than may of all.
       generator_cpu_share: of one core, that the generator took; None where it is no process of its own.
+      privileges: of the generator's process; None where it is none of recjax's.
       kept_answers: of some batches, (rows of its samples, bytes of its answers).
     """
 
@@ -57,6 +70,7 @@ class Window:
     silent: bool = False
     failed_early: bool = False
     generator_cpu_share: float | None = None
+    privileges: Privileges | None = None
     kept_answers: Sequence[tuple[NDArray, bytes]] = ()
 
     @property

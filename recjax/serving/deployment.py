@@ -7,7 +7,8 @@ It is TOML. Paths are relative to the file's folder. Sections:
   [[transforms]] the chain, one table a member, as `to_json` gives it; fields at their defaults are left out
   [serving]      buckets, max_batch, max_wait_ms, devices, top_k
   [limits]       what it was chosen under
-  [measured]     what it reached, on which device; what is not known is left out, and [measured.reasons] says why
+  [measured]     what it reached, on which device; what is not known is left out, and [measured.reasons] says why;
+                 budget_s and took_s: seconds that the study might take, and took
   [environment]  versions and commit
 """
 

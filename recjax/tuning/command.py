@@ -86,12 +86,14 @@ def tune_command(experiment: Experiment, options: argparse.Namespace, devices: S
         budget.save()
     number = choose(remeasured)
     write_frontier(file, trials, remeasured, number, variants.metric)
-    _print(trials, remeasured, number, variants, total_s - budget.left_s, total_s)
+    took_s = budget.spent_s
+    _print(trials, remeasured, number, variants, took_s, total_s)
     if number is None:
         raise UserError(f"no finalist's rate was confirmed; {file} says why; give more time, or a quieter machine")
     trial = next(trial for trial in trials if trial.number == number)
     deployment = deployment_of(trial, remeasured[number], experiment, options, variants, goal, device, folder)
-    write_deployment(deployment, folder / DEPLOYMENT)
+    spent = {"budget_s": total_s, "took_s": took_s}
+    write_deployment(dataclasses.replace(deployment, measured=deployment.measured | spent), folder / DEPLOYMENT)
     console.print(f"wrote {folder / DEPLOYMENT} and {file}", markup=False)
 
 
@@ -167,6 +169,7 @@ def deployment_of(
             "os": software["os"],
             "commit": software["git"]["commit"],
             "modified": software["git"]["modified"],
+            "diff": software["git"].get("diff"),
             "seed": options.seed,
         },
         folder=folder,

@@ -86,9 +86,12 @@ def examine(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s:
         system = system_of(candidate, variants)
     except UserError as error:
         raise Pruned("memory", str(error)) from error
-    known["memory_bytes"] = largest_program_bytes(system.model)
-    if goal.memory_bytes is not None and (known["memory_bytes"] or 0) > goal.memory_bytes:
-        raise Pruned("memory", f"needs {in_words(known['memory_bytes'])}, above the limit")
+    needed_bytes = known["memory_bytes"] = largest_program_bytes(system.model)
+    if goal.memory_bytes is not None:
+        if needed_bytes is None:
+            raise Pruned("memory", "the compiler does not say what its programs need, and there is a limit")
+        if needed_bytes > goal.memory_bytes:
+            raise Pruned("memory", f"needs {in_words(needed_bytes)}, above the limit")
     with quiet_heap():
         warm_up(system)
         _measure(candidate, system, bench, trials, left_s, known)
@@ -213,9 +216,10 @@ def system_of(candidate: Candidate, variants: Variants) -> ModelSystem:
 
 
 def largest_program_bytes(model: CompiledModel) -> int | None:
-    """Returns what the program that needs most memory needs on one device, None where the compiler does not say."""
+    """Returns what the program that needs most memory needs on one device, None where one's need is not known."""
     sizes = [program.memory_bytes for program in model.programs.values()]
-    return max((size for size in sizes if size is not None), default=None)
+    known = [size for size in sizes if size is not None]
+    return max(known) if len(known) == len(sizes) else None
 
 
 def seeds_from(first: int) -> Iterator[int]:

@@ -57,11 +57,16 @@ class Budget:
     @property
     def left_s(self) -> float:
         """Returns the seconds that are left, negative if none are."""
-        return self.total_s - self._before_s - (time.perf_counter() - self._started)
+        return self.total_s - self.spent_s
+
+    @property
+    def spent_s(self) -> float:
+        """Returns the seconds that are spent."""
+        return self._before_s + time.perf_counter() - self._started
 
     def save(self) -> None:
         """Writes how much is spent."""
-        values = {"spent_s": self.total_s - self.left_s, "identity": self._identity}
+        values = {"spent_s": self.spent_s, "identity": self._identity}
         write_json(self._file, values, indent=1)
 
 
@@ -155,10 +160,13 @@ def _run(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s: fl
     known["seconds"] = time.perf_counter() - started
     trial = trial_of(len(trials), candidate, **known)
     missing = [name for name in FIGURES if getattr(trial, name) is None]
+    untold = {"memory_bytes": "the compiler does not say"}
     if pruned is None:
-        unknown = {"usd_per_million": NO_PRICE, "memory_bytes": "the compiler does not say"}
+        unknown = {"usd_per_million": NO_PRICE} | untold
         return dataclasses.replace(trial, reasons={name: unknown[name] for name in missing})
     why = dict.fromkeys(missing, f"pruned before it was had, by {pruned.stage}")
+    if "memory_bytes" in known and known["memory_bytes"] is None:  # it was looked for
+        why |= untold
     return dataclasses.replace(trial, state="pruned", stage=pruned.stage, reason=str(pruned), reasons=why)
 
 

@@ -77,6 +77,7 @@ VALUES: dict[str, Any] = {
     "reasons": {"device.mesh": "one device, no mesh"},
     "processes": 3,
     "time_split_ms": {"queue": 0.5, "host_preparation": 0.125, "transfer_in": 0.125, "compute": 2.0},
+    "tail_split_ms": {"queue": 4.0, "host_preparation": 0.125, "transfer_in": 0.125, "compute": 2.5},
     "outliers": {"mild": 3, "severe": 1, "share": 0.0004},
     "early_stopping": {"percentile": 0.99, "latency_ms": 9_950.0},
     "steady": True,

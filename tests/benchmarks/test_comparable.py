@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from compared_runs import make_row
 
-from benchmarks.comparable import other_differences, why_not_comparable
+from benchmarks.comparable import no_process_held, other_differences, rate_held, why_not_comparable
 
 LATENCIES = np.linspace(1.0, 2.0, 2_000)
 
@@ -65,9 +65,26 @@ def test_an_invalid_row_of_a_is_named() -> None:
 def test_a_searched_rate_has_no_interval() -> None:
     a = changed(scenario="server", target_qps=810.0, search={"failed_at_qps": 900.0})
     b = changed(scenario="server", target_qps=1200.0, search={"failed_at_qps": None})
-    words = "a searched rate has no interval; A held 810, failed 900; B held 1,200, failed nowhere queries/s"
+    words = "a searched rate has no interval; B/A 1.481, A held 810, failed 900; B held 1,200, failed nowhere queries/s"
     assert why_not_comparable(a, b) == words
     assert why_not_comparable(a, a) is None
+
+
+@pytest.mark.parametrize(
+    ("search", "none_held"),
+    [
+        ({"confirmed": False, "held_processes": 0}, True),
+        ({"confirmed": False, "held_processes": 1}, False),
+        ({"confirmed": False, "held_processes": 0, "late_generator": "it fell behind"}, False),
+        ({"confirmed": True, "held_processes": 3}, False),
+        ({"confirmed": False, "confirmations": 1}, False),  # of before version 5
+        (None, False),
+    ],
+)
+def test_that_no_process_held_a_rate(search: dict[str, Any] | None, none_held: bool) -> None:
+    row = changed(scenario="server", search=search)
+    assert no_process_held(row) == none_held
+    assert not (none_held and rate_held(row))
 
 
 def test_numbers_of_the_load_and_what_one_side_does_not_know_of_forbid_nothing() -> None:
@@ -82,3 +99,10 @@ def test_numbers_of_the_load_and_what_one_side_does_not_know_of_forbid_nothing()
         ("model_config.head_dim", "-", 4),
         ("versions.jax", "0.12.0", "0.12.1"),
     ]
+
+
+def test_another_experiment_is_told_once_and_forbids_nothing() -> None:
+    a = [changed(environment=environment(command={"experiment_digest": digest})) for digest in ("a1", "a2")]
+    b = [changed(environment=environment(command={"experiment_digest": digest})) for digest in ("b1", "b2")]
+    assert why_not_comparable(a[0], b[0]) is None
+    assert other_differences(zip(a, b, strict=True)) == [("command.experiment_digest", "a1", "b1")]

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.compare import load_run, main
 from benchmarks.compare_check import main as check
 from benchmarks.compare_check_suite import check_suite
+from benchmarks.comparison import compare_runs
 from benchmarks.measuring import scenarios_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,13 +43,20 @@ def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(capsys: pytest.Ca
 
 @pytest.mark.long
 def test_a_small_check_leaves_three_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check(["--processes=3", "--slowdown=1", f"--out={tmp_path}"])
+    code = check(["--processes=3", "--slowdown=1", f"--out={tmp_path}"])
     printed = capsys.readouterr().out
-    for name in ("first", "second", "slowed"):
-        run = load_run(tmp_path / name)
+    runs = {name: load_run(tmp_path / name) for name in ("first", "second", "slowed")}
+    for run in runs.values():
         assert len(run.rows) == len(run.samples) == 20
         assert all(row.valid and row.processes == 3 for row in run.rows.values())
         in_order = sorted([0, 1, 2] * check_suite(3).measurement.rounds)
         assert all(list(samples.processes) == in_order for samples in run.samples.values())
     assert printed.count("first and second, ") == printed.count("first and slowed, ") == 2
     assert (tmp_path / "first-slowed.md").read_text().startswith("**20 rows: ")
+    repeated, slowed = (compare_runs(runs["first"], runs[name], paired=True) for name in ("second", "slowed"))
+    as_known = len(repeated.of("same")) >= 19 and len(slowed.of("slower")) == 20
+    assert code == (0 if as_known else 1)
+    # Twice as long on average. On a busy machine three processes call 15 of 20 such rows slower; medians show all.
+    assert slowed.is_worse
+    assert len(slowed.of("slower")) + len(slowed.of("same")) == 20
+    assert min(row.figures[0].ratio for row in slowed.rows) > 1.5

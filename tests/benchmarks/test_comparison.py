@@ -82,6 +82,8 @@ def test_rows_of_one_side_and_other_batch_sizes() -> None:
         "other / fp32, offline, batch 16": "only in B",
     }
     assert len(comparison.of("same")) == 1
+    assert comparison.n_lost == 1
+    assert not comparison.is_worse
 
 
 def test_an_incomparable_row_keeps_its_plain_ratios_and_is_tested_by_nobody() -> None:
@@ -96,7 +98,7 @@ def test_an_incomparable_row_keeps_its_plain_ratios_and_is_tested_by_nobody() ->
     assert not compare_runs(invalid, b).is_worse
 
 
-def test_a_row_that_became_invalid_is_worse_unless_it_is_a_rate_that_did_not_hold() -> None:
+def test_a_row_that_became_invalid_is_worse_unless_some_process_held_no_rate() -> None:
     rng = np.random.default_rng(8)
     a, b = (make_run(name, {"m/fp32": draw_samples(rng), "n/fp32": draw_samples(rng)}) for name in "AB")
     key = next(iter(b.rows))
@@ -117,6 +119,27 @@ def test_a_row_that_became_invalid_is_worse_unless_it_is_a_rate_that_did_not_hol
     ):
         assert not compared(search=search).is_worse
         assert compared(search=search).of("not comparable")
+
+
+def test_a_server_that_holds_no_rate_in_any_process_is_worse() -> None:
+    rng = np.random.default_rng(9)
+    samples = {"m/fp32": draw_samples(rng)}
+    loop = {"windows": 24, "loop": "open, from a process of its own"}
+    a = make_run("A", samples, scenario="server", slo_ms=10.0, target_qps=900.0, load=loop)
+    (key,) = a.rows
+
+    def compared(held_processes: int, **changes: object) -> Comparison:
+        search = {"confirmed": False, "held_processes": held_processes, "late_generator": None, "cannot_hold": None}
+        known: dict = {"valid": False, "invalid_reason": "p99 did not hold 10 ms at any rate", "search": search}
+        row = dataclasses.replace(a.rows[key], target_qps=70.0, **known | changes)
+        return compare_runs(a, dataclasses.replace(a, name="B", rows={key: row}))
+
+    (row,) = compared(0).rows
+    assert (row.verdict, row.reason) == ("invalid", "p99 did not hold 10 ms at any rate")
+    assert compared(0).is_worse
+    for comparison in (compared(1), compared(0, slo_ms=5.0)):  # one held; another limit
+        assert [row.verdict for row in comparison.rows] == ["not comparable"]
+        assert not comparison.is_worse
 
 
 def test_samples_that_are_missing_or_of_another_run() -> None:

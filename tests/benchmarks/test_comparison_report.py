@@ -26,12 +26,12 @@ def example() -> Comparison:
 
 def printed(comparison: Comparison) -> str:
     output = io.StringIO()
-    print_comparison(comparison, Console(file=output, width=140))
+    print_comparison(comparison, Console(file=output, width=160))
     return output.getvalue()
 
 
 SUMMARY = (
-    "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; "
+    "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; 1 row of A missing in B; "
     "quality changed in 1 of 4 models, lost in 1"
 )
 
@@ -79,3 +79,11 @@ def test_many_rows_of_one_reason_are_counted() -> None:
     text = printed(compare_runs(make_run("A", samples, processes=1), make_run("B", samples, processes=1)))
     assert "m3 / fp32, offline, batch 16 and 3 more" in " ".join(text.split())
     assert "–" not in text
+
+
+def test_rows_that_b_lacks_are_counted_and_rows_that_it_adds_are_not() -> None:
+    rng = np.random.default_rng(3)
+    samples = {f"m{number}/fp32": draw_samples(rng) for number in range(3)}
+    more, fewer = make_run("more", samples), make_run("fewer", {"m0/fp32": samples["m0/fp32"]})
+    assert "2 not comparable; 2 rows of A missing in B; quality" in summary_line(compare_runs(more, fewer))
+    assert "missing" not in summary_line(compare_runs(fewer, more))

@@ -108,7 +108,9 @@ def test_the_first_process_searches_and_the_others_confirm_its_rates(run: Any) -
     assert [point["rate_qps"] for point in first[0].search["curve"]] == [pytest.approx(found / 2)]
     run.rates.clear()
     second = run.measured_in(1, {"fp32": 50.0, "prune": 60.0})[("server", 32)]
-    assert run.rates == [("fp32", 50.0)] * 3 + [("prune", 60.0)] * 3 + [("null", NULL_RATE_QPS)]
+    rounds = [run.rates[:3], run.rates[3:5], run.rates[5:]]  # they take turns
+    searched = {("fp32", 50.0), ("prune", 60.0)}
+    assert [set(asked) for asked in rounds] == [searched | {("null", NULL_RATE_QPS)}, searched, searched]
     assert [len(record.windows) for record in second] == [3, 3, 1]
     assert [record.search and record.search["held_at_qps"] for record in second] == [50.0, 60.0, None]
 

@@ -8,9 +8,10 @@ import pytest
 from example_rows import VALUES
 from test_results import make_row
 
-from benchmarks.manifest import check_goes_on, describe_command, write_manifest
-from benchmarks.reproduce import differences, find_row, source_of_row
-from benchmarks.suite import Source, load_suite, shard_of, source_of
+from benchmarks import reproduce as module
+from benchmarks.manifest import check_goes_on, describe_command, experiment_digest, write_manifest
+from benchmarks.reproduce import differences, find_row, other_experiment, source_of_row
+from benchmarks.suite import Case, Source, load_suite, shard_of, source_of
 from recjax.errors import UserError
 
 SOURCE = Source("load_suite", "smoke", ("training.epochs=2",))
@@ -60,6 +61,76 @@ def test_differences_of_environments_are_told() -> None:
     then = {"versions": {"jax": "1"}, "cpu": "a", "flags": {"XLA_FLAGS": "x"}, "seed": 1, "old": 1}
     now = {"versions": {"jax": "2"}, "cpu": "a", "flags": {}, "seed": 2}
     assert differences(then, now) == ["versions.jax: 1 -> 2", "flags.XLA_FLAGS: x -> not set"]
+
+
+CONFIG = """from recjax.config import Dataset, Experiment, Training
+from recjax.models.logistic_regression import LogisticRegressionConfig
+from recjax.transforms import quantize
+
+
+def get_config():
+    training = Training(epochs={epochs}, batch_size=32)
+    return Experiment(
+        name="tiny",
+        dataset=Dataset(source="a.csv", split="random", ratios=(0.6, 0.2, 0.2)),
+        model=LogisticRegressionConfig(),
+        training=training,
+        finetuning=training,
+        transforms=(quantize(when={when!r}),),
+    )
+"""
+
+
+def case_of(folder: Path, *overrides: str, epochs: int = 2, when: str = "after") -> Case:
+    path = folder / "tiny.py"
+    path.write_text(CONFIG.format(epochs=epochs, when=when))
+    return Source("suite_of_config", str(path), overrides).load().cases[0]
+
+
+def test_a_config_that_was_edited_is_told(tmp_path: Path) -> None:
+    before, edited = case_of(tmp_path), case_of(tmp_path, epochs=3)
+    command = describe_command(Source("suite_of_config", "tiny.py", ()), "cpu")
+    row = make_row(variant="fp32", environment={"command": command})
+    assert other_experiment(row, edited, "tiny.py") == []  # a row of before does not say
+    row.environment["command"]["experiment_digest"] = experiment_digest(before, "fp32")
+    assert other_experiment(row, case_of(tmp_path), "tiny.py") == []
+    (line,) = other_experiment(row, edited, "tiny.py")
+    digests = [experiment_digest(case, "fp32") for case in (before, edited)]
+    assert line == f"experiment: {digests[0]} -> {digests[1]}: tiny.py was edited, or the code gives it other values"
+
+
+def test_reproduce_tells_it_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case_of(tmp_path)
+    source = Source("suite_of_config", str(tmp_path / "tiny.py"), ())
+    command = describe_command(source, "cpu") | {"experiment_digest": "0" * 16}
+    values = {"case": "tiny/fp32", "variant": "fp32", "scenario": "offline", "batch_size": 64}
+    stored(tmp_path, environment={"command": command}, **values)
+    monkeypatch.setattr(module, "run_apart", lambda *_: 2)
+    assert module.reproduce(f"{tmp_path}:tiny/fp32/offline/64", tmp_path / "again") == 2
+    printed = "".join(capsys.readouterr())
+    assert printed.count("other than then: experiment: 0000000000000000 -> ") == 1
+
+
+def test_every_value_of_an_experiment_is_in_its_digest(tmp_path: Path) -> None:
+    case = case_of(tmp_path)
+    label = case.variants[1].label
+    digests = {
+        experiment_digest(case, "fp32"),
+        experiment_digest(case, label),
+        experiment_digest(case_of(tmp_path, "serving.top_k=3"), "fp32"),
+        experiment_digest(case_of(tmp_path, "training.seed=3"), "fp32"),
+        experiment_digest(case_of(tmp_path, "parallel.strategy=pjit"), "fp32"),
+        experiment_digest(case_of(tmp_path, "dataset.seed=3"), "fp32"),
+    }
+    assert len(digests) == 6
+    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
+    assert experiment_digest(case, "null") == experiment_digest(case, "fp32")  # it answers the same requests
+    other = case_of(tmp_path, when="training")
+    assert experiment_digest(other, "fp32") == experiment_digest(case, "fp32")  # of the transforms, the variant's own
+    assert experiment_digest(other, other.variants[1].label) != experiment_digest(case, label)
+    assert source_of(describe_command(SOURCE, "cpu") | {"experiment_digest": "0"}) == SOURCE
 
 
 def test_a_source_survives_json_and_narrows_its_suite() -> None:

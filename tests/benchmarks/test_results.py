@@ -182,7 +182,7 @@ def test_a_new_run_replaces_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
         ("{", r":2: not JSON \(.*\); expected one result row a line"),
         ("", r":2: not JSON"),
         ("[1]", ":2: not a result row of schema version 1"),
-        ('{"schema_version": 5}', ":2: not a result row of schema version 1 to 4"),
+        ('{"schema_version": 6}', ":2: not a result row of schema version 1 to 5"),
         ('{"run_id": "r"}', ":2: not a result row of schema version 1"),
     ],
 )

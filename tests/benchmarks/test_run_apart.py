@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import step
-from benchmarks.manifest import describe_command, write_manifest
+from benchmarks.manifest import describe_command, experiment_digest, write_manifest
 from benchmarks.reproduce import reproduce
 from benchmarks.results import Row, check_row, read_row_samples, read_rows
 from benchmarks.runner import run_apart
@@ -70,7 +70,9 @@ def test_every_row_is_complete_and_says_how_to_get_it_again(rows: list[Row], sou
     ]
     for row in rows:
         check_row(row)
-        assert row.environment["command"] == json.loads(json.dumps(describe_command(source, "cpu")))
+        digest = experiment_digest(source.load().cases[0], row.variant)
+        command = describe_command(source, "cpu") | {"experiment_digest": digest}
+        assert row.environment["command"] == json.loads(json.dumps(command))
         assert row.peak_host_bytes is not None
         assert row.run_id == "20250102T030405-abcdef"  # a run that goes on is the same run
 
@@ -120,7 +122,9 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_ones(
 @pytest.mark.slow
 def test_one_row_is_measured_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(f"{folder}:tiny/fp32/offline/16", tmp_path) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert "other than then: experiment" not in captured.err + printed
     assert "tiny/fp32/offline/16" in printed
     assert "now / then" in printed
     again = read_rows(tmp_path / "results.jsonl")

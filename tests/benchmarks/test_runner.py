@@ -251,9 +251,10 @@ def test_roofline_figures_follow_from_the_row(rows: list[Row]) -> None:
         memory_s = row.bytes_per_sample / limits["bytes_per_s"]
         share = max(compute_s, memory_s) * row.throughput_samples_per_s
         if share > 1:  # bytes that come from caches; whether a tiny model's do depends on the machine's mood
-            assert (row.bound_by, row.achieved_fraction_of_roofline) == (None, None)
+            assert row.achieved_fraction_of_roofline is None
+            assert row.bound_by == ("compute" if compute_s >= memory_s else None)
             why = "of the product rate" if compute_s >= memory_s else "by XLA's count of bytes"
-            assert row.reasons["bound_by"].startswith(f"{share:.1f} {why}")
+            assert row.reasons["achieved_fraction_of_roofline"].startswith(f"{share:.1f} {why}")
             continue
         assert row.bound_by == ("compute" if compute_s >= memory_s else "memory")
         assert row.achieved_fraction_of_roofline == pytest.approx(share)
@@ -274,6 +275,9 @@ def test_the_parts_of_a_latency_add_up_to_its_mean(rows: list[Row]) -> None:
     for row in rows:
         assert row.time_split_ms is not None
         assert sum(row.time_split_ms.values()) == pytest.approx(row.latency_ms["mean"])
+        assert row.tail_split_ms is not None
+        assert row.tail_split_ms.keys() == row.time_split_ms.keys()
+        assert row.latency_ms["mean"] <= sum(row.tail_split_ms.values()) <= 1.001 * row.latency_ms["max"]
         assert ("queue" in row.time_split_ms) == (row.scenario == "server")
 
 

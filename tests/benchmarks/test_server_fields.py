@@ -13,6 +13,7 @@ FACTS = {
     "verdict": None,
     "send_lag_ms": {"p50": 0.1, "p99": 0.2, "max": 0.3},
     "generator_cpu_share": 0.2,
+    "privileges": {"generator_niceness": -10, "generator_short_slice": True},
     "unanswered": 0,
     "batch_sizes": {"3": 2},
 }
@@ -43,6 +44,7 @@ def test_the_rate_is_the_lowest_that_a_process_confirmed() -> None:
     assert (row.fields["target_qps"], row.fields["slo_ms"]) == (729.0, 10.0)
     assert row.fields["search"] == {
         "confirmed": True,
+        "held_processes": 3,
         "held_at_qps": 729.0,
         "failed_at_qps": 810.0,
         "late_generator": "it fell behind",

@@ -14,6 +14,7 @@ from recjax.load.rate_search import (
     MIN_CONFIRMING_QUERIES,
     MIN_PROBE_QUERIES,
     RateSearch,
+    alone,
     confirm_rate,
     highest_rate_within_limit,
     holds_limit,
@@ -142,18 +143,18 @@ def test_a_fast_system_is_given_up_after_as_many_halvings() -> None:
 
 def test_a_rate_that_is_not_confirmed_is_lowered_until_windows_would_take_minutes() -> None:
     simulated = SimulatedServer(-1.0)
-    found = confirm_rate(simulated, 20.0, slo_ms=20.0, window_s=2.0)
+    found = alone(simulated, confirm_rate(20.0, slo_ms=20.0, window_s=2.0))
     assert [rate for rate, _ in simulated.probes] == pytest.approx([20 * 0.9**k for k in range(14)])  # 65 to 257 s
     assert (found.lowered, found.confirmed) == (13, False)
-    fast = confirm_rate(SimulatedServer(-1.0), 1e6, slo_ms=20.0, window_s=0.1)
+    fast = alone(SimulatedServer(-1.0), confirm_rate(1e6, slo_ms=20.0, window_s=0.1))
     assert (fast.lowered, fast.confirmed) == (MAX_LOWERED, False)
 
 
 def test_another_process_confirms_the_rate_or_lowers_it() -> None:
-    held = confirm_rate(SimulatedServer(800.0), 800.0, slo_ms=20.0, window_s=2.0)
+    held = alone(SimulatedServer(800.0), confirm_rate(800.0, slo_ms=20.0, window_s=2.0))
     assert (held.rate_qps, held.confirmed, held.failed_at_qps, held.probes, held.lowered) == (800.0, True, None, 0, 0)
     simulated = SimulatedServer(700.0)
-    lowered = confirm_rate(simulated, 800.0, slo_ms=20.0, window_s=2.0)
+    lowered = alone(simulated, confirm_rate(800.0, slo_ms=20.0, window_s=2.0))
     assert simulated.probes == [(800.0, 1600), (720.0, 1440)] + [(648.0, 1307)] * 3
     assert (lowered.rate_qps, lowered.confirmed, lowered.failed_at_qps, lowered.lowered) == (648.0, True, 720.0, 2)
 
@@ -172,7 +173,7 @@ class LateGenerator(SimulatedServer):
 def test_a_window_whose_generator_fell_behind_is_taken_again() -> None:
     simulated = LateGenerator(1e9)
     simulated.failing = {0, 1}
-    found = confirm_rate(simulated, 800.0, slo_ms=20.0, window_s=2.0)
+    found = alone(simulated, confirm_rate(800.0, slo_ms=20.0, window_s=2.0))
     assert (found.rate_qps, found.late_generator, len(simulated.probes)) == (800.0, None, 2 + CONFIRMATIONS)
 
 
@@ -198,7 +199,7 @@ def test_a_system_that_fails_while_its_generator_is_late_is_the_one_that_failed(
         lag_ms = np.full(n_queries, 15.0)
         return window_of(30.0 + lag_ms, rate_qps, parts_ms={"send_lag": lag_ms})
 
-    found = confirm_rate(probe, 800.0, slo_ms=20.0, window_s=2.0)
+    found = alone(probe, confirm_rate(800.0, slo_ms=20.0, window_s=2.0))
     assert (found.confirmed, found.late_generator) == (False, None)
 
 

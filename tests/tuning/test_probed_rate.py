@@ -1,15 +1,28 @@
 """What a candidate goes through, on systems and trials whose figures are given."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from recjax.load.window import Window
+from recjax.serving.compiled import CompiledModel
 from recjax.transforms import chain, quantize
+from recjax.tuning import stages
 from recjax.tuning.goal import Goal
 from recjax.tuning.space import Candidate
-from recjax.tuning.stages import ABOVE_CLOSED_LOOP, PROBE_STEPS, START, probed_rate, rate_to_beat, seeds_from
+from recjax.tuning.stages import (
+    ABOVE_CLOSED_LOOP,
+    PROBE_STEPS,
+    START,
+    Bench,
+    Pruned,
+    examine,
+    probed_rate,
+    rate_to_beat,
+    seeds_from,
+)
 from recjax.tuning.trial import Trial, trial_from_json, trial_of
 
 P99_MS = 20.0
@@ -77,6 +90,38 @@ def test_what_a_candidate_has_to_beat_is_the_fastest_of_those_that_are_no_worse(
     assert rate_to_beat(0.8, trials, "auc") == 200.0
     assert rate_to_beat(0.5, trials, "auc") == 300.0
     assert rate_to_beat(0.5, [], "auc") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("needed", "largest", "reason"),
+    [
+        ({1: 10, 8: 90}, 90, None),
+        ({1: 10, 8: 101}, 101, "needs 0.1 kB, above the limit"),
+        ({1: 10, 8: None}, None, "the compiler does not say what its programs need, and there is a limit"),
+    ],
+)
+def test_a_program_whose_memory_is_not_known_holds_no_limit(
+    needed: dict[int, int | None], largest: int | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = object.__new__(CompiledModel)
+    model.programs = {size: SimpleNamespace(memory_bytes=n) for size, n in needed.items()}
+    variant = SimpleNamespace(validation=0.8, parameter_bytes=5)
+    variants: Any = SimpleNamespace(
+        expected_s=lambda transform: 0.0, make=lambda transform: variant, share_of_fp32=lambda made: 1.0, metric="auc"
+    )
+    monkeypatch.setattr(stages, "system_of", lambda *_: SimpleNamespace(model=model))
+    monkeypatch.setattr(stages, "warm_up", lambda system: None)
+    monkeypatch.setattr(stages, "_measure", lambda *_: None)
+    candidate, known = Candidate(transform=chain(), buckets=(1, 8)), dict[str, Any]()
+    for limit, why in ((100, reason), (None, None)):
+        bench = Bench(variants, Goal(p99_ms=P99_MS, memory_bytes=limit), None, seeds_from(0))
+        if why is None:
+            examine(candidate, bench, [], 1.0, known)
+        else:
+            with pytest.raises(Pruned, match=why) as pruned:
+                examine(candidate, bench, [], 1.0, known)
+            assert pruned.value.stage == "memory"
+        assert known["memory_bytes"] == largest
 
 
 def test_a_record_is_read_back_with_its_candidate() -> None:

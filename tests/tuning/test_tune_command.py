@@ -99,6 +99,10 @@ def test_a_study_ends_with_a_deployment_that_answers_as_the_tuned_model(
     deployment = read_deployment(folder / "deployment.toml")
     assert list(deployment.serving.buckets) == chosen["buckets"]
     assert deployment.measured["samples_per_s"] == chosen["remeasured"]["samples_per_s"]
+    took_s = deployment.measured["took_s"]
+    assert deployment.measured["budget_s"] == 25.0
+    assert json.loads((folder / "study.json").read_text())["spent_s"] == pytest.approx(took_s, abs=5.0)
+    assert f"{took_s:.0f} s of a budget of 25 s" in captured.out
     million_s = 1e6 / deployment.measured["samples_per_s"]  # at a tenth of a cent for ten seconds of a device
     assert deployment.measured["usd_per_million"] == pytest.approx(1e-4 * deployment.serving.devices * million_s)
     assert deployment.limits.queries == "4 a query, uniform rows"

@@ -85,6 +85,19 @@ def test_the_search_begins_with_the_config_and_tries_nothing_twice(bench: Bench,
     assert trials[0].reasons.keys() == {"usd_per_million"}
 
 
+def test_a_memory_that_the_compiler_does_not_tell_has_that_reason(
+    bench: Bench, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s: float, known: dict) -> None:
+        known["memory_bytes"] = None
+        raise Pruned("memory", "nobody knows")
+
+    monkeypatch.setattr(module, "examine", untold)
+    (trial,) = run(bench, space, tmp_path, 600.0, stop_after=1)
+    assert trial.reasons["memory_bytes"] == "the compiler does not say"
+    assert trial.reasons["full_batch_ms"] == "pruned before it was had, by memory"
+
+
 def test_the_same_seed_searches_the_same(bench: Bench, space: Space, tmp_path: Path) -> None:
     first, second = (run(bench, space, tmp_path / name, 600.0) for name in "ab")
     assert [t.candidate.key for t in first] == [t.candidate.key for t in second]
