@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
-from benchmarks.measure import Place, measure_case
+from benchmarks.measure import NULL_RATE_QPS, Place, measure_case
 from benchmarks.measured import Measured
 from benchmarks.prepared import PreparedVariant
 from benchmarks.results import Row, check_row
@@ -251,10 +251,11 @@ def test_a_generator_that_was_stopped_leaves_an_invalid_row(monkeypatch: pytest.
     """In the one window of the null model, which is asked at a set rate; a search takes such a window again."""
     system = StoppingSystem()
     monkeypatch.setattr(measure, "LoadGenerator", system.start_generator)
-    contestant: Any = SimpleNamespace(label="fp32", system=system, is_null=True)
+    fp32: Any = SimpleNamespace(label="fp32", system=HonestSystem(), is_null=False)
+    null: Any = SimpleNamespace(label="null", system=system, is_null=True)
     place = Place(process=0, platform="cpu", n_devices=1, name="faulty")
     serving = dataclasses.replace(SERVING, slo_ms=400.0)  # five times as long as it is stopped, and more
-    *_, [measured] = measure_case([contestant], SETTINGS, serving, place, {})
+    *_, [_, measured] = measure_case([fp32, null], SETTINGS, serving, place, {"fp32": NULL_RATE_QPS})
     row = row_of(measured, [measured])
     assert row.load is not None
     assert row.load["send_lag_ms"]["p99"] > 100

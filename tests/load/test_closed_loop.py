@@ -27,7 +27,9 @@ def test_the_parts_are_the_whole() -> None:
 
 def test_it_goes_on_until_both_the_time_and_the_queries_are_there() -> None:
     assert closed_loop(Wide(np.array([1e-4])), 2, 0.0, 37, seed=0).queries == 37
-    assert closed_loop(Wide(np.array([0.02])), 2, 0.03, 1, seed=0).queries == 2
+    longer = closed_loop(Wide(np.array([0.02])), 2, 0.03, 1, seed=0)
+    assert longer.duration_s >= 0.03
+    assert longer.latency_ms[:-1].sum() < 30
 
 
 def test_padding_by_hand() -> None:
