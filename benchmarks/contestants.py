@@ -32,11 +32,13 @@ class Contestant:
       label: of the variant.
       system: that answers.
       programs: by batch size, what its row says of the compiled program.
+      position_padding: share of positions of the requests' histories that hold nothing; None where there is no history.
     """
 
     label: str
     system: ModelSystem
     programs: Mapping[int, Mapping[str, Any]]
+    position_padding: float | None
 
     @property
     def is_null(self) -> bool:
@@ -94,7 +96,17 @@ def _contestant(label: str, compiled: CompiledModel, columns: Columns, faults: M
         }
         for size, program in compiled.programs.items()
     }
-    return Contestant(label=label, system=ModelSystem(compiled, columns), programs=programs)
+    return Contestant(
+        label=label,
+        system=ModelSystem(compiled, columns),
+        programs=programs,
+        position_padding=_position_padding(columns),
+    )
+
+
+def _position_padding(columns: Columns) -> float | None:
+    history, lengths = columns.get("history"), columns.get("lengths")
+    return None if history is None or lengths is None else 1 - float(lengths.sum()) / history.size
 
 
 def _answer_nothing(variables: Any, batch: Any) -> dict[str, jax.Array]:

@@ -96,7 +96,7 @@ def facts_of(
             one.label: {str(size): dict(program) for size, program in one.programs.items()} for one in contestants
         },
         environment=describe_environment(device, ceilings) | {"seed": seed},
-        position_padding=contestants[0].system.position_padding,
+        position_padding=contestants[0].position_padding,
     )
 
 

@@ -37,12 +37,6 @@ class ModelSystem:
         self.buckets = model.buckets
         self.n_rows = len(next(iter(columns.values())))
 
-    @property
-    def position_padding(self) -> float | None:
-        """Returns the share of positions of the pool's histories that hold nothing; None where there is no history."""
-        history, lengths = self.columns.get("history"), self.columns.get("lengths")
-        return None if history is None or lengths is None else 1 - float(lengths.sum()) / history.size
-
     def answer(self, rows: NDArray) -> tuple[Mapping[str, NDArray], Stamps]:
         """Returns the model's outputs for the rows, and when the stages ended."""
         return self.model.answer(self.columns, rows)

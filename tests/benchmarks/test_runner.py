@@ -114,6 +114,8 @@ def test_nothing_was_compiled_inside_a_window(rows: list[Row]) -> None:
 
 def test_rows_of_closed_loops_count_what_was_answered(rows: list[Row]) -> None:
     for row in rows:
+        assert row.load is not None
+        assert 0 < row.load["position_padding"] < 1  # histories of 3 to 6 items, each padded to 6
         if row.scenario == "server":
             continue
         assert row.latency_ms["n"] >= 2 * 3 * 5  # processes x rounds x min_queries
