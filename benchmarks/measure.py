@@ -178,8 +178,8 @@ def measure_case(
     for contestant in contestants:
         warm_up(contestant.system)
     caching = _look_for_caches(contestants, settings, place)
-    memory = _Memory()
     with quiet_heap():
+        memory = _Memory()
         for scenario, size in closed_scenarios(settings, serving):
             title = f"{place.name}: {scenario}, {size} a query"
             measured = _measure_closed_loop(title, contestants, scenario, size, settings, place, memory)

@@ -57,7 +57,7 @@ def play(
       due_N: scheduled arrivals in seconds after the start, ascending.
       sizes_N: samples of each query.
       rows_S: rows of all samples.
-      limit_s: the window is ended when the oldest query without an answer has waited this long.
+      limit_s: the window is ended when the oldest query without an answer has waited this long since it was sent.
       silence_s: likewise when the system has answered nothing for this long while something waited.
       slo_s: latency limit.
       most_over: answers that may exceed it; one more ends the window.
@@ -122,8 +122,8 @@ def play(
             break
         now = time.perf_counter() - start
         if done < next_up:
-            overloaded = now - due[done] > limit_s
-            silent = now - max(last_answer, due[done]) > silence_s
+            overloaded = now - sent_N[done] > limit_s  # by the schedule, a generator that stood still would be
+            silent = now - max(last_answer, sent_N[done]) > silence_s
             if overloaded or silent:
                 break
     _end(connection, reader, unsent, abort=done < n, silence_s=silence_s)

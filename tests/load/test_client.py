@@ -170,12 +170,12 @@ def test_a_closed_loop_does_not_see_what_queueing_does(name: str) -> None:
     # The first query of a closed loop is not timed.
     closed = closed_loop(SimulatedSystem(np.insert(service_s, 0, 0.0), np.insert(due_s, 0, 0.0)), 1, 0.0, N, seed=3)
     assert closed.queries == N
-    measured, computed = misses(closed, expected, TOLERANCE)["p99"]
-    assert abs(measured / computed - 1) > 0.1
+    measured, computed = misses(closed, expected, TOLERANCE)["p90"]
+    assert measured < 0.9 * computed
 
 
 @pytest.mark.timed
-def test_nor_does_a_sender_that_waits_go_unseen_where_its_latencies_run_from_the_schedule() -> None:
+def test_a_sender_that_waits_is_told_by_its_lag() -> None:
     service_s, due_s = np.full(N, 0.020), arrival_times(Arrivals(), 25.0, N, 3)
     assert "send_lag" in misses(
         waiting_sender(SimulatedSystem(service_s, due_s), due_s), lindley_ms(due_s, service_s), TOLERANCE
