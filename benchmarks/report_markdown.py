@@ -89,7 +89,7 @@ def _time_split(rows: Sequence[Row], field: str) -> Iterable[str]:
     if not split:
         return
     parts = [name for name in PARTS if any(name in of_row for _, of_row in split)]
-    header = ["case", "scenario", "batch", *(f"{name.replace('_', ' ')} ms" for name in parts), "together ms"]
+    header = ["case", "scenario", "batch", *(f"{name.replace('_', ' ')} ms" for name in parts), "mean ms"]
     lines = [
         [row.case, row.scenario, str(row.batch_size)]
         + [format_number(of_row.get(name)) for name in parts]
