@@ -61,7 +61,7 @@ def test_every_plot_is_drawn_without_a_complaint(browser: Browser, report: Path)
     browser.open(report)
     browser.run(DRAW_ALL)
     n_plots = len(re.findall(r'<div class="plot"', report.read_text()))
-    assert n_plots == 2 * 10
+    assert n_plots == 2 * 11
     assert browser.run("document.querySelectorAll('.plot .main-svg').length") >= n_plots
     assert browser.run("document.querySelectorAll('.plot .point').length") > 100
     assert browser.problems == []
