@@ -164,8 +164,8 @@ def measure_case(
 ) -> Iterator[list[Measured]]:
     """Yields, scenario by scenario, what was measured of each contestant, in their order.
 
-    In the closed-loop scenarios the contestants take turns, round after round, so that a change of the
-    machine's speed falls on all of them; speed ratios are taken within a round.
+    The contestants take turns, round after round, so that a change of the machine's speed falls on all of them;
+    speed ratios of closed loops are taken within a round.
 
     Args:
       contestants: fp32 first, the null model last.

@@ -21,7 +21,7 @@ from recjax.load.client import LoadGenerator
 from recjax.load.closed_loop import closed_loop, warm_up
 from recjax.load.queries import QueryMix
 from recjax.load.quiet_heap import quiet_heap
-from recjax.load.rate_search import RateSearch, highest_rate_within_limit
+from recjax.load.rate_search import RateSearch, alone, search_rate
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window
 from recjax.measurement.host_noise import HostWatch
@@ -166,7 +166,7 @@ def _in_turn(entrants: list[Entrant], systems: list[ModelSystem], p99_ms: float,
                     return generator.measure(system, rate_qps, n, slo_ms=p99_ms, seed=next(seeds), mix=mix)
 
                 capacity_qps = closed[index][-1].samples_per_s / mix.mean_samples
-                search = highest_rate_within_limit(probe, capacity_qps, p99_ms, PROBE_S, STEPS)
+                search = alone(probe, search_rate(capacity_qps, p99_ms, PROBE_S, STEPS))
                 searches[index].append(search)
                 seen = (wrong_answers(system, w) or window_fault(w, p99_ms) for w in search.windows)
                 faults[index] = faults[index] or next((fault for fault in seen if fault), None)

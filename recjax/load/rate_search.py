@@ -129,21 +129,6 @@ def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
     return limit_verdict(window.latency_ms, slo_ms, percentile=0.99)
 
 
-def highest_rate_within_limit(
-    probe: Probe, capacity_qps: float, slo_ms: float, probe_s: float, steps: int
-) -> RateSearch:
-    """Returns what `search_rate` does of one system.
-
-    Args:
-      probe: runs a window at (rate_qps, n_queries).
-      capacity_qps: see `search_rate`, as for the others.
-      slo_ms: likewise.
-      probe_s: likewise.
-      steps: likewise.
-    """
-    return alone(probe, search_rate(capacity_qps, slo_ms, probe_s, steps))
-
-
 def alone(probe: Probe, search: Searching) -> RateSearch:
     """Returns what the search finds with windows of the probe."""
     asked = next(search)

@@ -16,8 +16,8 @@ from recjax.load.rate_search import (
     RateSearch,
     alone,
     confirm_rate,
-    highest_rate_within_limit,
     holds_limit,
+    search_rate,
 )
 from recjax.load.window import Window
 
@@ -53,7 +53,7 @@ class SimulatedServer:
         return window_of(latency_ms, rate_qps, overloaded=fails and self.overloads)
 
     def search(self, capacity_qps: float = 1000.0, steps: int = 6) -> RateSearch:
-        return highest_rate_within_limit(self, capacity_qps, slo_ms=20.0, probe_s=1.0, steps=steps)
+        return alone(self, search_rate(capacity_qps, slo_ms=20.0, probe_s=1.0, steps=steps))
 
 
 @pytest.mark.parametrize("threshold_qps", [0.61, 0.75, 0.9, 1.0, 1.1999])
@@ -184,7 +184,7 @@ def test_one_stall_of_a_large_batch_is_no_slow_system() -> None:
         parts_ms = {"send_lag": np.zeros(n_queries), "queue": np.zeros(n_queries), "compute": compute_ms}
         return window_of(compute_ms, rate_qps, parts_ms=parts_ms)
 
-    found = highest_rate_within_limit(probe, 1000.0, slo_ms=20.0, probe_s=1.0, steps=3)
+    found = alone(probe, search_rate(1000.0, slo_ms=20.0, probe_s=1.0, steps=3))
     assert (found.confirmed, found.cannot_hold) == (False, None)
 
 
@@ -215,7 +215,7 @@ def test_a_system_whose_queries_are_too_slow_alone_is_given_up_at_once(over_ms: 
         parts_ms["compute"] = took_ms + 1e-6 * np.arange(n_queries)  # a batch each
         return window_of(queue_ms + took_ms, rate_qps, parts_ms=parts_ms)
 
-    found = highest_rate_within_limit(probe, 1000.0, slo_ms=20.0, probe_s=1.0, steps=3)
+    found = alone(probe, search_rate(1000.0, slo_ms=20.0, probe_s=1.0, steps=3))
     assert not found.confirmed
     if hopeless:
         assert found.cannot_hold is not None
@@ -270,4 +270,4 @@ def test_the_search_on_a_simulated_queue_finds_the_rate_of_the_recursion() -> No
     rates = np.arange(500.0, 1000.0, 10.0)
     p99 = np.array([np.percentile(latencies(rate, 20_000), 99, method="inverted_cdf") for rate in rates])
     highest = rates[np.flatnonzero(p99 <= 6.0)[-1]]
-    assert highest_rate_within_limit(probe, 1000.0, 6.0, 0.1, 6).rate_qps == pytest.approx(highest, rel=0.06)
+    assert alone(probe, search_rate(1000.0, 6.0, 0.1, 6)).rate_qps == pytest.approx(highest, rel=0.06)
