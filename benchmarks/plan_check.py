@@ -16,7 +16,7 @@ CASES = (
     ("configs/sasrec_movielens_small.py", ()),
     ("configs/ml_100k/mult_vae.py", ("dataset.source=movielens-latest-small",)),
     (
-        "configs/dlrm_mlperf.py",
+        "configs/dlrm_v2_full.py",
         (
             "dataset.source=synthetic-dlrm-v2",
             "model.embedding_dim=64",

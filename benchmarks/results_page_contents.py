@@ -49,16 +49,16 @@ WORKLOADS = (
         title="MLPerf-like DLRMv2",
         path="dlrm-v2-like-intel-xeon-amx",
         command="python -m benchmarks.run --suite=dlrm_v2_like",
-        words="Tables at a hundredth of MLPerf's, queries of 100 to 700 samples. No row of it is an MLPerf result "
-        "([what is MLPerf's and what is not](../workloads.md)).",
+        words="Tables at a hundredth of MLCommons', queries of 100 to 700 samples. No row of it is an official result "
+        "([what is MLCommons' and what is not](../workloads.md)).",
     ),
     Section(
         title="MLPerf-like DLRMv3",
         path="dlrm-v3-like-intel-xeon-amx",
         command="python -m benchmarks.run --suite=dlrm_v3_like",
-        words="A history of up to 256 items, a 32nd of MLPerf's, with 2,048 candidates is one sample; tables are at "
-        "1/10,000. MLPerf's limit is for accelerators: what does not hold it here is marked, with the reason. No row "
-        "of it is an MLPerf result.",
+        words="A history of up to 256 items, a 32nd of MLCommons', with 2,048 candidates is one sample; tables are at "
+        "1/10,000. MLCommons' limit is for accelerators: what does not hold it here is marked, with the reason. No row "
+        "of it is an official result.",
     ),
 )
 TABLES = (

@@ -1,13 +1,13 @@
-"""HSTU with MLPerf DLRMv3's layers ranks 2,048 candidates after up to 256 items of history: suite dlrm_v3_like.
+"""HSTU with MLCommons' DLRMv3's layers ranks 2,048 candidates after up to 256 items of history: suite dlrm_v3_like.
 
 Paper: Zhai et al., Actions Speak Louder than Words (ICML 2024).
 Command: recjax train configs/dlrm_v3_like.py --out runs/dlrm_v3_like
 Sizes: mlcommons/inference, recommendation/dlrm_v3/configs.py: 5 layers, 4 heads, queries, keys and values of 128, dim
 512, 32 candidates in training and 2,048 in requests. Tables are at 1/10,000: 100,000 items and 500 users. Histories are
-1/32 as long, 210 items on average; `--set dataset.max_history=8192` gives them MLPerf's lengths, 6,715 on average.
-Protocol: synthetic requests of the benchmark's shapes; no run on them is an MLPerf result.
-Expected: no reference on these requests; MLPerf's model reaches AUC 0.78663 on its own.
-Measured: nothing; one epoch of 256 requests only makes the weights real. docs/workloads.md says what is MLPerf's.
+1/32 as long, 210 items on average; `--set dataset.max_history=8192` gives them MLCommons' lengths, 6,715 on average.
+Protocol: synthetic requests of the benchmark's shapes; no run on them is an official result.
+Expected: no reference on these requests; MLCommons' model reaches AUC 0.78663 on its own.
+Measured: nothing; one epoch of 256 requests only makes the weights real. docs/workloads.md says what is MLCommons'.
 """
 
 from recjax.config import Dataset, Experiment, Serving, Training
@@ -15,7 +15,7 @@ from recjax.models.hstu_ranker import HSTURankerConfig
 
 
 def get_config() -> Experiment:
-    """Returns the experiment; MLPerf computes in bfloat16, which here is the transform bf16()."""
+    """Returns the experiment; MLCommons computes in bfloat16, which here is the transform bf16()."""
     training = Training(
         epochs=1,
         batch_size=4,

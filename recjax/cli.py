@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   recjax evaluate configs/sasrec_movielens_small.py --out runs/sasrec
   recjax explain configs/dlrm_dcnv2_movielens_small.py --set model.top_mlp=256,128
   recjax plan configs/dlrm_dcnv2_movielens_small.py --devices v5e:2x2,v6e:2x2,h200:8
-  recjax plan configs/dlrm_mlperf.py --devices v6e:4x4 --program sparsecore
+  recjax plan configs/dlrm_v2_full.py --devices v6e:4x4 --program sparsecore
   recjax tune configs/dlrm_dcnv2_movielens_small.py --p99-ms=20 --quality-floor=0.99 --budget=15m
   recjax tune configs/sasrec_movielens_small.py --memory=512MB --price=0.02 --usd-per-hour=0.4 --out=runs/tune-sasrec
 

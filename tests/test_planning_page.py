@@ -40,9 +40,9 @@ def stored_row(values: dict[str, Any]) -> PlanRow:
 @pytest.mark.parametrize(
     ("plan", "pages"),
     [
-        ("dlrm_mlperf", ("README.md", "docs/planning.md")),
+        ("dlrm_v2_full", ("README.md", "docs/planning.md")),
         ("sasrec", ("docs/planning.md",)),
-        ("dlrm_mlperf_sparsecore", ("docs/sparsecore.md",)),
+        ("dlrm_v2_full_sparsecore", ("docs/sparsecore.md",)),
     ],
 )
 def test_the_plan_on_the_page_is_the_stored_one(plan: str, pages: tuple[str, ...]) -> None:

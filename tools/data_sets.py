@@ -55,8 +55,8 @@ NOTHING_TO_FETCH: Mapping[str, str] = {
         "recjax/data/movielens_latest_small/LICENSE.md\nships inside recjax; nothing to fetch"
     ),
     "synthetic-interactions": "synthetic users, items, ratings and times\nmade on the fly; nothing to fetch",
-    "synthetic-dlrm-v2": "synthetic click logs in the shapes of MLPerf DLRMv2\nmade on the fly; nothing to fetch",
-    "synthetic-dlrm-v2-full": "the same with tables of MLPerf's size\nmade on the fly; nothing to fetch",
+    "synthetic-dlrm-v2": "synthetic click logs in the shapes of MLCommons' DLRMv2\nmade on the fly; nothing to fetch",
+    "synthetic-dlrm-v2-full": "the same with tables of MLCommons' size\nmade on the fly; nothing to fetch",
 }
 
 _GROUPLENS = "research use; no redistribution and no commercial use without GroupLens' permission; cite it"

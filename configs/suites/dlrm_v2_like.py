@@ -1,8 +1,8 @@
 """An MLPerf-like DLRMv2: its layers, its 26 bags of ids and its latency limit, over a hundredth of its tables.
 
-`docs/workloads.md` says what is MLPerf's and what is not; no row of it is an MLPerf result. Weights come from a
+`docs/workloads.md` says what is MLCommons' and what is not; no row of it is an official result. Weights come from a
 training that only makes them real, so quality tells what a variant keeps of fp32's and no more. All variants are made
-after training, as MLPerf's closed division wants it.
+after training, as MLCommons' closed division wants it.
 """
 
 from benchmarks.suite import Case, Measurement, Suite

@@ -1,10 +1,10 @@
 """An MLPerf-like DLRMv3: its HSTU, its 2,048 candidates a request and its latency limit, after up to 256 items.
 
 A query is one request, and a sample is the same: a history with all of its candidates. `docs/workloads.md` says what is
-MLPerf's and what is not; no row of it is an MLPerf result. Weights come from a training that only makes them real, and
-all variants are made after it, as MLPerf's closed division wants it. A processor of few cores cannot answer within the
-limit: its rows of the server scenario are invalid then, and say so. For an accelerator:
-`--set dataset.max_history=8192 --set serving.buckets=1,8,16` has histories of MLPerf's lengths.
+MLCommons' and what is not; no row of it is an official result. Weights come from a training that only makes them real,
+and all variants are made after it, as MLCommons' closed division wants it. A processor of few cores cannot answer
+within the limit: its rows of the server scenario are invalid then, and say so. For an accelerator:
+`--set dataset.max_history=8192 --set serving.buckets=1,8,16` has histories of MLCommons' lengths.
 """
 
 from benchmarks.suite import Case, Measurement, Suite

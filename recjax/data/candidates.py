@@ -1,6 +1,6 @@
 """The candidates task: a user's history and given items in, the probability that the user likes each of them out.
 
-Its data are synthetic requests in the shapes of MLPerf's DLRMv3; no run on them is an MLPerf result.
+Its data are synthetic requests in the shapes of MLCommons' DLRMv3; no run on them is an official result.
 
 Shapes: B batch, L history length, C candidates, R requests.
 """
@@ -17,7 +17,7 @@ from recjax.data.batches import NumpyBatch, gather_windows
 from recjax.data.synthetic_dlrm import DLRMv3Options, dlrm_v3_batch
 
 N_ACTIONS = 5  # whole stars; 0 stands for the action on a candidate, which is to be predicted
-# MLPerf's law gives histories of 6,715 items on average, of which 3 in 1,000 are longer than this. A shorter limit
+# MLCommons' law gives histories of 6,715 items on average, of which 3 in 1,000 are longer than this. A shorter limit
 # takes the law with it, so that histories are as uneven as at full length.
 FULL_HISTORY = 8_192
 
@@ -45,7 +45,7 @@ class SyntheticDLRMv3:
     """A stream of DLRMv3-shaped requests, padded to the longest history.
 
     Batch `index` of a part is made from (seed, part, epoch, index) and the batch size alone: nothing is stored.
-    Training and validation have few candidates a request, as in MLPerf's training; the test part and requests have
+    Training and validation have few candidates a request, as in MLCommons' training; the test part and requests have
     `options.n_candidates`.
 
     Source: mlcommons/inference, recommendation/dlrm_v3/configs.py (32 candidates in training, 2,048 in inference).
@@ -141,11 +141,11 @@ class SyntheticDLRMv3:
 
 
 def scaled_dlrm_v3(table_scale: float, max_history: int, seed: int) -> SyntheticDLRMv3:
-    """Returns requests with a share of MLPerf's users and items, and histories of a share of its lengths.
+    """Returns requests with a share of MLCommons' users and items, and histories of a share of its lengths.
 
     Args:
       table_scale: (0, 1].
-      max_history: the newest items that are kept of a history; FULL_HISTORY has MLPerf's lengths, and with half of it
+      max_history: the newest items that are kept of a history; FULL_HISTORY has MLCommons' lengths, and with half of it
         every period has half of the items.
       seed: of all that is drawn.
     """

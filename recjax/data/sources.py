@@ -42,7 +42,7 @@ CLICK_LOGS = ("criteo-kaggle", "criteo-1tb", "criteo-x1")
 # Out of random generators seeded by Dataset.seed.
 SYNTHETIC_INTERACTIONS, SYNTHETIC_DLRM = "synthetic-interactions", "synthetic-dlrm-v2"
 SYNTHETIC_DLRM_FULL = "synthetic-dlrm-v2-full"
-SYNTHETIC_DLRM_SCALES = {SYNTHETIC_DLRM: 0.01, SYNTHETIC_DLRM_FULL: 1.0}  # of MLPerf's tables: 2 or 204 million rows
+SYNTHETIC_DLRM_SCALES = {SYNTHETIC_DLRM: 0.01, SYNTHETIC_DLRM_FULL: 1.0}  # of MLCommons' tables: 2 or 204 million rows
 # The workloads of docs/workloads.md: tables as their names say, and epochs so short that they only make weights real.
 BRIEF_DLRM: Mapping[str, DLRMv2Options] = {
     "synthetic-dlrm-v2-1of100": DLRMv2Options(table_scale=0.01, n_train=16_384, n_valid=4_096, n_test=8_192),

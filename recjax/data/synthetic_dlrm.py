@@ -1,7 +1,7 @@
-"""Data of the shapes of MLPerf's recommendation benchmarks, out of a random generator: DLRMv2 and DLRMv3.
+"""Data of the shapes of MLCommons' recommendation benchmarks, out of a random generator: DLRMv2 and DLRMv3.
 
-Only shapes and the statistics named below are MLPerf's; ids, labels and results are synthetic, and no run on them is
-an MLPerf result.
+Only shapes and the statistics named below are MLCommons'; ids, labels and results are synthetic, and no run on them is
+an official result.
 
 Sources: mlcommons/inference and mlcommons/training, as cited at each constant.
 
@@ -43,7 +43,7 @@ _RATING_CUTS = np.cumsum((0.1, 0.2, 0.25, 0.25))  # shares of items rated 1 to 4
 
 @config
 class DLRMv2Options:
-    """How much of which size; the tables at scale 1 are MLPerf's."""
+    """How much of which size; the tables at scale 1 are MLCommons'."""
 
     table_scale: float = 1.0  # (0, 1]; of every table's rows, rounded up, at least 2
     exponent: float = 1.05  # >= 0; of the ids' power law. A choice, not a fit: Criteo's fields differ widely
@@ -154,7 +154,7 @@ def query_sizes(n: int, seed: int) -> Int32[np.ndarray, "Q"]:
 
 @config
 class DLRMv3Options:
-    """How long the histories are and how many items there are; the defaults are MLPerf's.
+    """How long the histories are and how many items there are; the defaults are MLCommons'.
 
     Source: mlcommons/inference, recommendation/dlrm_v3: streaming_synthetic_data.py (users, items, categories,
     periods, items a period), configs.py and modules/dlrm_hstu.py (candidates, longest sequence).
@@ -170,7 +170,7 @@ class DLRMv3Options:
     items_a_period: float = 100.0  # mean of an active period's items; their deviation is a quarter of it
     shortest_period: int = 33  # items
     max_history: int = 14_335  # items; the newest are kept. A sequence of 16,384 holds candidates and the user, too
-    exponent: float = 0.0  # >= 0; of the items' power law within a category; MLPerf's is uniform
+    exponent: float = 0.0  # >= 0; of the items' power law within a category; MLCommons' is uniform
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -202,7 +202,7 @@ def dlrm_v3_batch(options: DLRMv3Options, index: int, batch_size: int, *, stream
     A request comes in a period of the stream's last tenth. Its user was active in a random share of the periods
     before, with a normally distributed number of items in each, of a few categories; new items appear with every
     period. A label says whether the mean of the item's rating and of the user's rating of its category reaches 3.5.
-    MLPerf has candidates enter the history afterwards; here every request stands for itself.
+    MLCommons has candidates enter the history afterwards; here every request stands for itself.
 
     Args:
       options: of all requests.
@@ -266,7 +266,7 @@ class _Taste:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, options: DLRMv3Options, batch_size: int) -> "_Taste":
-        """Returns random tastes: the shares are the limit of MLPerf's urns, a Dirichlet of 1 to 500 balls in all."""
+        """Returns random tastes: the shares are the limit of MLCommons' urns, a Dirichlet of 1 to 500 balls in all."""
         n, wanted = options.n_categories, options.categories_a_user
         categories = np.argsort(rng.random((batch_size, n)), axis=1)[:, :wanted]
         balls = rng.integers(1, 501, (batch_size, 1))

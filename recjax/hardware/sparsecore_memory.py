@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Memory of DLRMv2-like tables (26 fields, multi-hot) on SparseCores, by compiling for each TPU.",
     )
     parser.add_argument("--devices", default=DEVICES, help=f"TPUs, as `recjax plan` names them (default {DEVICES})")
-    parser.add_argument("--table-scale", type=float, default=0.01, help="of the rows of MLPerf's tables (default 0.01)")
+    parser.add_argument("--table-scale", type=float, default=0.01, help="of the rows of the full tables (default 0.01)")
     parser.add_argument("--embedding-dim", type=int, default=128, help="default 128")
     parser.add_argument("--samples", type=int, default=512, help="of the batch, for each SparseCore (default 512)")
     parser.add_argument("--optimizer", default="adagrad", help="sgd, adagrad or lazy_adam (default adagrad)")

@@ -185,13 +185,12 @@ def arrays_of_bytes(content: bytes) -> dict[str, NDArray]:
 def be_prompt() -> dict[str, NDArray]:
     """Lets timers wake as early as Linux can, and asks for a priority above the model's and short slices of a core.
 
-    Only a privileged process may have the priority, as root in a container. Beside a model that kept both cores of a
-    machine busy, 25,000 queries/s went out 0.9 ms late (p99) without it and 0.2 ms with it; the model's own latencies
-    were the same. Real-time priority took 0.1 ms, and made them three times as long.
+    Only a privileged process may have the priority, as root in a container. Real-time priority would take
+    cores from the model whenever an answer comes, and so make the latencies longer that are to be measured.
 
-    A process with a short slice is let in sooner when it wakes, without having more of the core: with the default,
-    queries went out up to 4 ms late beside a model that kept both cores of a machine busy, with this 0.5 ms. Kernels
-    before 6.12, and other systems, do not know it; then the lag of the queries shows it.
+    A process with a short slice is let in sooner when it wakes, without having more of the core; with the default one
+    it waits for the end of the model's slice, where the model keeps all cores busy. Kernels before 6.12 do not know it,
+    nor do other systems. What was not obtained shows in the queries' lag, which every row has.
 
     Returns:
       What was obtained: `niceness` (PRIORITY, unless it was refused) and `short_slice`, whether slices are short.

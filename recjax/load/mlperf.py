@@ -5,8 +5,8 @@ the latencies are of, differ. LoadGen runs in a process of its own (`recjax.load
 It draws queries by its own rules: Poisson arrivals for `server`, one query after another for `single_stream` and
 `multi_stream`, everything in one query for `offline`. Its figures are read from its logs.
 
-No run made here is an MLPerf result: only a run that conforms to MLPerf's rules, on its models and data, may carry that
-name.
+No run made here is an official result: only one that conforms to MLCommons' rules, on its models and
+data, may be called so.
 
 Shapes: N queries that were answered, S rows of all of them.
 """

@@ -18,8 +18,8 @@ class QueryMix:
     """How queries are drawn.
 
     Attributes:
-      sizes: "fixed": `samples` each. "dlrm_v2": 100 to 700 user-item pairs, by the 20 equally likely values of MLPerf's
-        DLRMv2 (mean 270).
+      sizes: "fixed": `samples` each. "dlrm_v2": 100 to 700 user-item pairs, by the 20 equally likely values of
+        MLCommons' DLRMv2 (mean 270).
       samples: of every query of fixed size; >= 1.
       popularity: of the pool's rows: "uniform", or "zipf": a row's share falls as a power of its rank.
       exponent: of that power; >= 0.

@@ -118,7 +118,7 @@ class _Unqueued:
 def holds_limit(window: Window, slo_ms: float) -> tuple[bool, str]:
     """Returns whether the window shows with 99% confidence that p99 is within the limit, and in words why not.
 
-    Every arrival has to be answered; of n answers, as many may exceed the limit as MLPerf's early stopping allows.
+    Every arrival has to be answered; of n answers, as many may exceed the limit as MLCommons' early stopping allows.
     """
     if window.overloaded:
         return False, f"waiting grew without bound: a query waited several times {slo_ms:g} ms"

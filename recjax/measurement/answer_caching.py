@@ -28,7 +28,7 @@ def answers_are_cached(
       processes: of each round.
       largest_ratio: that hot processor caches may explain.
 
-    Source: MLPerf inference rules, which forbid caching of queries; mlcommons/inference, compliance/TEST04 compares
+    Source: MLCommons' inference rules, which forbid caching of queries; mlcommons/inference, compliance/TEST04 compares
     the same two kinds of queries.
     """
     ratio = paired_ratio(quantile_of(fresh_ms, 0.5), quantile_of(repeated_ms, 0.5), processes)

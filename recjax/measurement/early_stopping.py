@@ -1,4 +1,4 @@
-"""How many queries a run needs until its percentile can be trusted: MLPerf's early-stopping rule.
+"""How many queries a run needs until its percentile can be trusted: MLCommons' early-stopping rule.
 
 A run may stop when so few of its queries exceeded the limit that, were the percentile above it, so few would be
 seen with a probability below one per cent. With n queries of which t exceeded the limit this is

@@ -1,7 +1,7 @@
 """DLRM-DCNv2: dense and categorical features in, probability of a positive label out.
 
 Source: Naumov et al., DLRM (arXiv 1906.00091), with its dot interaction replaced by the low-rank cross
-network of Wang et al., DCN V2 (WWW 2021), as in MLPerf's DLRM-DCNv2.
+network of Wang et al., DCN V2 (WWW 2021), as in MLCommons' DLRM-DCNv2.
 
 Shapes: B batch, N dense features, F categorical fields, D embedding dim, L ids of a field.
 """

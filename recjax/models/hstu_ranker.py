@@ -1,4 +1,4 @@
-"""HSTU that ranks given candidates after a user's history: the dense part of MLPerf's DLRMv3.
+"""HSTU that ranks given candidates after a user's history: the dense part of MLCommons' DLRMv3.
 
 History and candidates are one sequence in which a candidate sees the history and itself, so one pass scores all
 candidates of a request. Beside HSTU's layers there are small MLPs: for items, categories and actions on the way in, for
@@ -41,7 +41,7 @@ CYCLES = ((3_600, 24), (86_400, 7))  # unit in seconds, units a cycle: hours of 
 
 @config
 class HSTURankerConfig(ModelConfig):
-    """Sizes of an HSTU that ranks candidates; the defaults are MLPerf's."""
+    """Sizes of an HSTU that ranks candidates; the defaults are MLCommons'."""
 
     task: ClassVar[str] = "candidates"
 

@@ -106,7 +106,7 @@ def test_the_schema_and_the_words_of_the_data(data: SyntheticDLRMv3):
 
 @pytest.mark.parametrize("max_history", [FULL_HISTORY, 256])
 def test_histories_are_as_uneven_at_any_length(max_history: int):
-    """MLPerf's law: a first period, and 0.7 of the 90 to 99 before the request, each of items_a_period items."""
+    """MLCommons' law: a first period, and 0.7 of the 90 to 99 before the request, each of items_a_period items."""
     data = scaled_dlrm_v3(1e-4, max_history, 0)
     lengths = data.batch("test", 0, 256)["lengths"]
     a_period = 100 * max_history / FULL_HISTORY
@@ -117,5 +117,5 @@ def test_histories_are_as_uneven_at_any_length(max_history: int):
     assert (data.schema.n_users, data.schema.n_items, data.schema.max_candidates) == (500, 100_000, 2_048)
 
 
-def test_full_length_is_mlperfs_law():
+def test_full_length_is_mlcommons_law():
     assert scaled_dlrm_v3(1.0, FULL_HISTORY, 0).options == DLRMv3Options(max_history=FULL_HISTORY)

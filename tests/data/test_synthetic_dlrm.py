@@ -36,7 +36,7 @@ def test_tables_and_bags_are_the_published_ones():
     assert sum(BAG_LENGTHS) == 214
     assert TABLE_ROWS.count(40_000_000) == 5
     assert sum(TABLE_ROWS) == 204_184_588
-    # 4 bytes each of 128 numbers: the "about 100 GB" of MLPerf's model.
+    # 4 bytes each of 128 numbers: the "about 100 GB" of MLCommons' model.
     assert 95e9 < sum(TABLE_ROWS) * 128 * 4 < 110e9
     fields = SyntheticDLRMv2(DLRMv2Options()).schema.fields
     assert tuple(field.vocab_size for field in fields) == TABLE_ROWS
@@ -185,7 +185,7 @@ def test_histories_are_in_time_order_before_the_query():
         assert times[-1] < batch["query_time"][row]
 
 
-def test_full_size_requests_have_mlperfs_statistics():
+def test_full_size_requests_have_mlcommons_statistics():
     batch = dlrm_v3_batch(DLRMv3Options(), 0, 32)
     assert batch["candidates"].shape == (32, 2_048)
     # A first period and 0.7 of the 90 to 99 periods before the request, of 100 items each.

@@ -259,7 +259,7 @@ def test_config_rejects(values: dict[str, Any], message: str):
     assert str(error.value) == message
 
 
-def test_the_defaults_are_mlperfs_sizes():
+def test_the_defaults_are_mlcommons_sizes():
     c = HSTURankerConfig()
     assert (c.embedding_dim, c.layers, c.heads, c.key_dim, c.value_dim) == (512, 5, 4, 128, 128)
 

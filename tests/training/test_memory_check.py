@@ -235,7 +235,7 @@ def stand_in(name: str) -> Interactions:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_fits_24_gb_or_says_why_not(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """MLPerf's tables are made for many devices; everything else is for a laptop."""
+    """MLCommons' tables are made for many devices; everything else is for a laptop."""
     experiment = load_config(path)
     name = experiment.dataset.source
     if name in ("ml-100k", "filmtrust"):
@@ -253,7 +253,7 @@ def test_every_config_fits_24_gb_or_says_why_not(path: Path, tmp_path: Path, mon
         saves=True,
         free=LAPTOP,
     )
-    if path.stem == "dlrm_mlperf":
+    if path.stem == "dlrm_v2_full":
         with pytest.raises(
             UserError, match=r"needs at least 681\.\d GB .*float32\[40000000, 128\] 2.6 GB a device \(row_wise\)"
         ):

@@ -1,11 +1,11 @@
-"""DLRM-DCNv2 at the size of MLPerf's training benchmark: 26 tables of up to 40 million rows, 105 GB in float32.
+"""DLRM-DCNv2 at the size of MLCommons' training benchmark: 26 tables of up to 40 million rows, 105 GB in float32.
 
 Paper: Naumov et al., DLRM (arXiv 1906.00091); Wang et al., DCN V2 (WWW 2021).
-Command: recjax train configs/dlrm_mlperf.py --out runs/dlrm_mlperf, on devices that `recjax plan` says it fits.
+Command: recjax train configs/dlrm_v2_full.py --out runs/dlrm_v2_full, on devices that `recjax plan` says it fits.
 Sizes: mlcommons/training, recommendation_v2/torchrec_dlrm/README.MD: dim 128, bottom MLP 512-256-128, three cross
 layers of rank 512, top MLP 1024-1024-512-256-1, global batch 65,536, Adagrad with rate 0.005, one epoch.
-Protocol: synthetic samples of the benchmark's shapes, drawn anew in every epoch; no run on them is an MLPerf result.
-Expected: no reference on these samples; MLPerf trains to AUC 0.80275 on Criteo 1TB.
+Protocol: synthetic samples of the benchmark's shapes, drawn anew in every epoch; no run on them is an official result.
+Expected: no reference on these samples; MLCommons trains to AUC 0.80275 on Criteo 1TB.
 Measured: nothing; the file is for `recjax plan`.
 """
 
@@ -23,7 +23,7 @@ def get_config() -> Experiment:
         table_learning_rate=0.005,
     )
     return Experiment(
-        name="dlrm_mlperf",
+        name="dlrm_v2_full",
         dataset=Dataset(source="synthetic-dlrm-v2-full"),
         model=DLRMDCNv2Config(
             embedding_dim=128,
