@@ -135,7 +135,9 @@ def _suite(stored: Path, suite: Section) -> Iterable[str]:
     facts = heading_facts(rows)
     folder = f"{LINK}/{suite.path}"
     yield f"## {suite.title}"
-    yield f"{suite.words}\n{facts['Started']}, {facts['First to last row']} from the first row to the last, by"
+    commit = rows[0].environment["git"]["commit"][:7]
+    took = f"{facts['First to last row']} from the first row to the last"
+    yield f"{suite.words}\n{facts['Started']}, {took}, at commit `{commit}`, by"
     yield f"    {suite.command}"
     yield f"```\n{lines}\n```"
     yield (

@@ -139,7 +139,7 @@ class LyingSystem(HonestSystem):
 def few_queries() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (measure, rate_search):
-            patch.setattr(module, "MIN_PROBE_QUERIES", 100)
+            patch.setattr(module, "MIN_PROBE_QUERIES", 460)
             patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)
         patch.setattr(rate_search, "MAX_LOWERED", 2)
         yield

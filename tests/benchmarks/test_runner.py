@@ -63,8 +63,8 @@ def small_ceilings() -> Any:
         patch.setitem(ceilings.MATRIX_SIZE, "cpu", 64)
         patch.setitem(ceilings.PASS_BYTES, "cpu", 1 << 16)
         for module in (measure, rate_search):
-            patch.setattr(module, "MIN_PROBE_QUERIES", 100)
-            patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)  # of which early stopping lets none exceed the limit
+            patch.setattr(module, "MIN_PROBE_QUERIES", 460)  # of which early stopping lets none exceed the limit
+            patch.setattr(module, "MIN_CONFIRMING_QUERIES", 460)
         yield
 
 

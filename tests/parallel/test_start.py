@@ -110,9 +110,9 @@ def test_a_start_after_a_device_was_touched() -> None:
 def test_two_processes_compute_together_and_only_the_writer_speaks() -> None:
     (code_0, out_0, error_0), (code_1, out_1, error_1) = run_pair("finish", "finish", devices=2)
     assert (code_0, code_1) == (0, 0)
-    second_start, total = out_0.splitlines()[-2:]  # gloo writes before, from several threads that break its lines
-    assert second_start == "recjax.parallel.start.start was called before in this process; call it once"
-    assert total == "sum 6.0 arguments 2"  # two devices with 1 and two with 2
+    # Found in it, as gloo writes lines of its own from several threads, between and into others.
+    assert "recjax.parallel.start.start was called before in this process; call it once" in out_0
+    assert "sum 6.0 arguments 2" in out_0  # two devices with 1 and two with 2
     assert out_1 == ""
     assert (error_0, error_1) == ("met\n", "met\n")
 
