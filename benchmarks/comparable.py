@@ -107,9 +107,10 @@ def _of_one(name: str, a: Any, b: Any) -> Iterator[Difference]:
 
 
 def _asked_otherwise(a: Row, b: Row) -> Iterator[Difference]:
-    """Yields what was asked of the two systems in other words; numbers in `load` are measured."""
+    """Yields what was asked of the two systems in other words; numbers in `load` and LoadGen's verdict are measured."""
     for name, of_a, of_b in _of_both("load", a.load, b.load):
-        if isinstance(of_a, str) and isinstance(of_b, str):
+        is_measured = name.startswith("load.verdict.") and name != "load.verdict.version"
+        if isinstance(of_a, str) and isinstance(of_b, str) and not is_measured:
             yield name, of_a, of_b
 
 

@@ -42,6 +42,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--processes={options.processes}; allowed: 3 or more, which an interval needs")
     if options.slowdown <= 0:
         parser.error(f"--slowdown={options.slowdown:g}; allowed: > 0, as 0.1")
+    if options.seed < 0:
+        parser.error(f"--seed={options.seed}; allowed: 0 or more")
     return options
 
 

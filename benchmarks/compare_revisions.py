@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.bench_extra import require_bench_extra
 from benchmarks.turns import TurnTaker, take_turns
 from recjax.command_line import make_output_folder
 from recjax.errors import UserError
@@ -59,7 +60,8 @@ def measure_revisions(
       out: folder to be made.
 
     Raises:
-      UserError: a revision cannot be measured in turns, or its run ended with an error.
+      UserError: the extra `bench` is not installed, a revision cannot be measured in turns, or its run ended with an
+        error.
     """
     if device not in ("cpu", "gpu"):
         raise UserError(
@@ -68,6 +70,7 @@ def measure_revisions(
         )
     if processes < MIN_PROCESSES:
         raise UserError(f"--processes={processes}; allowed: >= {MIN_PROCESSES}, and 8 or more find changes of 10%")
+    require_bench_extra()
     folder = out or Path("runs") / f"compare-{a[:9]}-{b[:9]}"
     make_output_folder(folder)
     request = {

@@ -134,7 +134,9 @@ def _broke(before: Row, after: Row) -> bool:
     """
     if not before.valid or after.valid:
         return False
-    return rate_held(after) or (no_process_held(after) and not differences_of(before, after))
+    search = after.search or {}
+    of_search = search["no_rate"] is not None if "no_rate" in search else not rate_held(after)  # version 4 has none
+    return not of_search or (no_process_held(after) and not differences_of(before, after))
 
 
 def _why_not(key: str, a: Run, b: Run, *, paired: bool) -> str | None:

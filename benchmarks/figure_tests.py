@@ -79,7 +79,8 @@ def figures_of(rows: tuple[Row, Row], samples: tuple[RowSamples, RowSamples], *,
     of_a, of_b = (_by_process(side) for side in samples)
     sides = list(of_a.values()), list(of_b.values())
     statistics = {"p50": [quantile_of(side, 0.5) for side in sides]}
-    if rows[0].scenario != "server":  # there the rate is given
+    is_of_loadgen = bool((rows[0].load or {}).get("verdict"))  # which lets time pass between two queries
+    if rows[0].scenario != "server" and not is_of_loadgen:  # a server's rate is given
         statistics["samples/s"] = [_rate_of(row, side) for row, side in zip(rows, sides, strict=True)]
     if all(row.latency_ms["p99"] is not None for row in rows):
         statistics["p99"] = [quantile_of(side, 0.99) for side in sides]

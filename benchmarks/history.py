@@ -40,9 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from benchmarks.bench_extra import require_bench_extra
     from benchmarks.history_page import render_history
     from benchmarks.history_rows import read_history
 
+    require_bench_extra()
     runs, others = read_history(options.folders)
     if options.out.is_dir():
         raise UserError(f"--out is {options.out}, a folder; give a file, as {options.out / 'history.html'}")

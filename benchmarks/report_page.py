@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from benchmarks.plot_style import Style, page_layout
 from benchmarks.report_figure import Plot, rows_of
 from benchmarks.summary import EMULATED_MARK, INVALID_MARK, UNSTEADY_MARK
@@ -187,6 +185,8 @@ def _plot_card(identity: str, plot: Plot) -> str:
 @functools.cache
 def _compressed_plotly() -> str:
     """Returns plotly's script, deflated: 2 MB in place of 4.8; browsers since 2024 inflate it themselves."""
+    from plotly.offline import get_plotlyjs  # of the extra `bench`, which tables alone do not need
+
     return _compressed(get_plotlyjs())
 
 

@@ -71,7 +71,7 @@ def source_of_row(row: Row) -> tuple[Source, str]:
     """Returns the part of the suite that the row needs, and the device; raises UserError if the row does not say."""
     command = row.environment.get("command") or {}
     if "loader" not in command:
-        raise UserError(f"{samples_key(row)} does not say by which command it was measured; rows do since version 4")
+        raise UserError(f"{samples_key(row)} cannot be measured again alone: {_why_not(command)}")
     variants = dict.fromkeys(("fp32", row.variant)) if row.model != "null" else {"fp32": None}
     part = {
         "shard": "",
@@ -80,6 +80,18 @@ def source_of_row(row: Row) -> tuple[Source, str]:
         "scenarios": () if row.scenario == "server" else (row.scenario,),  # its search begins where the others end
     }
     return source_of(command | part), command["device"]
+
+
+def _why_not(command: Mapping[str, Any]) -> str:
+    """Returns why a row whose command names no loader cannot be measured again, and what can be done."""
+    if "module" in command:
+        return f"python -m {command['module']} measured it in turns with others; run that command again"
+    if "suite" in command:
+        return (
+            f"it is of a run of suite {command['suite']!r} by several processes together, whose options are not in its "
+            "rows; run benchmarks.run on those hosts again"
+        )
+    return "it does not say by which command it was measured, as rows do since version 4; run its suite again"
 
 
 def other_experiment(row: Row, case: Case, name: str) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.contestants import NULL_LABEL
 from benchmarks.host_fields import host_fields
+from benchmarks.measured import Measured
 from benchmarks.prepared import PreparedVariant
 from benchmarks.results import Row
 from benchmarks.row_costs import growth_of, put_memory, put_roofline
@@ -64,7 +65,11 @@ def make_row(
     row.put("compile_cached_s", compiled[1] if len(compiled) > 1 else None, "one process: nothing is compiled twice")
     row.fields["host"], why_not_told = host_fields(at_rate)
     row.reasons |= why_not_told
-    invalid = _invalid_reason(variant, records, program, row.fields["search"], settings.slo_ms)
+    fault = _fault(variant, records, program)
+    no_rate = _why_no_rate(records.of_variant, row.fields["search"], settings.slo_ms) if variant and is_server else None
+    if row.fields["search"]:
+        row.fields["search"] |= {"no_rate": None if fault else no_rate}
+    invalid = fault or no_rate
     row.put("invalid_reason", invalid, "the row is valid")
     if facts.device["mesh"] is None:
         row.reasons["device.mesh"] = "one device answers, no mesh"
@@ -123,14 +128,8 @@ def _put_sparse_speeds(row: RowFields, variant: PreparedVariant | None, records:
         row.fields["masked_speedup"] = speedup_of(records.of_masked, records.of_fp32)
 
 
-def _invalid_reason(
-    variant: PreparedVariant | None,
-    records: Rowed,
-    program: Mapping[str, Any],
-    row_search: Mapping[str, Any] | None,
-    slo_ms: float,
-) -> str | None:
-    """Returns why the row must not be used, None if it may."""
+def _fault(variant: PreparedVariant | None, records: Rowed, program: Mapping[str, Any]) -> str | None:
+    """Returns what is wrong with the system or its measurement, None if nothing is."""
     if program["fault"]:
         return program["fault"]
     recompiles = sum(record.recompiles for record in records.of_variant)
@@ -145,20 +144,19 @@ def _invalid_reason(
     growth, _ = growth_of(records.of_all)
     if growth and growth["leaking"]:
         return f"the system leaks {growth['memory']} memory: {growth['in_words']}"
-    if variant is not None and variant.below_floor:
-        return variant.below_floor
-    if records.of_variant[0].scenario != "server":
-        return None
-    if variant is None:
-        return None
-    if any(record.search is None for record in records.of_variant):
+    return variant.below_floor if variant is not None else None
+
+
+def _why_no_rate(records: Sequence[Measured], row_search: Mapping[str, Any] | None, slo_ms: float) -> str | None:
+    """Returns why a server's row has no rate that every process held and the system set, None if it has one."""
+    if any(record.search is None for record in records):
         return "no closed loop gave a rate with which the search could begin"
     if row_search and row_search["late_generator"]:
         failed_at, late = row_search["failed_at_qps"], row_search["late_generator"]
         return f"the rate is that of the load generator: at {failed_at:,.0f} queries/s {late}"
     if row_search and row_search["cannot_hold"]:
         return f"p99 cannot hold {slo_ms:g} ms at any rate: {row_search['cannot_hold']}"
-    held = [record.search["confirmed"] for record in records.of_variant if record.search is not None]
+    held = [record.search["confirmed"] for record in records if record.search is not None]
     if not any(held):
         failed_at = (row_search or {}).get("failed_at_qps") or 0.0
         return f"p99 did not hold {slo_ms:g} ms at any rate tried, down to {failed_at:,.3g} queries/s"

@@ -148,14 +148,6 @@ def _run(options: argparse.Namespace) -> int:
         return run_estimate(source, targets_of(options.device), out)
     check_platform(options.device)
     suite = source.load()
-    if suite.measurement.arrivals.kind == "trace":
-        from recjax.load.arrivals import read_trace
-
-        read_trace(Path(suite.measurement.arrivals.trace))  # an unusable one ends the run here, not after the training
-    if suite.measurement.loadgen == "mlperf":
-        from recjax.load.mlperf import require_loadgen
-
-        require_loadgen()
     name = f"{suite.name}-{options.device}"
     if options.shard:
         name += f"-{options.shard.replace('/', '-of-')}"
@@ -168,6 +160,11 @@ def _run(options: argparse.Namespace) -> int:
         return run_apart(suite, source, options.device, folder, resume=options.resume)
     if options.resume:
         raise UserError("--resume is for a run of one process; this one has several: run it anew without --resume")
+    if (options.processes or 1) > 1:
+        raise UserError(
+            f"--processes={options.processes} is for a run of one process; this one has several, and the first of them "
+            "measures all: run it without --processes"
+        )
     quiet_others()
     from benchmarks.runner import run_suite
     from recjax.hardware.device import select_device

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from benchmarks import step
+from benchmarks.bench_extra import require_bench_extra
 from benchmarks.contestants import NULL_LABEL
 from benchmarks.manifest import check_goes_on, describe_command, experiment_digest, write_manifest
 from benchmarks.measured import Measured
@@ -39,6 +40,8 @@ from benchmarks.suite import Case, Source, Suite
 from benchmarks.summary import row_name, samples_key
 from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
+from recjax.load.arrivals import read_trace
+from recjax.load.mlperf import require_loadgen
 from recjax.measurement.histogram_log import write_histogram_log
 from recjax.parallel.start import is_writer
 from recjax.progress import console
@@ -58,10 +61,10 @@ def run_apart(suite: Suite, source: Source, device: str, folder: Path, *, resume
       resume: go on with the run that is there: finished cases, trainings and processes are kept.
 
     Raises:
-      UserError: nothing is there to go on with, or what is there is of another command or commit.
+      UserError: nothing is there to go on with, or what is there is of another command, config or code.
     """
     command = describe_command(source, device)
-    going_on = check_goes_on(folder, command) if resume else None
+    going_on = check_goes_on(folder, command, suite) if resume else None
     shared = {"source": dataclasses.asdict(source), "device": device, "folder": str(folder)}
 
     def run(request: dict[str, Any]) -> None:
@@ -79,7 +82,8 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
     """Runs the suite in this process, prints its table and returns the exit code; an interruption keeps finished rows.
 
     Raises:
-      UserError: a data set that is not there, before anything is measured or an earlier run's rows replaced.
+      UserError: a data set, a trace or a package that is not there, before anything is trained or an earlier run's
+        rows replaced.
       CheckpointError: a final model cannot be written to `folder`.
     """
     cases = {case.experiment.name: case for case in suite.cases}
@@ -96,8 +100,7 @@ def run_suite(suite: Suite, device: jax.Device, folder: Path) -> int:
 
 def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_on: str | None) -> int:
     """Runs the suite, and goes on with the run of that run_id if there is one."""
-    for case in suite.cases:
-        check_source(case.experiment.dataset)
+    _check_needs(suite)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     console.print(f"suite {suite.name}; results go to {folder}", markup=False)
     console.print(suite.description, markup=False)
@@ -111,7 +114,7 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_o
         # No figure and no model of an earlier run may be taken for one of this run.
         for earlier in (folder / "parts", *(case_folder(folder, case.experiment.name) for case in suite.cases)):
             shutil.rmtree(earlier, ignore_errors=True)
-        write_manifest(folder, run_id, command)
+        write_manifest(folder, run_id, command, suite)
     finished = {row.case.partition("/")[0] for row in writer.rows} if writer else set()
     for name in finished:
         console.print(f"{name}: finished before", markup=False)
@@ -158,6 +161,18 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_o
     if writer and not code:
         shutil.rmtree(folder / "parts", ignore_errors=True)
     return code
+
+
+def _check_needs(suite: Suite) -> None:
+    """Raises UserError for what the suite reads or runs with and is not there: now, and not after the training."""
+    require_bench_extra()
+    measurement = suite.measurement
+    if "server" in measurement.scenarios and measurement.arrivals.kind == "trace":
+        read_trace(Path(measurement.arrivals.trace))
+    if measurement.loadgen == "mlperf":
+        require_loadgen()
+    for case in suite.cases:
+        check_source(case.experiment.dataset)
 
 
 def _time_left(done: int, cases: int, elapsed_s: float) -> str:

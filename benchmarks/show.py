@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from benchmarks.bench_extra import require_bench_extra
     from benchmarks.estimates import has_estimates, print_estimates, read_estimates, render_estimates
     from benchmarks.report import print_table, wide_console, write_joint_report
     from benchmarks.report_runs import label_runs
@@ -73,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         samples = read_samples(path.with_name("samples.npz")) if options.out and path.name == "results.jsonl" else {}
         measured.append((str(run), rows, samples))
     if options.out and measured:
+        require_bench_extra()
         print(f"open {write_joint_report(label_runs(measured), options.out)}")
     return 0
 

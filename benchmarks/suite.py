@@ -4,6 +4,7 @@ A suite file in `configs/suites/` defines `get_suite() -> Suite`.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -59,16 +60,16 @@ class Measurement:
     scenarios: tuple[str, ...] = SCENARIOS  # those to measure, in any order
     processes: int = 1  # fresh ones, each of which measures every row; >= 1
     rounds: int = 5  # of interleaved windows, in each process; >= 1
-    window_s: float = 0.3  # of each closed-loop window
-    min_queries: int = 20  # of each closed-loop window
-    probe_s: float = 0.7  # of each probe of the server's rate search
-    search_steps: int = 6  # halvings of that search's bracket
+    window_s: float = 0.3  # of each closed-loop window; > 0
+    min_queries: int = 20  # of each closed-loop window; >= 1
+    probe_s: float = 0.7  # of each probe of the server's rate search; > 0
+    search_steps: int = 6  # halvings of that search's bracket; >= 1
     curve: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the rate found: where the server is measured once more
     arrivals: Arrivals = Arrivals()  # of the server scenario
     queries: QueryMix = QueryMix()  # sizes of the server scenario's queries, and how popular rows are in all scenarios
     loadgen: Literal["recjax", "mlperf"] = "recjax"  # who asks: recjax itself, or LoadGen
     train_window_s: float = 0.0  # of training steps, for each variant that trains in its own way; 0 times none
-    seed: int = 0  # of request draws and arrivals
+    seed: int = 0  # of request draws and arrivals; >= 0
 
     def __post_init__(self) -> None:
         known = len(self.scenarios) > 0 and set(self.scenarios) <= set(SCENARIOS)
@@ -80,8 +81,12 @@ class Measurement:
         check(self.processes >= 1, "Measurement.processes", self.processes, ">= 1")
         check(self.rounds >= 1, "Measurement.rounds", self.rounds, ">= 1")
         check(all(0 < share < 1 for share in self.curve), "Measurement.curve", self.curve, "shares within 0 and 1")
-        check(self.window_s > 0, "Measurement.window_s", self.window_s, "> 0")
-        check(self.train_window_s >= 0, "Measurement.train_window_s", self.train_window_s, ">= 0")
+        check(0 < self.window_s < math.inf, "Measurement.window_s", self.window_s, "> 0 and finite")
+        check(0 < self.probe_s < math.inf, "Measurement.probe_s", self.probe_s, "> 0 and finite")
+        finite = 0 <= self.train_window_s < math.inf
+        check(finite, "Measurement.train_window_s", self.train_window_s, ">= 0 and finite")
+        check(self.search_steps >= 1, "Measurement.search_steps", self.search_steps, ">= 1")
+        check(self.seed >= 0, "Measurement.seed", self.seed, ">= 0")
         check(self.min_queries >= 1, "Measurement.min_queries", self.min_queries, ">= 1")
 
 

@@ -64,14 +64,17 @@ def write_page(folder: Path, crossovers: Sequence[Path], wide_mlp: Path, page: P
     """Writes the page and returns the exit code.
 
     Raises:
-      UserError: there are no rows, a line cannot be used, or the page cannot be written.
+      UserError: there are no rows, a line cannot be used, the page cannot be written, or the extra `bench`, which draws
+        the plot, is not installed.
     """
+    from benchmarks.bench_extra import require_bench_extra
     from benchmarks.crossover_timing import CrossoverRow
     from benchmarks.stored import read_stored
     from benchmarks.summary import group_experiments
     from benchmarks.transforms_page_contents import render
-    from benchmarks.transforms_page_plot import write_plot
 
+    if plot is not None:
+        require_bench_extra()
     rows, of_wide_mlp = _rows(folder, "transforms"), _rows(wide_mlp, "wide_mlp")
     for file in crossovers:
         _check_is_there(file, "sparse_crossover")
@@ -80,6 +83,8 @@ def write_page(folder: Path, crossovers: Sequence[Path], wide_mlp: Path, page: P
     text = render(rows, measured, of_wide_mlp, folder, with_words=with_words)
     _write(page, "--page", lambda: page.write_text(text, encoding="utf-8"))
     if plot is not None:
+        from benchmarks.transforms_page_plot import write_plot
+
         _write(plot, "--plot", lambda: write_plot(group_experiments(rows), plot))
     return 0
 

@@ -84,9 +84,11 @@ def measure(deployment: Deployment, rounds: int, models: Path, out: Path) -> Non
     """Writes a row for each entrant.
 
     Raises:
-      UserError: nothing was prepared.
+      UserError: nothing was prepared, or the deployment is for several devices.
       CheckpointError: a model is missing, corrupt, or of another experiment.
     """
+    if (n_devices := deployment.serving.devices) > 1:
+        raise UserError(f"the deployment is for {n_devices} devices and the contest is on one; tune for one")
     case = case_of(deployment)
     experiment, data = case.experiment, load_data(case.experiment)
     trained = [one.label for one in read_screened(out) if one.is_trained]

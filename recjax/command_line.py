@@ -13,7 +13,7 @@ from recjax.errors import CheckpointError, DeviceError, TrainingDivergedError, U
 UNUSABLE = 2
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 NOBODY_READS = 141  # the shell's code for a broken pipe, as after `| head`
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -94,6 +94,13 @@ def run_command(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE
     except OSError as error:
+        if error.errno == errno.EACCES:  # of reading or of writing: the error does not say of which
+            print(
+                f"error: no access to {error.filename or 'a file'}: {error.strerror}; change its permissions, or give "
+                "another path; what was written before is kept",
+                file=sys.stderr,
+            )
+            return UNUSABLE
         if error.errno not in CANNOT_WRITE:
             raise
         print(

@@ -6,6 +6,7 @@ Model configs live beside their models, transforms beside their code; this file 
 
 import dataclasses
 import functools
+import math
 import re
 import runpy
 import sys
@@ -170,13 +171,13 @@ class Serving:
     """How requests are batched and what latency they must hold."""
 
     buckets: tuple[int, ...] = (1, 8, 64, 256)  # compiled batch sizes, ascending; a batch is padded to the next
-    slo_ms: float = 20.0  # p99 limit of the server scenario
+    slo_ms: float = 20.0  # p99 limit of the server scenario; > 0
     top_k: int = 10  # items returned by a ranking model
 
     def __post_init__(self) -> None:
         ascending = len(self.buckets) > 0 and list(self.buckets) == sorted(set(self.buckets))
         check(ascending and self.buckets[0] >= 1, "Serving.buckets", self.buckets, "ascending positive sizes")
-        check(self.slo_ms > 0, "Serving.slo_ms", self.slo_ms, "> 0")
+        check(0 < self.slo_ms < math.inf, "Serving.slo_ms", self.slo_ms, "> 0 and finite")
         check(self.top_k >= 1, "Serving.top_k", self.top_k, ">= 1")
 
 

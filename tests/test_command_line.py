@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -22,6 +24,23 @@ def test_exhausted_device_memory_is_one_line(capsys: pytest.CaptureFixture[str])
 def test_exhausted_host_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: int(np.ones((1 << 24, 1 << 24)).size)) == UNUSABLE
     assert_one_line(capsys.readouterr().err, "out of memory", "PiB")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "no access to ratings.csv: Permission denied; change its permissions, or give another path"),
+        (errno.ENOSPC, "cannot write ratings.csv: No space left on device"),
+    ],
+)
+def test_a_file_that_cannot_be_read_or_written_is_one_line(
+    number: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise OSError(number, os.strerror(number), "ratings.csv")
+
+    assert run_command(fail) == UNUSABLE
+    assert_one_line(capsys.readouterr().err, words, "; what was written before is kept")
 
 
 def test_another_runtime_error_is_not_hidden() -> None:

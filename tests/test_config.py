@@ -100,6 +100,8 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Serving(buckets=(8, 4)), "Serving.buckets is (8, 4); allowed: ascending positive sizes"),
         (lambda: Serving(buckets=(4, 4)), "Serving.buckets is (4, 4); allowed: ascending positive sizes"),
         (lambda: Serving(buckets=(0, 4)), "Serving.buckets is (0, 4); allowed: ascending positive sizes"),
+        (lambda: Serving(slo_ms=0.0), "Serving.slo_ms is 0.0; allowed: > 0 and finite"),
+        (lambda: Serving(slo_ms=float("inf")), "Serving.slo_ms is inf; allowed: > 0 and finite"),
         (lambda: Serving(top_k=0), "Serving.top_k is 0; allowed: >= 1"),
         (lambda: SASRecConfig(embedding_dim=6, heads=4), "SASRecConfig.heads is 4; allowed: a divisor"),
         (lambda: SASRecConfig(dtype="float16"), "unknown SASRecConfig.dtype 'float16'; valid: bfloat16, float32"),

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that --help answers at once.
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -68,8 +69,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name}={value} is too small; allowed: {least} or more")
     if min(options.batch_size, default=1) < 1:
         parser.error(f"--batch-size={min(options.batch_size)} is too small; allowed: 1 or more")
-    if options.turn_s <= 0:
-        parser.error(f"--turn-s={options.turn_s:g} is too small; allowed: above 0")
+    if not 0 < options.turn_s < math.inf:
+        parser.error(f"--turn-s={options.turn_s:g}; allowed: above 0 and finite")
     if wrong := [text for text in options.python if not all(text.partition("="))]:
         parser.error(f"--python={wrong[0]}; allowed: PEER=PATH, as torch-eager=/opt/torch/bin/python")
     return options

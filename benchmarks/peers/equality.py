@@ -32,7 +32,8 @@ def difference_in_words(
 ) -> tuple[float | None, str | None]:
     """Returns the largest difference, and why the answers are not equal, None if they are.
 
-    Items may change places, or the last ones be others, only where their scores are as close as the tolerance.
+    Items may change places, or the last ones be others, only where their scores are as close as the tolerance lets
+    scores of that size be.
     """
     try:
         largest = largest_difference(own, reference)
@@ -49,7 +50,8 @@ def difference_in_words(
 def _same_but_for_ties(items_BK: NDArray, reference: Mapping[str, NDArray], tolerance: float) -> bool:
     scores_BK = reference[SCORES].astype(np.float64)
     near_BK = np.zeros(scores_BK.shape, bool)
-    near_BK[:, :-1] = np.abs(np.diff(scores_BK, axis=1)) <= 2 * tolerance
+    largest_BK = np.maximum(1.0, np.abs(scores_BK))
+    near_BK[:, :-1] = np.abs(np.diff(scores_BK, axis=1)) <= 2 * tolerance * largest_BK[:, :-1]
     near_BK[:, 1:] |= near_BK[:, :-1]
     near_BK[:, -1] = True  # its rival may stand just behind it, where nobody looks
     return bool(np.all((items_BK == reference[ITEMS]) | near_BK))

@@ -37,12 +37,6 @@ class DLRMSizes:
     cross_ranks: tuple[int, ...] = (512, 512, 512)
     top_mlp: tuple[int, ...] = (1024, 1024, 512, 256)  # before the logit
 
-    def __str__(self) -> str:
-        """Returns the sizes in words."""
-        bottom, top = ("-".join(map(str, widths)) for widths in ((*self.bottom_mlp, self.dim), (*self.top_mlp, 1)))
-        ranks = "-".join(map(str, self.cross_ranks))
-        return f"{self.tables} tables x {self.rows:,} x {self.dim}, MLPs {bottom} and {top}, cross ranks {ranks}"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecSizes:
@@ -57,14 +51,6 @@ class SASRecSizes:
     mlp_dims: tuple[int, ...] = (256, 256)
     top_k: int = 10
 
-    def __str__(self) -> str:
-        """Returns the sizes in words."""
-        mlps = "-".join(map(str, self.mlp_dims))
-        return (
-            f"{self.items:,} items, history {self.history}, dim {self.dim}, {len(self.mlp_dims)} blocks of "
-            f"{self.heads} heads with MLPs {mlps}, top {self.top_k}"
-        )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BagSizes:
@@ -76,11 +62,6 @@ class BagSizes:
     rows: int = 100_000  # of each table
     dim: int = 64
     bag_length: int = 10  # ids of each bag; all bags are full
-
-    def __str__(self) -> str:
-        """Returns the sizes in words."""
-        tables = "1 table" if self.tables == 1 else f"{self.tables} tables"
-        return f"{tables} x {self.rows:,} x {self.dim}, {self.bag_length} ids a bag, summed"
 
 
 Sizes = DLRMSizes | SASRecSizes | BagSizes

@@ -20,7 +20,7 @@ from recjax.measurement.answer_caching import answers_are_cached
 LAG_SHARE = 0.1  # of the latency limit: a generator whose p99 of lags is above it has fallen behind
 CACHING_ROUNDS = 5
 CACHING_S = 0.05  # of each kind of query in each round
-CACHING_QUERIES = (3, 60)  # fewest and most
+CACHING_QUERIES = (3, 60)  # fewest and most of each; of fresh ones, no more than a small pool of requests has
 ANSWER_RTOL, ANSWER_ATOL = 1e-3, 1e-5  # one program gives one batch the same answers but for the order of sums
 
 
@@ -102,9 +102,10 @@ def cached_answers(system: System, seed: int) -> tuple[dict[str, Any], str | Non
     rng = np.random.default_rng([seed, 2])
     fresh_ms, repeated_ms = list[NDArray](), list[NDArray]()
     unseen = 1 + rng.permutation(system.n_rows - 1)  # warm_up has asked for row 0
+    size = max(1, min(CACHING_QUERIES[1], len(unseen) // (CACHING_ROUNDS + 1)))
+    of_rounds = np.resize(unseen, (CACHING_ROUNDS + 1, size))  # a pool of fewer than seven requests repeats some
     for number in range(CACHING_ROUNDS):
-        fresh = np.roll(unseen, -number * CACHING_QUERIES[1])
-        repeated = np.full(CACHING_QUERIES[1], fresh[-1])
+        fresh, repeated = of_rounds[number], np.full(CACHING_QUERIES[1], of_rounds[-1, 0])
         _latencies(system, repeated[:1], 1)  # its first answer is not a repeated one
         kinds = [(fresh_ms, fresh), (repeated_ms, repeated)]
         for latencies, rows in kinds if number % 2 else reversed(kinds):

@@ -6,6 +6,7 @@ Shapes: N queries, A frames of answers.
 import functools
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Mapping
 from multiprocessing.connection import Pipe
@@ -14,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recjax.load.arrivals import Arrivals, arrival_times
-from recjax.load.generator import arrays_of_bytes, arrays_to_bytes
+from recjax.load.generator import GAVE_UP, arrays_of_bytes, arrays_to_bytes
 from recjax.load.queries import Queries, QueryMix, draw_queries
 from recjax.load.serve import Served, serve_until_end
 from recjax.load.system import System
+from recjax.load.watchdog import Interrupted, Watchdog
 from recjax.load.window import PARTS, Privileges, Window
 from recjax.load.wire import FrameReader, socket_pair
 
 OVERLOAD_FACTOR = 5  # a window ends when a query has waited this many latency limits
 SILENCE_S = 10.0  # or when nothing has been answered for this long
+END_S = 60.0  # for a system to understand that a window is over: one batch that takes longer hangs
+CLOSING_S = 2.0  # a process whose connection is closed ends within this
 
 
 class LoadGenerator:
@@ -38,6 +42,8 @@ class LoadGenerator:
         self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         other_data.close()
         other_control.close()
+        self._watchdog = Watchdog()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def __enter__(self) -> "LoadGenerator":
         """Returns itself."""
@@ -88,7 +94,7 @@ class LoadGenerator:
             measures to the end.
 
         Raises:
-          RuntimeError: the generator's process has ended.
+          RuntimeError: the system hangs, or the generator's process has ended.
         """
         due_N = arrival_times(arrivals or Arrivals(), rate_qps, n_queries, seed)
         queries = draw_queries(mix or QueryMix(), n_queries, system.n_rows, seed)
@@ -98,20 +104,34 @@ class LoadGenerator:
             "rows": queries.rows,
             "limit_s": np.array(OVERLOAD_FACTOR * slo_ms / 1e3),
             "silence_s": np.array(SILENCE_S),
+            "end_s": np.array(END_S),
             "slo_s": np.array(slo_ms / 1e3),
             "most_over": np.array(n_queries if most_over is None else most_over),
         }
         privileges = self.privileges  # they come before the first answer
         try:
             self._control.send_bytes(arrays_to_bytes(plan))
-            served = serve_until_end(self._data, self._reader, system)
+            with self._watchdog:
+                served = serve_until_end(self._data, self._reader, system)
             seen = arrays_of_bytes(self._control.recv_bytes())
-        except (ConnectionError, EOFError) as error:
+        except (ConnectionError, EOFError, Interrupted) as error:
+            try:
+                self._process.wait(CLOSING_S)
+            except subprocess.TimeoutExpired:
+                raise error from None  # the process is there: it was a connection of the system's own
             raise self._ended() from error
         return _window(due_N, queries, seen, served, rate_qps, privileges)
 
+    def _watch(self) -> None:
+        """Ends a window whose system never comes back: its generator has given up by then."""
+        self._process.wait()
+        self._watchdog.end(str(self._ended()))
+
     def _ended(self) -> RuntimeError:
-        return RuntimeError(f"the load generator's process has ended with code {self._process.wait()}")
+        code = self._process.wait()
+        if code == GAVE_UP:
+            return RuntimeError(f"the system hangs: one batch has taken more than {END_S:g} s")
+        return RuntimeError(f"the load generator's process has ended with code {code}")
 
 
 def _window(

@@ -30,7 +30,7 @@ HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
 SPIN_S = 1e-4  # a timer wakes tens of microseconds late: the last stretch before an arrival is spun
 ANSWER_SPIN_S = 2e-4  # an answer is waited for spinning as long, if the last one came within it
 SPIN_SHARE = 0.3  # of a core, at most: at higher rates nothing is spun and what is due is sent together
-END_S = 60.0  # for the system to understand that a window is over, at least
+GAVE_UP = 3  # exit code
 POLL_S = 0.05  # how often an idle generator looks at its limits
 KEPT_FRAMES = 256  # of answers, spread evenly over the window, for `check_answers`
 PR_SET_TIMERSLACK = 29
@@ -47,6 +47,7 @@ def play(
     rows_S: NDArray,
     limit_s: float,
     silence_s: float,
+    end_s: float,
     slo_s: float,
     most_over: int,
 ) -> dict[str, NDArray]:
@@ -59,6 +60,7 @@ def play(
       rows_S: rows of all samples.
       limit_s: the window is ended when the oldest query without an answer has waited this long since it was sent.
       silence_s: likewise when the system has answered nothing for this long while something waited.
+      end_s: for the system to understand that the window is over.
       slo_s: latency limit.
       most_over: answers that may exceed it; one more ends the window.
 
@@ -126,7 +128,8 @@ def play(
             silent = now - max(last_answer, sent_N[done]) > silence_s
             if overloaded or silent:
                 break
-    _end(connection, reader, unsent, abort=done < n, silence_s=silence_s)
+    cpu_s, duration_s = time.process_time() - cpu_before, time.perf_counter() - start
+    _end(connection, reader, unsent, abort=done < n, end_s=end_s)
     return {
         "sent": sent_N,
         "received": received_N,
@@ -138,8 +141,8 @@ def play(
         "overloaded": np.array(overloaded),
         "silent": np.array(silent),
         "failed_early": np.array(failed_early),
-        "cpu_s": np.array(time.process_time() - cpu_before),
-        "duration_s": np.array(time.perf_counter() - start),
+        "cpu_s": np.array(cpu_s),
+        "duration_s": np.array(duration_s),
     }
 
 
@@ -151,14 +154,14 @@ def _send(connection: socket.socket, unsent: bytes) -> bytes:
         return unsent
 
 
-def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort: bool, silence_s: float) -> None:
+def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort: bool, end_s: float) -> None:
     """Tells the system that the window is over, and waits until it has understood; late answers are dropped.
 
     Raises:
-      ConnectionError: it does not answer.
+      TimeoutError: it does not answer.
     """
     unsent += pack_end(abort=abort)
-    until = time.perf_counter() + max(silence_s, END_S)
+    until = time.perf_counter() + end_s
     while time.perf_counter() < until:
         unsent = _send(connection, unsent) if unsent else unsent
         select.select([connection], [connection] if unsent else [], [], POLL_S)
@@ -166,7 +169,7 @@ def _end(connection: socket.socket, reader: FrameReader, unsent: bytes, *, abort
         while (frame := reader.next_answers()) is not None:
             if frame.completed == 0 and not any(frame.stamps):
                 return
-    raise ConnectionError(f"the system has not ended the window within {max(silence_s, END_S):g} s")
+    raise TimeoutError
 
 
 def arrays_to_bytes(arrays: Mapping[str, NDArray]) -> bytes:
@@ -219,30 +222,36 @@ def _slice_ns(library: ctypes.CDLL) -> int:
     return 0 if failed else struct.unpack(SCHED_ATTR, found.raw)[5]
 
 
-def main(data_fd: int, control_fd: int) -> None:
-    """Says what `be_prompt` obtained, and plays one schedule after another until the control connection is closed."""
+def main(data_fd: int, control_fd: int) -> int:
+    """Says what `be_prompt` obtained, and plays one schedule after another until the control connection is closed.
+
+    Returns:
+      The process's exit code: GAVE_UP if the system does not end a window, else 0.
+    """
     obtained = be_prompt()
     gc.freeze()
     data, control = socket.socket(fileno=data_fd), Connection(control_fd)
     try:
         control.send_bytes(arrays_to_bytes(obtained))
     except ConnectionError:
-        return
+        return 0
     while True:
         try:
             plan = arrays_of_bytes(control.recv_bytes())
         except EOFError:
-            return
+            return 0
         gc.collect()
         gc.disable()  # a window makes no cycles
         try:
-            ends = float(plan["limit_s"]), float(plan["silence_s"]), float(plan["slo_s"]), int(plan["most_over"])
+            ends = (plan[name].item() for name in ("limit_s", "silence_s", "end_s", "slo_s", "most_over"))
             seen = play(data, plan["due"], plan["sizes"], plan["rows"], *ends)
+        except TimeoutError:
+            return GAVE_UP
         except ConnectionError:
-            return
+            return 0
         gc.enable()
         control.send_bytes(arrays_to_bytes(seen))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

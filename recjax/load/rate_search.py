@@ -236,13 +236,13 @@ def _probed(
         window = yield Asked(rate_qps, n_queries)
         if window_fault(window, slo_ms) is None and holds_limit(window, slo_ms)[0]:
             return window, True, None
-        late = _to_blame(window, slo_ms)
+        late = blamed_generator(window, slo_ms)
         if late is None:
             break
     return window, False, late
 
 
-def _to_blame(window: Window, slo_ms: float) -> str | None:
+def blamed_generator(window: Window, slo_ms: float) -> str | None:
     """Returns that the generator fell behind, if it did and p99 would be within the limit without the lag."""
     late = late_generator(window, slo_ms)
     if late is None or window.overloaded:

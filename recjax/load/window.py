@@ -88,11 +88,6 @@ class Window:
         """Returns answered samples a second."""
         return self.samples / self.duration_s
 
-    @property
-    def queries_per_s(self) -> float:
-        """Returns answered queries a second."""
-        return self.queries / self.duration_s
-
 
 def nothing_measured(offered_qps: float | None = None) -> Window:
     """Returns the window of a measurement that failed: no query was answered.

@@ -136,7 +136,8 @@ def _remeasured(
         reasons["failed_at_samples_per_s"] = "no window failed: the highest rate may lie above"
     if price is None:
         reasons["usd_per_million"] = NO_PRICE
-    fault = one.fault or next((f for w in one.windows if (f := wrong_answers(systems[index], w))), None)
+    wrong = (wrong_answers(systems[index], window) for window in one.windows)
+    fault = one.fault or one.late_generator or next(filter(None, wrong), None)
     if fault is None and goal.usd_per_million is not None and (price or 0.0) > goal.usd_per_million:
         fault = f"costs {price:.4g} USD for a million samples, above the limit"
     return Remeasured(

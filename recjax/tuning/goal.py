@@ -1,6 +1,7 @@
 """What a tuning is to reach: limits that a deployment must hold, a quality floor, and the queries that will come."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -36,17 +37,18 @@ class Goal:
     def __post_init__(self) -> None:
         """Raises UserError for a limit that nothing can hold, or a price limit without a price."""
         for option, value in (("--p99-ms", self.p99_ms), ("--memory", self.memory_bytes)):
-            if value is not None and not value > 0:
-                raise UserError(f"{option} is {value:g}; allowed: > 0")
-        if self.usd_per_million is not None and not self.usd_per_million > 0:
-            raise UserError(f"--price is {self.usd_per_million:g}; allowed: > 0 US dollars for a million samples")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{option} is {value:g}; allowed: > 0 and finite")
+        if self.usd_per_million is not None and not 0 < self.usd_per_million < math.inf:
+            allowed = "> 0 and finite, US dollars for a million samples; left out, there is no limit"
+            raise UserError(f"--price is {self.usd_per_million:g}; allowed: {allowed}")
         if not 0 < self.quality_floor <= 1:
             raise UserError(
                 f"--quality-floor is {self.quality_floor:g}; allowed: a share of fp32's quality, above 0 and at most "
                 "1, as 0.99"
             )
-        if self.usd_per_hour is not None and not self.usd_per_hour > 0:
-            raise UserError(f"--usd-per-hour is {self.usd_per_hour:g}; allowed: > 0")
+        if self.usd_per_hour is not None and not 0 < self.usd_per_hour < math.inf:
+            raise UserError(f"--usd-per-hour is {self.usd_per_hour:g}; allowed: > 0 and finite")
         if self.usd_per_million is not None and self.usd_per_hour is None:
             raise UserError(
                 "--price needs what an hour of this device costs, and recjax/hardware/prices.toml does not have it; "
@@ -94,6 +96,7 @@ def parse_queries(text: str) -> QueryMix:
 
 def _parse(option: str, text: str, units: dict[str, int], allowed: str, fold: Any) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if not found or fold(found[2]) not in units or float(found[1]) == 0:
+    value = float(found[1]) * units.get(fold(found[2]), 0) if found else 0.0
+    if not 0 < value < math.inf:  # a number of hundreds of digits is infinite
         raise UserError(f"{option} is {text!r}; allowed: {allowed}")
-    return float(found[1]) * units[fold(found[2])]
+    return value

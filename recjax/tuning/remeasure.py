@@ -15,9 +15,11 @@ from recjax.load.checks import window_fault
 from recjax.load.rate_search import (
     CONFIRMATIONS,
     LOWERED_BY,
+    MAX_LATE,
     MAX_LOWERED,
     MIN_CONFIRMING_QUERIES,
     Probe,
+    blamed_generator,
     holds_limit,
 )
 from recjax.load.window import Window
@@ -37,6 +39,8 @@ class Confirmation:
       confirmed: whether there are so many.
       failed_at_qps: the lowest rate at which a window failed, None if none did.
       lowered: how often the rate was lowered.
+      late: windows at this rate whose generator fell behind.
+      late_generator: that the rate that failed last failed for the generator alone, in words.
       fault: why the windows are no measurement, None if they are.
     """
 
@@ -45,6 +49,8 @@ class Confirmation:
     confirmed: bool = False
     failed_at_qps: float | None = None
     lowered: int = 0
+    late: int = 0
+    late_generator: str | None = None
     fault: str | None = None
 
 
@@ -122,17 +128,29 @@ def confirm_in_turn(
 
 
 def _after(one: Confirmation, probe: Probe, p99_ms: float) -> Confirmation:
-    """Returns what is known of a candidate after one more window."""
+    """Returns what is known of a candidate after one more window.
+
+    A window that failed for its generator alone is taken again, up to MAX_LATE times in all.
+    """
     window = probe(one.rate_qps, max(MIN_CONFIRMING_QUERIES, round(one.rate_qps * CONFIRM_S)))
     fault = window_fault(window, p99_ms)
     if fault is None and holds_limit(window, p99_ms)[0]:
         windows = (*one.windows, window)
         return dataclasses.replace(one, windows=windows, confirmed=len(windows) == CONFIRMATIONS, fault=None)
+    late = blamed_generator(window, p99_ms)
+    if late and one.late + 1 < MAX_LATE:
+        return dataclasses.replace(one, late=one.late + 1)
+    late = late and f"the rate is that of the load generator: at {one.rate_qps:,.0f} queries/s {late}"
     failed = min(one.rate_qps, one.failed_at_qps or one.rate_qps)
     if one.lowered == MAX_LOWERED:
-        return dataclasses.replace(one, failed_at_qps=failed, lowered=one.lowered + 1, fault=fault)
-    lower = one.rate_qps * LOWERED_BY
-    return Confirmation(rate_qps=lower, failed_at_qps=failed, lowered=one.lowered + 1, fault=fault)
+        return dataclasses.replace(one, failed_at_qps=failed, lowered=one.lowered + 1, late_generator=late, fault=fault)
+    return Confirmation(
+        rate_qps=one.rate_qps * LOWERED_BY,
+        failed_at_qps=failed,
+        lowered=one.lowered + 1,
+        late_generator=late,
+        fault=fault,
+    )
 
 
 def _settled(one: Confirmation) -> bool:

@@ -31,18 +31,14 @@ class Variant:
     """A finished model.
 
     Attributes:
-      label: of its chain.
       folder: of the final model.
       validation: the metric that epochs are chosen by, on the validation part.
       parameter_bytes: of all stored variables.
-      seconds: that it took to make, its training included if that was not there yet.
     """
 
-    label: str
     folder: Path
     validation: float
     parameter_bytes: int
-    seconds: float
 
 
 class Variants:
@@ -111,11 +107,9 @@ class Variants:
         if "failed" in stored:
             raise UserError(stored["failed"])
         return Variant(
-            label=stored["label"],
             folder=self.folder_of(transform),
             validation=stored["validation"],
             parameter_bytes=stored["parameter_bytes"],
-            seconds=stored["seconds"],
         )
 
     def load(self, transform: Chain) -> FinalModel:

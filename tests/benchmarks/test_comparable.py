@@ -101,6 +101,17 @@ def test_numbers_of_the_load_and_what_one_side_does_not_know_of_forbid_nothing()
     ]
 
 
+def test_only_the_version_of_loadgens_verdict_forbids_a_comparison() -> None:
+    def of_loadgen(**verdict: str) -> Any:
+        known = {"version": "6.0", "result": "VALID", "early_stopping": "Processed at least 64 queries (80)."}
+        load = (make_row(LATENCIES).load or {}) | {"verdict": known | verdict}
+        return changed(load=load, scenario="single_stream")
+
+    a = of_loadgen()
+    assert why_not_comparable(a, of_loadgen(early_stopping="Processed at least 64 queries (97).")) is None
+    assert why_not_comparable(a, of_loadgen(version="7.0")) == "another load.verdict.version (A 6.0, B 7.0)"
+
+
 def test_another_experiment_is_told_once_and_forbids_nothing() -> None:
     a = [changed(environment=environment(command={"experiment_digest": digest})) for digest in ("a1", "a2")]
     b = [changed(environment=environment(command={"experiment_digest": digest})) for digest in ("b1", "b2")]

@@ -119,6 +119,11 @@ def test_a_row_that_became_invalid_is_worse_unless_some_process_held_no_rate() -
     ):
         assert not compared(search=search).is_worse
         assert compared(search=search).of("not comparable")
+    unsettled = {"confirmed": False, "late_generator": None, "held_processes": 2}
+    assert compared(search=unsettled | {"no_rate": "p99 did not hold 10 ms at any rate that process 1 tried"}).of(
+        "not comparable"
+    )
+    assert compared(search=unsettled | {"no_rate": None}).of("invalid")  # it is the leak that makes the row invalid
 
 
 def test_a_server_that_holds_no_rate_in_any_process_is_worse() -> None:

@@ -49,10 +49,27 @@ def test_a_row_that_is_not_there(tmp_path: Path, key: str, reason: str) -> None:
         find_row(f"{stored(tmp_path)}:{key}")
 
 
-def test_a_row_that_does_not_say_where_it_is_from(tmp_path: Path) -> None:
-    row = find_row(f"{stored(tmp_path, environment={'seed': 0})}:sasrec/int8/server/8")
-    with pytest.raises(UserError, match="does not say by which command"):
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ({}, "it does not say by which command it was measured, as rows do since version 4"),
+        (
+            {"module": "benchmarks.compare_check", "run": "first"},
+            "python -m benchmarks.compare_check measured it in turns with others; run that command again",
+        ),
+        (
+            {"suite": "smoke", "device": "tpu", "experiment_digest": "0" * 16},
+            "it is of a run of suite 'smoke' by several processes together",
+        ),
+    ],
+)
+def test_a_row_that_does_not_say_where_it_is_from(tmp_path: Path, command: dict[str, str], reason: str) -> None:
+    row = find_row(f"{stored(tmp_path, environment={'seed': 0, 'command': command})}:sasrec/int8/server/8")
+    with pytest.raises(UserError, match=f"^sasrec/int8/server/8 cannot be measured again alone: {reason}"):
         source_of_row(row)
+
+
+def test_rows_that_are_not_there() -> None:
     with pytest.raises(UserError, match="no rows at nowhere"):
         find_row("nowhere:sasrec/int8/server/8")
 
@@ -165,24 +182,39 @@ def test_a_shard_without_a_case() -> None:
 
 def test_a_run_goes_on_only_by_its_own_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no .*run.json"):
-        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
-    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"))
-    assert check_goes_on(tmp_path, describe_command(SOURCE, "cpu")) == "r"
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"), SOURCE.load())
+    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"), SOURCE.load())
+    assert check_goes_on(tmp_path, describe_command(SOURCE, "cpu"), SOURCE.load()) == "r"
     with pytest.raises(UserError, match=r"another command \(device='cpu'\)"):
-        check_goes_on(tmp_path, describe_command(SOURCE, "gpu"))
+        check_goes_on(tmp_path, describe_command(SOURCE, "gpu"), SOURCE.load())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": "r", "command": 1, "git": {}}'])
 def test_a_damaged_run_does_not_go_on(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run.json does not say what was run .*; leave --resume out"):
-        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"), SOURCE.load())
 
 
 def test_a_run_goes_on_only_at_its_own_commit(tmp_path: Path) -> None:
-    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"))
+    write_manifest(tmp_path, "r", describe_command(SOURCE, "cpu"), SOURCE.load())
     content = json.loads((tmp_path / "run.json").read_text())
     content["git"]["commit"] = "0" * 40
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="begun at commit 000000000"):
-        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"))
+        check_goes_on(tmp_path, describe_command(SOURCE, "cpu"), SOURCE.load())
+
+
+def test_a_run_goes_on_only_with_the_configs_and_the_code_it_began_with(tmp_path: Path) -> None:
+    command, suite = describe_command(SOURCE, "cpu"), SOURCE.load()
+    write_manifest(tmp_path, "r", command, suite)
+    case = suite.cases[0]
+    training = dataclasses.replace(case.experiment.training, learning_rate=0.123)
+    edited = dataclasses.replace(case, experiment=dataclasses.replace(case.experiment, training=training))
+    with pytest.raises(UserError, match=f"begun with another config of {case.experiment.name}/"):
+        check_goes_on(tmp_path, command, dataclasses.replace(suite, cases=(edited, *suite.cases[1:])))
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["git"]["diff"] = "0" * 16
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="files of the repository were edited since"):
+        check_goes_on(tmp_path, command, suite)

@@ -1,10 +1,12 @@
 """The benchmark's command line."""
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -13,10 +15,14 @@ from assertions import assert_help_is_light, assert_one_line
 from benchmarks import measuring, runner
 from benchmarks.run import main
 from benchmarks.runner import run_suite
-from benchmarks.suite import Case, Suite
+from benchmarks.suite import Case, Measurement, Suite
 from recjax.config import Experiment, Serving
 from recjax.errors import UserError
 from recjax.hardware.ceilings import Ceilings
+from recjax.load import mlperf
+from recjax.load.arrivals import Arrivals
+from recjax.parallel import start
+from recjax.parallel.start import Processes
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -167,6 +173,43 @@ def test_the_whole_list_fits_a_narrow_terminal(
     output = capsys.readouterr().out
     assert "…" not in output
     assert max(map(len, output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("option", "named"), [("--resume", "--resume"), ("--processes=3", "--processes=3")])
+def test_a_run_of_several_processes_refuses_what_is_for_one(
+    option: str, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = Processes(index=0, count=2, found_by="a test", coordinator="localhost:1", names=("a", "b"))
+    monkeypatch.setattr(start, "start", lambda: several)
+    monkeypatch.setattr(start, "quiet_others", lambda: pytest.fail("the run started"))
+    assert main(["--suite=smoke", option]) == 2
+    assert_one_line(capsys.readouterr().err, f"{named} is for a run of one process; this one has several")
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "message"),
+    [
+        ("plotly", {}, r"need plotly: pip install -e '\.\[bench\]'"),
+        ("hdrh", {}, r"need hdrhistogram: pip install -e '\.\[bench\]'"),
+        (mlperf.PACKAGE, {"loadgen": "mlperf"}, "needs the package mlcommons-loadgen"),
+        ("", {"arrivals": Arrivals(kind="trace", trace="no/such/trace")}, "no trace at no/such/trace"),
+    ],
+)
+def test_what_a_run_needs_is_missed_before_anything_is_trained(
+    module: str,
+    changes: dict[str, Any],
+    message: str,
+    sasrec_experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "prepare_case", lambda *arguments: pytest.fail("training started"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else "there")
+    case, measurement = Case(experiment=sasrec_experiment), Measurement(**changes)
+    suite = Suite(name="s", description="d", cases=(case,), measurement=measurement)
+    with pytest.raises(UserError, match=message):
+        run_suite(suite, jax.devices("cpu")[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

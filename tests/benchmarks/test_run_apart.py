@@ -46,7 +46,7 @@ def source(ratings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Sour
 def folder(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a run that had stopped after its training, and then went on."""
     folder = tmp_path_factory.mktemp("run")
-    write_manifest(folder, "20250102T030405-abcdef", describe_command(source, "cpu"))
+    write_manifest(folder, "20250102T030405-abcdef", describe_command(source, "cpu"), source.load())
     (folder / "results.jsonl").touch()
     request = {"source": describe_command(source, "cpu"), "device": "cpu", "folder": str(folder)}
     step.run_apart(request | {"step": "prepare", "name": "tiny"})
@@ -106,7 +106,8 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_ones(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
-    write_manifest(other, "another-run", describe_command(source, "cpu"))  # as of a run that ended before its first row
+    # As of a run that ended before its first row.
+    write_manifest(other, "another-run", describe_command(source, "cpu"), source.load())
     asked: list[str] = []
 
     def interrupted(request: Mapping[str, str]) -> None:

@@ -165,7 +165,22 @@ def test_an_unknown_key_of_a_case_names_the_nearest(sasrec_experiment: Experimen
         Case(experiment=sasrec_experiment, varients=())  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("change", [{"rounds": 0}, {"window_s": 0.0}, {"min_queries": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rounds": 0},
+        {"window_s": 0.0},
+        {"window_s": float("inf")},
+        {"min_queries": 0},
+        {"probe_s": 0.0},
+        {"probe_s": float("nan")},
+        {"probe_s": float("inf")},
+        {"search_steps": 0},
+        {"train_window_s": -1.0},
+        {"train_window_s": float("inf")},
+        {"seed": -1},
+    ],
+)
 def test_an_impossible_measurement_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(UserError, match=rf"Measurement\.{next(iter(change))} is .*; allowed: >"):
         Measurement(**change)  # type: ignore[arg-type]

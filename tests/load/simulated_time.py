@@ -4,6 +4,7 @@ What it does is the same on every machine, however busy. `play` runs in this pro
 or wait are given the clock of `SimulatedTime`.
 """
 
+import contextlib
 import socket
 from typing import Any
 
@@ -113,6 +114,7 @@ class SimulatedGenerator(LoadGenerator):
         self._data: Any = None
         self._reader: Any = None
         self._process: Any = None
+        self._watchdog: Any = contextlib.nullcontext()
 
     def stop_once(self, stop_s: float, stopped_s: float) -> None:
         """In the next window, from `stop_s` after its start on."""
@@ -123,7 +125,7 @@ class SimulatedGenerator(LoadGenerator):
 
     def serve(self, connection: Any, reader: Any, system: SimulatedSystem) -> Served:
         """Stands for `serve_until_end`, and does what `generator.main` does with a plan."""
-        ends = [self.plan[name].item() for name in ("limit_s", "silence_s", "slo_s", "most_over")]
+        ends = [self.plan[name].item() for name in ("limit_s", "silence_s", "end_s", "slo_s", "most_over")]
         channel = Channel(self.time, system)
         self.seen = play(channel, self.plan["due"], self.plan["sizes"], self.plan["rows"], *ends)
         return Served(np.array(channel.batches), np.array([system.padded(n) for n in channel.batches]))

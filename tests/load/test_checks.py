@@ -257,9 +257,11 @@ def test_hot_caches_of_the_processor_are_no_cache_of_answers(
     assert fault is None
 
 
-def test_warming_up_does_not_hide_a_cache_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_rows", [20, 1_000])
+def test_warming_up_and_a_small_pool_do_not_hide_a_cache_of_rows(monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
     simulate_time(monkeypatch)
     system = CachingRows(1e-4)
+    system.n_rows = n_rows
     warm_up(system)
     _, fault = cached_answers(system, seed=0)
     assert fault is not None
@@ -273,5 +275,6 @@ def test_a_slow_system_is_asked_a_few_times_and_a_fast_one_no_more_than_is_neede
     fewest, most = checks.CACHING_QUERIES
     for service_s, asked in ((1.0, fewest), (1e-6, most)):
         system = SimulatedSystem(np.array([service_s]))
+        system.n_rows = 1_000
         cached_answers(system, seed=0)
         assert system.calls == checks.CACHING_ROUNDS * (2 * asked + 1)

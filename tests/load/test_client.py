@@ -1,5 +1,6 @@
 """The generator's own process against systems of known service time, in real time; `test_generator` simulates it."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -9,6 +10,7 @@ import scipy.stats
 from quiet_machine import skip_if_disturbed
 from simulated_systems import MEAN_S, SERVICES, SimulatedSystem, lindley_ms, misses, waiting_sender
 
+from recjax.load import client
 from recjax.load.arrivals import Arrivals, arrival_times
 from recjax.load.checks import window_fault
 from recjax.load.client import LoadGenerator
@@ -108,6 +110,28 @@ def test_a_system_that_fails_is_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError, match="broken"), LoadGenerator() as own:
         own.measure(Broken(np.zeros(1)), 100.0, 10, slo_ms=NEVER_MS, seed=0)
+
+
+def test_a_system_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(SimulatedSystem):
+        def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+            threading.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(client, "SILENCE_S", 0.2)
+    monkeypatch.setattr(client, "END_S", 0.2)
+    with LoadGenerator() as own, pytest.raises(RuntimeError, match=r"the system hangs: one batch has taken more than"):
+        own.measure(Hanging(np.zeros(1)), 100.0, 10, slo_ms=NEVER_MS, seed=0)
+
+
+def test_a_connection_that_the_system_itself_lost_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote(SimulatedSystem):
+        def answer(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], Stamps]:
+            raise ConnectionResetError("the feature store is gone")
+
+    monkeypatch.setattr(client, "CLOSING_S", 0.1)
+    with pytest.raises(ConnectionResetError, match="the feature store is gone"), LoadGenerator() as own:
+        own.measure(Remote(np.zeros(1)), 100.0, 10, slo_ms=NEVER_MS, seed=0)
 
 
 def test_a_generator_that_has_died_is_an_error() -> None:

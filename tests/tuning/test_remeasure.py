@@ -1,9 +1,11 @@
 """The last measurement on probes whose threshold is known."""
 
+import functools
+
 import numpy as np
 import pytest
 
-from recjax.load.rate_search import CONFIRMATIONS, MAX_LOWERED, MIN_CONFIRMING_QUERIES
+from recjax.load.rate_search import CONFIRMATIONS, MAX_LATE, MAX_LOWERED, MIN_CONFIRMING_QUERIES
 from recjax.load.window import Window
 from recjax.tuning.remeasure import (
     ROUNDS,
@@ -79,9 +81,12 @@ def test_what_never_holds_is_not_confirmed() -> None:
     assert found.failed_at_qps == pytest.approx(1000.0 * 0.9**MAX_LOWERED)
 
 
-def test_a_window_of_a_late_generator_counts_as_a_failure_with_its_reason() -> None:
-    def late(rate_qps: float, n_queries: int) -> Window:
-        parts = {"send_lag": np.full(n_queries, 15.0)}
+def test_a_late_generator_is_asked_again_and_named_where_the_rate_is_its_own() -> None:
+    asked: list[float] = []
+
+    def late(rate_qps: float, n_queries: int, above_qps: float = 0.0) -> Window:
+        asked.append(rate_qps)
+        parts = {"send_lag": np.full(n_queries, 15.0 if rate_qps > above_qps else 0.0)}
         latency_ms = np.full(n_queries, 16.0)
         return Window(
             latency_ms=latency_ms,
@@ -96,6 +101,12 @@ def test_a_window_of_a_late_generator_counts_as_a_failure_with_its_reason() -> N
     assert not found.confirmed
     assert found.fault is not None
     assert "fell behind" in found.fault
+    assert len(asked) == MAX_LATE * (MAX_LOWERED + 1)
+
+    (found,) = confirm_in_turn([functools.partial(late, above_qps=950.0)], [1000.0], P99_MS, seed=0)
+    assert (found.confirmed, found.rate_qps, found.fault) == (True, 900.0, None)
+    assert found.late_generator is not None
+    assert found.late_generator.startswith("the rate is that of the load generator: at 1,000 queries/s the load")
 
 
 def test_closed_loops_take_turns_and_ratios_are_paired() -> None:

@@ -17,15 +17,16 @@ def test_a_size_in_bytes(text: str, size: int) -> None:
     assert parse_bytes("--memory", text) == size
 
 
-@pytest.mark.parametrize("text", ["", "m", "-5m", "15 days", "0s", "0", "1e3", "nan"])
+@pytest.mark.parametrize("text", ["", "m", "-5m", "15 days", "0s", "0", "1e3", "nan", "9" * 400])
 def test_no_time_is_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"^--budget is .*; allowed: a time above 0, as 90s, 15m or 2h$"):
         parse_seconds("--budget", text)
 
 
-def test_no_size_is_one_line() -> None:
-    with pytest.raises(UserError, match="--memory is '5m'; allowed: a size above 0"):
-        parse_bytes("--memory", "5m")
+@pytest.mark.parametrize("text", ["5m", "0GB", "9" * 400, "9" * 305 + "GiB"])
+def test_no_size_is_one_line(text: str) -> None:
+    with pytest.raises(UserError, match=f"--memory is '{text}'; allowed: a size above 0"):
+        parse_bytes("--memory", text)
 
 
 def test_queries() -> None:
@@ -49,11 +50,14 @@ def test_the_price_of_a_million_samples_by_hand() -> None:
     [
         ({"p99_ms": 0.0}, "--p99-ms is 0; allowed: > 0"),
         ({"p99_ms": float("nan")}, "--p99-ms is nan"),
+        ({"p99_ms": float("inf")}, "--p99-ms is inf; allowed: > 0 and finite"),
         ({"memory_bytes": 0}, "--memory is 0"),
         ({"quality_floor": 0.0}, "--quality-floor is 0"),
         ({"quality_floor": 99.0}, "--quality-floor is 99; allowed: a share of fp32's quality, above 0 and at most 1"),
         ({"usd_per_million": -1.0, "usd_per_hour": 1.0}, "--price is -1"),
+        ({"usd_per_million": float("inf"), "usd_per_hour": 1.0}, "--price is inf; allowed: > 0 and finite"),
         ({"usd_per_hour": 0.0}, "--usd-per-hour is 0"),
+        ({"usd_per_hour": float("inf")}, "--usd-per-hour is inf; allowed: > 0 and finite"),
         ({"usd_per_million": 1.0}, "give --usd-per-hour"),
     ],
 )
