@@ -26,6 +26,7 @@ warnings.simplefilter("error")
 jax.config.update("jax_platforms", "cpu")
 
 folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])
+say = Path(sys.argv[3]).write_text  # gloo's threads write into stdout, and into each other's lines
 if "process" in job:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{job['port']}", num_processes=2, process_id=job["process"])
@@ -70,7 +71,7 @@ with checkpoints.saver() as save:
         save(epoch, tree, [{"epoch": epoch}])
         tree = bump(tree)
 save_tree(folder / "final", put(VALUES, n), {"number": 1})
-print("saved")
+say("saved")
 """
 
 RESTORE = """
@@ -84,31 +85,34 @@ final = load_tree(folder / "final")
 for name, array in final.items():
     assert array.sharding.device_set == {jax.local_devices()[0]}, array.sharding
     np.testing.assert_array_equal(array, VALUES[name])
-print("restored")
+say("restored")
 """
 
 
-def start(script: str, folder: Path, devices: int, **job: Any) -> subprocess.Popen[str]:
+def start(script: str, folder: Path, devices: int, **job: Any) -> tuple[subprocess.Popen[str], Path]:
+    """Returns the process, and the file that will have what it says."""
+    said = folder / f"said-{job.get('process', 0)}.txt"
+    said.unlink(missing_ok=True)
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMON + script, str(folder), json.dumps(job)],
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMON + script, str(folder), json.dumps(job), str(said)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    return process, said
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Returns the last line of each: the lines of gloo before it come from several threads, which break them."""
+def finish(started: list[tuple[subprocess.Popen[str], Path]]) -> list[str]:
+    """Returns what each process said, once all have ended well."""
     try:
-        outputs = [process.communicate(timeout=120) for process in processes]
+        errors = [process.communicate(timeout=120)[1] for process, _ in started]
     finally:
-        for process in processes:
+        for process, _ in started:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [output.splitlines()[-1] for output, _ in outputs]
+    assert [process.returncode for process, _ in started] == [0] * len(started), errors
+    return [said.read_text() for _, said in started]
 
 
 def two_processes(script: str, folder: Path, **job: Any) -> list[str]:
@@ -155,7 +159,7 @@ REFUSED = """
 try:
     Checkpoints(folder / "run", {"name": "b"}).restore(like(8))
 except CheckpointError as error:
-    print(error)
+    say(str(error))
 """
 
 
