@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that --help answers at once.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.processes < 3:
         parser.error(f"--processes={options.processes}; allowed: 3 or more, which an interval needs")
-    if options.slowdown <= 0:
-        parser.error(f"--slowdown={options.slowdown:g}; allowed: > 0, as 0.1")
+    if not 0 < options.slowdown < math.inf:
+        parser.error(f"--slowdown={options.slowdown:g}; allowed: > 0 and finite, as 0.1")
     if options.seed < 0:
         parser.error(f"--seed={options.seed}; allowed: 0 or more")
     return options

@@ -157,12 +157,13 @@ class Training:
         check(self.epochs >= 1, "Training.epochs", self.epochs, ">= 1")
         check(self.batch_size >= 1, "Training.batch_size", self.batch_size, ">= 1")
         check(self.warmup_steps >= 0, "Training.warmup_steps", self.warmup_steps, ">= 0")
-        check(self.weight_decay >= 0, "Training.weight_decay", self.weight_decay, ">= 0")
-        check(self.learning_rate > 0, "Training.learning_rate", self.learning_rate, "> 0")
+        check(0 <= self.weight_decay < math.inf, "Training.weight_decay", self.weight_decay, ">= 0 and finite")
+        check(0 < self.learning_rate < math.inf, "Training.learning_rate", self.learning_rate, "> 0 and finite")
         check(self.validation_every >= 1, "Training.validation_every", self.validation_every, ">= 1")
         check(self.patience >= 0, "Training.patience", self.patience, ">= 0")
-        check(self.max_grad_norm >= 0, "Training.max_grad_norm", self.max_grad_norm, ">= 0")
-        check(self.table_learning_rate >= 0, "Training.table_learning_rate", self.table_learning_rate, ">= 0")
+        check(0 <= self.max_grad_norm < math.inf, "Training.max_grad_norm", self.max_grad_norm, ">= 0 and finite")
+        rate = self.table_learning_rate
+        check(0 <= rate < math.inf, "Training.table_learning_rate", rate, ">= 0 and finite")
         check(self.seed >= 0, "Training.seed", self.seed, ">= 0")
 
 

@@ -80,6 +80,7 @@ def test_configs_are_keyword_only_and_frozen():
         (lambda: Training(seed=-1), "Training.seed is -1; allowed: >= 0"),
         (lambda: Training(epochs=0), "Training.epochs is 0; allowed: >= 1"),
         (lambda: Training(learning_rate=0.0), "Training.learning_rate is 0.0; allowed: > 0"),
+        (lambda: Training(learning_rate=float("inf")), "Training.learning_rate is inf; allowed: > 0 and finite"),
         (lambda: Training(patience=-1), "Training.patience is -1; allowed: >= 0"),
         (lambda: Training(max_grad_norm=-1.0), "Training.max_grad_norm is -1.0; allowed: >= 0"),
         (lambda: Training(table_learning_rate=-0.1), "Training.table_learning_rate is -0.1; allowed: >= 0"),

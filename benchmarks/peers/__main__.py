@@ -71,6 +71,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--batch-size={min(options.batch_size)} is too small; allowed: 1 or more")
     if not 0 < options.turn_s < math.inf:
         parser.error(f"--turn-s={options.turn_s:g}; allowed: above 0 and finite")
+    if not 0 <= options.quiet < math.inf:
+        parser.error(f"--quiet={options.quiet:g}; allowed: 0 or more, and finite")
     if wrong := [text for text in options.python if not all(text.partition("="))]:
         parser.error(f"--python={wrong[0]}; allowed: PEER=PATH, as torch-eager=/opt/torch/bin/python")
     return options

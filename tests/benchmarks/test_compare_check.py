@@ -21,7 +21,7 @@ def test_the_suite_makes_twenty_rows() -> None:
     assert len(rows) == 20
 
 
-@pytest.mark.parametrize("option", ["--processes=2", "--slowdown=0", "--seed=-1"])
+@pytest.mark.parametrize("option", ["--processes=2", "--slowdown=0", "--slowdown=nan", "--seed=-1"])
 def test_arguments_that_make_no_sense(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         check([option])

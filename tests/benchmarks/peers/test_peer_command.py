@@ -20,6 +20,8 @@ from benchmarks.peers.__main__ import main, parse_arguments
         ("--turn-s=0", "--turn-s=0; allowed: above 0 and finite"),
         ("--turn-s=nan", "--turn-s=nan; allowed: above 0 and finite"),
         ("--turn-s=inf", "--turn-s=inf; allowed: above 0 and finite"),
+        ("--quiet=-1", "--quiet=-1; allowed: 0 or more, and finite"),
+        ("--quiet=nan", "--quiet=nan; allowed: 0 or more, and finite"),
         ("--python=/usr/bin/python3", "--python=/usr/bin/python3; allowed: PEER=PATH, as torch-eager="),
         ("--python==/usr/bin/python3", "--python==/usr/bin/python3; allowed: PEER=PATH"),
     ],
