@@ -238,7 +238,7 @@ def main(data_fd: int, control_fd: int) -> int:
     while True:
         try:
             plan = arrays_of_bytes(control.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionError):  # the latter where the other end had not read everything
             return 0
         gc.collect()
         gc.disable()  # a window makes no cycles

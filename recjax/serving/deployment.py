@@ -5,7 +5,7 @@ It is TOML. Paths are relative to the file's folder. Sections:
   [deployment]   version of this form, name, config (the experiment's Python file), overrides, model (folder of the
                  final model)
   [[transforms]] the chain, one table a member, as `to_json` gives it; fields at their defaults are left out
-  [serving]      buckets, max_batch, max_wait_ms, devices, top_k
+  [serving]      buckets, max_batch, max_wait_ms, devices, model_devices, top_k
   [limits]       what it was chosen under
   [measured]     what it reached, on which device; what is not known is left out, and [measured.reasons] says why;
                  budget_s and took_s: seconds that the study might take, and took
@@ -24,8 +24,8 @@ import jax
 
 from recjax.config import Experiment, check, config, from_dict, load_config
 from recjax.errors import DeviceError, UserError, unknown_name
-from recjax.parallel.mesh import make_mesh
-from recjax.serving.compiled import Columns, CompiledModel, compile_final_model
+from recjax.serving.compiled import Columns, CompiledModel
+from recjax.serving.on_devices import compile_on_devices
 from recjax.training.final_model import load_final_model
 from recjax.training.pipeline import load_data
 from recjax.transforms.protocol import Chain
@@ -48,7 +48,8 @@ class DeployedServing:
     buckets: tuple[int, ...]  # compiled batch sizes, ascending
     max_batch: int  # samples that are answered at once, the largest bucket
     max_wait_ms: float = 0.0  # for which a batch waits to be filled; 0 takes what waits as soon as a device is free
-    devices: int = 1  # that share a batch
+    devices: int = 1  # that answer together
+    model_devices: int = 1  # of those, that share each layer
     top_k: int = 10  # items returned by a ranking model
 
     def __post_init__(self) -> None:
@@ -57,6 +58,8 @@ class DeployedServing:
         check(self.max_batch == self.buckets[-1], "serving.max_batch", self.max_batch, f"{self.buckets[-1]}, the last")
         check(self.max_wait_ms >= 0, "serving.max_wait_ms", self.max_wait_ms, ">= 0")
         check(self.devices >= 1, "serving.devices", self.devices, ">= 1")
+        divides = self.model_devices >= 1 and self.devices % self.model_devices == 0
+        check(divides, "serving.model_devices", self.model_devices, f"a divisor of devices, {self.devices}")
         check(self.top_k >= 1, "serving.top_k", self.top_k, ">= 1")
 
 
@@ -184,11 +187,8 @@ def load_deployed(deployment: Deployment) -> tuple[CompiledModel, Columns]:
     experiment = deployment.experiment()
     data = load_data(experiment)
     model = load_final_model(deployment.folder / deployment.model, experiment, data)
-    mesh = None
-    if serving.devices > 1:
-        mesh = make_mesh({"data": serving.devices, "model": 1}, found[: serving.devices])
-    columns = data.serving_samples()
-    return compile_final_model(model, columns, serving.buckets, serving.top_k, mesh), columns
+    columns, on_devices = data.serving_samples(), (serving.devices, serving.model_devices)
+    return compile_on_devices(model, columns, serving.buckets, serving.top_k, *on_devices), columns
 
 
 def path_from(folder: Path, path: Path) -> str:

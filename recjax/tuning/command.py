@@ -39,7 +39,7 @@ def tune_command(experiment: Experiment, options: argparse.Namespace, devices: S
     Args:
       experiment: as the config gives it.
       options: of the command line.
-      devices: that may share a batch; the first one is the default.
+      devices: that may answer together; the first one is the default.
 
     Raises:
       UserError: options that cannot be, another study in the folder, or nothing that holds the limits.
@@ -136,6 +136,7 @@ def deployment_of(
             buckets=trial.buckets,
             max_batch=trial.buckets[-1],
             devices=trial.devices,
+            model_devices=trial.model_devices,
             top_k=experiment.serving.top_k,
         ),
         limits=DeployedLimits(

@@ -1,4 +1,4 @@
-"""What a tuning may choose: a chain of transforms, the sizes of batches, and the devices that share a batch.
+"""What a tuning may choose: a chain of transforms, the sizes of batches, and the devices that share batches and layers.
 
 The space is a tree: what is asked depends on what was answered. Optuna's trials answer; so does a plain dict.
 """
@@ -46,24 +46,27 @@ class Candidate:
     Attributes:
       transform: the chain.
       buckets: compiled batch sizes, ascending; the last is the most samples that are answered at once.
-      devices: that share a batch.
+      devices: that answer together.
+      model_devices: of those, that share each layer; groups of so many share a batch.
     """
 
     transform: Chain
     buckets: tuple[int, ...]
     devices: int = 1
+    model_devices: int = 1
 
     @property
     def key(self) -> str:
         """Returns a text that is equal only for the same candidate."""
         transforms = [member.to_json() for member in self.transform.members]
-        return json.dumps([transforms, self.buckets, self.devices])
+        return json.dumps([transforms, self.buckets, self.devices, self.model_devices])
 
     @property
     def label(self) -> str:
         """Returns the candidate as it stands in tables."""
         on_devices = f", {self.devices} devices" if self.devices > 1 else ""
-        return f"{self.transform.label}, buckets {' '.join(map(str, self.buckets))}{on_devices}"
+        layers = f", {self.model_devices} a layer" if self.model_devices > 1 else ""
+        return f"{self.transform.label}, buckets {' '.join(map(str, self.buckets))}{on_devices}{layers}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,8 @@ class Space:
       attention: whether there are products of two activations to quantize.
       largest: sizes that the largest bucket may have.
       smallest: the least size that a ladder of buckets goes down to.
-      devices: how many may share a batch.
+      devices: how many may answer together.
+      splits: whether the model has rules by which several share a layer.
       experiment: as the config gives it, with its transforms.
     """
 
@@ -86,6 +90,7 @@ class Space:
     largest: tuple[int, ...]
     smallest: int
     devices: tuple[int, ...]
+    splits: bool
     experiment: Experiment
 
     def candidate(self, choose: Choose) -> Candidate:
@@ -94,11 +99,12 @@ class Space:
         Raises:
           UserError: a chain that is not legal.
         """
-        return Candidate(
-            transform=self._transform(choose),
-            buckets=self._buckets(choose),
-            devices=choose("devices", self.devices) if len(self.devices) > 1 else 1,
-        )
+        transform, buckets = self._transform(choose), self._buckets(choose)
+        devices = choose("devices", self.devices) if len(self.devices) > 1 else 1
+        shares = tuple(n for n in self.devices if devices % n == 0)
+        asks = self.splits and len(shares) > 1
+        model_devices = choose(_shares_question(devices), shares) if asks else 1
+        return Candidate(transform=transform, buckets=buckets, devices=devices, model_devices=model_devices)
 
     def baseline(self) -> Point:
         """Returns the point that stands for the config as it is, without transforms."""
@@ -125,6 +131,9 @@ class Space:
         points.append(PLAIN | int8 | {"structure": "low_rank", "rank_share": 0.5} | small)
         if "student" in self.structures:
             points += [PLAIN | student | large, PLAIN | thin | large, PLAIN | int8 | tables | thin | large]
+        most = self.devices[-1]
+        for n in (1, most) if most > 1 and self.splits else (1,) if most > 1 else ():
+            points.insert(1, PLAIN | small | {"devices": most, _shares_question(most): n})
         return points
 
     def _buckets_up_to(self, size: float) -> dict[str, Any]:
@@ -187,6 +196,10 @@ class Space:
         return ladder(choose("largest_bucket", self.largest), choose("bucket_ratio", (2, 4, 8)), smallest=self.smallest)
 
 
+def _shares_question(devices: int) -> str:
+    return f"model_devices_of_{devices}"  # a question has the same choices whenever it is asked
+
+
 def space_of(experiment: Experiment, params: Params, mix: QueryMix, n_devices: int) -> Space:
     """Returns what there is to choose for the experiment's model.
 
@@ -194,7 +207,7 @@ def space_of(experiment: Experiment, params: Params, mix: QueryMix, n_devices: i
       experiment: with the transforms of its own, if it has any.
       params: of its model; shapes are enough.
       mix: of the queries, whose smallest size is as small as a bucket need be.
-      n_devices: that could share a batch.
+      n_devices: that could answer together.
     """
     model = experiment.model
     of_units = ("shrink", "prune_shrink", "student") if model.hidden_units() else ()
@@ -219,6 +232,7 @@ def space_of(experiment: Experiment, params: Params, mix: QueryMix, n_devices: i
         largest=tuple(n for n in powers if max(least, 16) <= n <= most) or (least,),
         smallest=smallest,
         devices=tuple(n for n in range(1, n_devices + 1) if n_devices % n == 0),
+        splits=bool(model.sharding_rules()),
         experiment=experiment,
     )
 

@@ -9,8 +9,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from recjax.errors import UserError
 from recjax.evaluation import is_better
 from recjax.load.checks import window_fault
@@ -21,8 +19,8 @@ from recjax.load.rate_search import MIN_PROBE_QUERIES, holds_limit
 from recjax.load.system import ModelSystem
 from recjax.load.window import Window
 from recjax.measurement.early_stopping import most_over_limit
-from recjax.parallel.mesh import make_mesh
-from recjax.serving.compiled import CompiledModel, compile_final_model
+from recjax.serving.compiled import CompiledModel
+from recjax.serving.on_devices import compile_on_devices, serving_mesh, split_of
 from recjax.training.memory import in_words
 from recjax.tuning.goal import Goal
 from recjax.tuning.space import Candidate
@@ -82,6 +80,12 @@ def examine(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s:
     known |= {"validation": variant.validation, "validation_share": share, "parameter_bytes": variant.parameter_bytes}
     if share < goal.quality_floor:
         raise Pruned("quality", f"keeps {share:.4f} of fp32's validation {variants.metric}, below the floor")
+    if candidate.model_devices > 1:
+        try:
+            mesh = serving_mesh(candidate.devices, candidate.model_devices)
+            split_of(variants.load(candidate.transform), mesh)
+        except UserError as error:
+            raise Pruned("inapplicable", str(error)) from error
     try:
         system = system_of(candidate, variants)
     except UserError as error:
@@ -205,14 +209,11 @@ def system_of(candidate: Candidate, variants: Variants) -> ModelSystem:
     """Returns the candidate's model, compiled for its buckets on its devices.
 
     Raises:
-      UserError: it does not fit into memory.
+      UserError: a layer cannot be split evenly, or the model does not fit into memory.
     """
     model, data, top_k = variants.load(candidate.transform), variants.data, variants.experiment.serving.top_k
-    columns = data.serving_samples()
-    mesh = None
-    if candidate.devices > 1:
-        mesh = make_mesh({"data": candidate.devices, "model": 1}, jax.local_devices()[: candidate.devices])
-    return ModelSystem(compile_final_model(model, columns, candidate.buckets, top_k, mesh), columns)
+    columns, on_devices = data.serving_samples(), (candidate.devices, candidate.model_devices)
+    return ModelSystem(compile_on_devices(model, columns, candidate.buckets, top_k, *on_devices), columns)
 
 
 def largest_program_bytes(model: CompiledModel) -> int | None:

@@ -28,7 +28,8 @@ class Trial:
       transforms: of the chain, as `to_json` gives them.
       label: of the chain.
       buckets: batch sizes.
-      devices: that share a batch.
+      devices: that answer together.
+      model_devices: of those, that share each layer.
       state: "complete", or "pruned".
       stage: that pruned it: inapplicable, budget, quality, memory, latency, price, dominated or rate; None if none did.
       reason: in words; None likewise.
@@ -49,6 +50,7 @@ class Trial:
     label: str
     buckets: tuple[int, ...]
     devices: int
+    model_devices: int = 1
     state: str = "complete"
     stage: str | None = None
     reason: str | None = None
@@ -66,7 +68,12 @@ class Trial:
     @property
     def candidate(self) -> Candidate:
         """Returns what was tried."""
-        return Candidate(transform=from_json(self.transforms), buckets=self.buckets, devices=self.devices)
+        return Candidate(
+            transform=from_json(self.transforms),
+            buckets=self.buckets,
+            devices=self.devices,
+            model_devices=self.model_devices,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as plain JSON values."""
@@ -81,6 +88,7 @@ def trial_of(number: int, candidate: Candidate, **known: Any) -> Trial:
         label=candidate.transform.label,
         buckets=candidate.buckets,
         devices=candidate.devices,
+        model_devices=candidate.model_devices,
         **known,
     )
 

@@ -99,11 +99,13 @@ def test_the_deployed_model_answers_as_the_tuned_one(
     assert compiled.buckets == (1, 4, 16)
 
 
-def test_devices_share_a_batch(deployed: Deployment) -> None:
+@pytest.mark.parametrize("model_devices", [1, 2, 4])
+def test_devices_share_a_batch_and_layers(deployed: Deployment, model_devices: int) -> None:
     on_one, columns = load_deployed(deployed)
-    serving = DeployedServing(buckets=(4, 16), max_batch=16, devices=4)
+    serving = DeployedServing(buckets=(4, 16), max_batch=16, devices=4, model_devices=model_devices)
     shared, _ = load_deployed(dataclasses.replace(deployed, serving=serving))
-    assert shared.programs[16].shares == 4
+    assert shared.programs[16].shares == 4 // model_devices
+    assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(shared.variables)) == (model_devices > 1)
     rows = np.arange(9, dtype=np.int32)
     for name, values in on_one(columns, rows).items():
         np.testing.assert_allclose(shared(columns, rows)[name], values, rtol=1e-5)

@@ -62,7 +62,9 @@ def test_sizes_follow_the_config_and_the_queries(dlrm_experiment: Experiment) ->
     experiment = dataclasses.replace(dlrm_experiment, serving=Serving(buckets=(1, 16)))
     space = space_of(experiment, TABLE, ONE, 4)
     assert (space.smallest, space.largest) == (1, (16, 32, 64, 128))  # eight times the config's largest
-    assert space.devices == (1, 2, 4)
+    assert (space.devices, space.splits) == ((1, 2, 4), True)
+    plain = dataclasses.replace(experiment, model=EASEConfig())
+    assert not space_of(plain, {}, ONE, 4).splits
     wide = space_of(experiment, TABLE, QueryMix(sizes="dlrm_v2"), 1)
     assert (wide.smallest, wide.largest, wide.devices) == (64, (128,), (1,))  # the smallest query has 100 samples
     assert space_of(experiment, TABLE, QueryMix(samples=5000), 1).largest == (LARGEST_BUCKET,)
@@ -109,6 +111,18 @@ def test_the_first_points_are_cheap_ones_first_and_all_different(dlrm_space: Spa
     assert trains == sorted(trains)
     assert candidates[0].buckets[-1] == 64  # the largest that 100 samples fill
     assert candidates[-1].buckets[-1] == 256
+
+
+def test_several_devices_share_batches_and_layers(dlrm_experiment: Experiment) -> None:
+    space = space_of(dlrm_experiment, TABLE, ONE, 4)
+    one, shared = (PLAIN | {"bucket_policy": "config", "devices": n, "model_devices_of_4": 2} for n in (1, 4))
+    assert space.candidate(point_chooser(one)).model_devices == 1  # a question that is not asked changes nothing
+    candidate = space.candidate(point_chooser(shared))
+    assert (candidate.devices, candidate.model_devices) == (4, 2)
+    assert candidate.label.endswith(", 4 devices, 2 a layer")
+    first = [space.candidate(point_chooser(point)) for point in space.first_points(100.0)]
+    assert {(4, 1), (4, 4)} <= {(one.devices, one.model_devices) for one in first}
+    assert len({one.key for one in first}) == len(first)
 
 
 @settings(max_examples=60)
