@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from recjax.command_line import OneLineParser, add_parallel_options, parallel_overrides, run_command
-from recjax.errors import UserError
+from recjax.errors import UserError, unknown_name
 
 EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 12 minutes on 2 cores)
@@ -120,13 +120,15 @@ def _run(options: argparse.Namespace) -> int:
         print_suites()
         return 0
 
-    from benchmarks.suite import Source
+    from benchmarks.suite import Source, suite_names
     from recjax.hardware.device import check_platform
 
     if options.suite == PEERS:
         from benchmarks.peers.run_peers import run_peers
 
         return run_peers(options.out or Path("runs") / f"peers-{options.device}", options.device)
+    if not options.config and options.suite not in suite_names():
+        raise unknown_name("suite", options.suite, [*suite_names(), PEERS])
     if options.reproduce:
         from benchmarks.reproduce import reproduce
 

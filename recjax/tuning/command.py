@@ -76,7 +76,10 @@ def tune_command(experiment: Experiment, options: argparse.Namespace, devices: S
             )
             chosen_ones = last_ones(trials, variants.metric)
             if not chosen_ones:
-                raise UserError(f"nothing holds the limits: {pruned_in_words(trials)}; {file} has each with its reason")
+                raise UserError(
+                    f"nothing holds the limits: {pruned_in_words(trials)}; {file} has each with its reason; looser "
+                    "limits or a larger --budget may find one"
+                )
             last = bench._replace(seeds=seeds_from(first_seed + LAST_SEEDS))
             remeasured = remeasure(chosen_ones, last, options.seed, lambda: budget.left_s <= 0)
     except KeyboardInterrupt:

@@ -59,6 +59,7 @@ def test_the_peers_suite_is_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "parts"),
     [
         (["--suite=quik"], ["unknown suite 'quik'", "did you mean 'quick'?"]),
+        (["--suite=peer"], ["unknown suite 'peer'", "did you mean 'peers'?"]),
         (["--device=cpus"], ["unknown device 'cpus'", "did you mean 'cpu'?"]),
         (["--device=CPU"], ["unknown device 'CPU'", "valid: cpu, gpu, tpu"]),
         (["--set", "training.epoch=3"], ["'epoch'", "did you mean 'epochs'?"]),
