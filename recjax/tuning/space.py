@@ -131,9 +131,9 @@ class Space:
         points.append(PLAIN | int8 | {"structure": "low_rank", "rank_share": 0.5} | small)
         if "student" in self.structures:
             points += [PLAIN | student | large, PLAIN | thin | large, PLAIN | int8 | tables | thin | large]
-        most = self.devices[-1]
-        for n in (1, most) if most > 1 and self.splits else (1,) if most > 1 else ():
-            points.insert(1, PLAIN | small | {"devices": most, _shares_question(most): n})
+        if (most := self.devices[-1]) > 1:
+            shares = (most, 1) if self.splits else (1,)
+            points[1:1] = [PLAIN | small | {"devices": most, _shares_question(most): n} for n in shares]
         return points
 
     def _buckets_up_to(self, size: float) -> dict[str, Any]:
