@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Input that recjax cannot use; the message says what was wrong, seen, allowed and how to fix it."""
 
 
+class SplitError(UserError):
+    """A model's layers cannot be split over the devices."""
+
+
 class DeviceError(RuntimeError):
     """The requested device is not there; recjax never falls back to another one."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.errors import UserError
+from recjax.errors import SplitError
 from recjax.transforms.paths import flatten, unflatten_like
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -33,7 +33,7 @@ def parameter_specs(
         and is not split yet, or else by one that is; one without such an axis stays whole.
 
     Raises:
-      UserError: no rule covers a parameter, or an axis does not divide evenly.
+      SplitError: no rule covers a parameter, or an axis does not divide evenly.
     """
     specs = {}
     for path, leaf in flatten(params).items():
@@ -79,7 +79,7 @@ def _rule_for(path: str, rules: Rules, model: str) -> PartitionSpec:
         if re.search(pattern, path):
             return spec
     known = ", ".join(repr(pattern) for pattern, _ in rules) or "none"
-    raise UserError(
+    raise SplitError(
         f"no sharding rule of {model} covers the parameter {path}; its rules: {known}; add one to "
         f"{model}Config.sharding_rules(), as in (r'{re.escape(path)}$', PartitionSpec())"
     )
@@ -89,7 +89,7 @@ def _check_divides(path: str, shape: tuple[int, ...], spec: PartitionSpec, mesh:
     for size, axis in zip(shape, spec, strict=False):
         if axis is not None and size % mesh.shape[axis]:
             divisors = [n for n in range(1, mesh.shape[axis]) if size % n == 0]
-            raise UserError(
+            raise SplitError(
                 f"{axis}={mesh.shape[axis]} does not divide {path} of {model}, whose shape is {list(shape)}: {size} "
                 f"cannot be split evenly; allowed {axis} sizes below it: {', '.join(map(str, divisors))}"
             )

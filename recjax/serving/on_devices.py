@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from recjax.parallel.mesh import make_mesh
 from recjax.parallel.rules import parameter_specs
@@ -27,28 +27,15 @@ def compile_on_devices(
         another form than an array, as in int8, is whole on each of them.
 
     Raises:
-      UserError: a layer cannot be split evenly, or the model does not fit into memory.
+      SplitError: a layer cannot be split evenly, or no rule covers it.
+      UserError: the model does not fit into memory.
     """
     if devices == 1:
         return compile_final_model(model, columns, buckets, top_k)
-    mesh = serving_mesh(devices, model_devices)
+    mesh = make_mesh({"data": devices // model_devices, "model": model_devices}, jax.local_devices()[:devices])
     if model_devices > 1:
-        params, specs = model.variables["params"], split_of(model, mesh)
+        params, rules, name = model.variables["params"], model.config.sharding_rules(), type(model.module).__name__
+        specs = parameter_specs(params, rules, mesh, name, fully_sharded=False)
         split = {path: jax.device_put(leaf, NamedSharding(mesh, specs[path])) for path, leaf in flatten(params).items()}
         model = dataclasses.replace(model, variables={**model.variables, "params": unflatten_like(params, split)})
     return compile_final_model(model, columns, buckets, top_k, mesh)
-
-
-def serving_mesh(devices: int, model_devices: int) -> Mesh:
-    """Returns the mesh of the first devices of this process: groups share a batch, those of a group each layer."""
-    return make_mesh({"data": devices // model_devices, "model": model_devices}, jax.local_devices()[:devices])
-
-
-def split_of(model: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
-    """Returns by path how a FinalModel's parameters are split on a mesh.
-
-    Raises:
-      UserError: one cannot be split evenly, or no rule covers it.
-    """
-    rules, name = model.config.sharding_rules(), type(model.module).__name__
-    return parameter_specs(model.variables["params"], rules, mesh, name, fully_sharded=False)

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from recjax.errors import UserError
+from recjax.errors import SplitError, UserError
 from recjax.evaluation import is_better
 from recjax.load.checks import window_fault
 from recjax.load.client import LoadGenerator
@@ -20,7 +20,7 @@ from recjax.load.system import ModelSystem
 from recjax.load.window import Window
 from recjax.measurement.early_stopping import most_over_limit
 from recjax.serving.compiled import CompiledModel
-from recjax.serving.on_devices import compile_on_devices, serving_mesh, split_of
+from recjax.serving.on_devices import compile_on_devices
 from recjax.training.memory import in_words
 from recjax.tuning.goal import Goal
 from recjax.tuning.space import Candidate
@@ -80,14 +80,10 @@ def examine(candidate: Candidate, bench: Bench, trials: Sequence[Trial], left_s:
     known |= {"validation": variant.validation, "validation_share": share, "parameter_bytes": variant.parameter_bytes}
     if share < goal.quality_floor:
         raise Pruned("quality", f"keeps {share:.4f} of fp32's validation {variants.metric}, below the floor")
-    if candidate.model_devices > 1:
-        try:
-            mesh = serving_mesh(candidate.devices, candidate.model_devices)
-            split_of(variants.load(candidate.transform), mesh)
-        except UserError as error:
-            raise Pruned("inapplicable", str(error)) from error
     try:
         system = system_of(candidate, variants)
+    except SplitError as error:
+        raise Pruned("inapplicable", str(error)) from error
     except UserError as error:
         raise Pruned("memory", str(error)) from error
     needed_bytes = known["memory_bytes"] = largest_program_bytes(system.model)
@@ -209,7 +205,8 @@ def system_of(candidate: Candidate, variants: Variants) -> ModelSystem:
     """Returns the candidate's model, compiled for its buckets on its devices.
 
     Raises:
-      UserError: a layer cannot be split evenly, or the model does not fit into memory.
+      SplitError: a layer cannot be split evenly, or no rule covers it.
+      UserError: the model does not fit into memory.
     """
     model, data, top_k = variants.load(candidate.transform), variants.data, variants.experiment.serving.top_k
     columns, on_devices = data.serving_samples(), (candidate.devices, candidate.model_devices)

@@ -11,6 +11,9 @@ from recjax.errors import UserError
 from recjax.evaluation import make_evaluator
 from recjax.transforms import bf16, chain, compress_embeddings, distill, prune, quantize, shrink
 from recjax.tuning import variants as module
+from recjax.tuning.goal import Goal
+from recjax.tuning.space import Candidate
+from recjax.tuning.stages import Bench, Pruned, examine, seeds_from
 from recjax.tuning.variants import FINISHING_S, Variants
 
 
@@ -84,6 +87,14 @@ def test_what_a_model_cannot_have_is_remembered(variants: Variants) -> None:
     assert variants.is_made(transform)
     with pytest.raises(UserError, match="no heads to remove"):
         Variants(variants.experiment, variants.data, variants.folder_of(transform).parent.parent).make(transform)
+
+
+def test_layers_that_devices_cannot_share_make_a_candidate_inapplicable(variants: Variants) -> None:
+    bench = Bench(variants, Goal(p99_ms=20.0), None, seeds_from(0))
+    candidate = Candidate(transform=chain(), buckets=(1, 8), devices=7, model_devices=7)
+    with pytest.raises(Pruned, match="model=7 does not divide") as pruned:
+        examine(candidate, bench, [], 1.0, {})
+    assert pruned.value.stage == "inapplicable"
 
 
 def test_trained_parameters_are_read_back_as_they_were(variants: Variants, tmp_path: Path) -> None:
