@@ -1,6 +1,7 @@
 """The `recjax` command: train, evaluate, explain, plan or tune an experiment. Heavy imports are made where used."""
 
 import argparse
+import importlib.metadata
 from pathlib import Path
 
 from recjax.command_line import OneLineParser, add_parallel_options, parallel_overrides, run_command
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="recjax", description="Train and evaluate recommender models in JAX.", epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"recjax {importlib.metadata.version('recjax')}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="train|evaluate|explain|plan|tune", parser_class=OneLineParser
     )

@@ -401,8 +401,10 @@ def test_a_wrong_command_line_exits_with_one_line(
     assert_one_line(capsys.readouterr().err, *parts, "--help")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["explain", "--help"], ["plan", "--help"]])
-def test_help_imports_no_jax(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], *([command, "--help"] for command in ("train", "explain", "plan", "tune"))]
+)
+def test_help_and_the_version_import_no_jax(arguments: list[str]) -> None:
     code = f"""
 import sys
 from recjax.cli import main
@@ -413,6 +415,6 @@ except SystemExit as exited:
     print("exit", exited.code, heavy)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: recjax")
+    assert done.stdout.startswith(("usage: recjax", "recjax 0."))
     assert done.stdout.splitlines()[-1] == "exit 0 []"
     assert done.stderr == ""
