@@ -50,10 +50,13 @@ def test_the_drawn_shares_have_the_mean_and_hang_on_the_seed() -> None:
 
 
 @pytest.mark.timed
-def test_a_tenth_more_time_is_spent() -> None:
-    inner = SpinningSystem(5e-3)
-    windows = [closed_loop(system, 1, 0.5, 100, 0) for system in (inner, SlowedSystem(inner, 0.1, seed=0))]
-    plain, slowed = (float(np.median(window.latency_ms)) for window in windows)
-    if abs(slowed / plain - 1.1) > 0.01:
+def test_each_answer_takes_its_drawn_share_longer() -> None:
+    """None takes less, and half of them no more than 1% above it."""
+    service_s, n = 5e-3, 100
+    slowed = SlowedSystem(SpinningSystem(service_s), 0.1, seed=0)
+    window = closed_loop(slowed, 1, 0.0, n, 0)
+    taken = window.latency_ms / (service_s * 1e3 * (1 + slowed._shares[1 : n + 1]))  # the first answer is not timed
+    assert taken.min() >= 1.0
+    if np.median(taken) > 1.01:
         skip_if_disturbed()
-    assert slowed / plain == pytest.approx(1.1, abs=0.01)
+    assert np.median(taken) <= 1.01
