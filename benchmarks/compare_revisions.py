@@ -6,6 +6,7 @@ the other waits; then they measure a window each in turn, in fresh processes, un
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def measure_revisions(
         "processes": processes,
     }
     with tempfile.TemporaryDirectory(prefix="recjax-") as work, contextlib.ExitStack() as stack:
+        stack.enter_context(_ends_as_interrupted())
         takers = []
         for side, commit in (("a", a), ("b", b)):
             tree = stack.enter_context(_worktree(commit, Path(work) / side))
@@ -99,6 +101,16 @@ def measure_revisions(
             takers.append(taker)
         take_turns(takers, 0, _teller())
     return folder
+
+
+@contextlib.contextmanager
+def _ends_as_interrupted() -> Iterator[None]:
+    """Takes SIGTERM, as of `timeout` or a batch system, for Ctrl-C meanwhile, so that no worktree is left."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _teller() -> Callable[[int], None]:

@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
             measure_quality(path, options.overrides, range(options.seeds), device, options.out)
     if options.page:
         write_page(options.out, options.page, options.tuning)
+        print(f"see {options.page}")
     return 0
 
 

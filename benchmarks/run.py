@@ -13,7 +13,7 @@ from recjax.errors import UserError, unknown_name
 
 EXAMPLES = """examples:
   python -m benchmarks.run --device=cpu                          the quick suite (about 12 minutes on 2 cores)
-  python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 minute)
+  python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 to 3 minutes)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --suite=peers                         the same models in other libraries (docs/peers.md)
   python -m benchmarks.run --device=cpu --config=configs/sasrec_movielens_small.py --set training.epochs=5

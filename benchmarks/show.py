@@ -46,8 +46,6 @@ def _run(options: argparse.Namespace) -> int:
     from benchmarks.report_runs import label_runs
     from benchmarks.results import read_rows, read_samples
 
-    if options.out:
-        make_output_folder(options.out)
     measured = []
     for run in options.runs:
         path = run / "results.jsonl" if run.is_dir() else run
@@ -63,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.out and len(options.runs) > 1:
                 raise UserError(f"{path} holds estimates: --out writes their page alone, not beside other runs")
             if options.out:
+                make_output_folder(options.out)
                 (options.out / "report.md").write_text(render_estimates(estimates), encoding="utf-8")
                 print(f"see {options.out / 'report.md'}")
             continue
@@ -75,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         measured.append((str(run), rows, samples))
     if options.out and measured:
         require_bench_extra()
+        make_output_folder(options.out)
         print(f"open {write_joint_report(label_runs(measured), options.out)}")
     return 0
 

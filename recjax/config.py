@@ -416,9 +416,8 @@ def _parse(text: str, field_type: Any, name: str) -> Any:
         return adapter.validate_strings(text)
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(
-            f"{name}={text!r}: {reason[0].lower()}{reason[1:]}; the field is {_type_name(field_type)}"
-        ) from error
+        of_type = "" if get_origin(field_type) is Literal else f"; the field is {_type_name(field_type)}"
+        raise UserError(f"{name}={text!r}: {reason[0].lower()}{reason[1:]}{of_type}") from error
 
 
 def to_dict(node: Any) -> Any:

@@ -187,6 +187,7 @@ def test_override_says_what_is_wrong(experiment: Experiment, text: str, parts: l
         override(experiment, [text])
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert "\n" not in str(error.value)
+    assert "Literal" not in str(error.value)
 
 
 def test_override_refuses_text_where_a_switch_is_wanted(experiment: Experiment):

@@ -60,6 +60,11 @@ def check_source(dataset: Dataset) -> None:
             f"{source} is not in {data_folder(source)}; python -m tools.fetch_data {source} brings it or says how"
         )
     if source not in known and not Path(source).exists():
+        if Path(source).name != source or Path(source).suffix:
+            raise UserError(
+                f"Dataset.source is {source!r}, and no such file exists; give the path of a file of "
+                f"user,item,rating[,timestamp], or a set: {', '.join(sorted(known))}"
+            )
         unknown = unknown_name("Dataset.source", source, known)
         raise UserError(f"{unknown} (or the path of a user,item,rating[,timestamp] file; no such file exists)")
 

@@ -111,7 +111,7 @@ def pruned_in_words(trials: Sequence[Trial]) -> str:
         if trial.stage:
             counts[trial.stage] = counts.get(trial.stage, 0) + 1
     pruned = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f"{len(trials)} trials" + (f"; pruned by {pruned}" if pruned else "")
+    return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}" + (f"; pruned by {pruned}" if pruned else "")
 
 
 def _rate(trial: Trial) -> float:

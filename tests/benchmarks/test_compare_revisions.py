@@ -172,7 +172,8 @@ def test_a_real_suite_of_two_revisions(
 
 
 @pytest.mark.slow
-def test_an_interruption_removes_the_worktrees(whole_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_removes_the_worktrees(whole_repository: Path, tmp_path: Path, sent: signal.Signals) -> None:
     code = (
         "import sys; from pathlib import Path; from benchmarks import compare, compare_revisions\n"
         f"compare_revisions.REPOSITORY = Path({str(whole_repository)!r})\n"
@@ -181,8 +182,9 @@ def test_an_interruption_removes_the_worktrees(whole_repository: Path, tmp_path:
     program = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "out" / "a.log"
     while not (log.is_file() and log.read_text()):
+        assert program.poll() is None
         time.sleep(0.1)
-    os.kill(program.pid, signal.SIGINT)
+    os.kill(program.pid, sent)
     _, error = program.communicate(timeout=100)
     assert program.returncode == 130
     assert error.splitlines()[-1] == "interrupted"

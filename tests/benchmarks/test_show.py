@@ -68,10 +68,12 @@ def test_what_holds_no_rows_is_one_line(
 ) -> None:
     if rows is not None:
         (tmp_path / "results.jsonl").write_bytes(rows)
-    assert main([str(tmp_path)]) == 2
+    out = tmp_path / "out"
+    assert main([str(tmp_path), f"--out={out}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("content", [b"no zip", b"PK\x03\x04 cut short", b""])

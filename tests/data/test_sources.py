@@ -117,6 +117,12 @@ def test_an_unknown_source_is_one_line_with_the_nearest():
     )
 
 
+@pytest.mark.parametrize("source", ["my.csv", "folder/ratings"])
+def test_a_file_that_is_not_there_is_named_first(source: str):
+    with pytest.raises(UserError, match=f"Dataset.source is '{source}', and no such file exists; give the path of "):
+        check_source(Dataset(source=source))
+
+
 def test_click_logs_have_no_users():
     with pytest.raises(UserError) as error:
         load_interactions(Dataset(source=SYNTHETIC_DLRM))

@@ -61,7 +61,7 @@ def test_a_closed_loop_and_a_window_without_an_answer_have_no_lag() -> None:
 
 
 def test_a_generator_whose_process_was_stopped_has_fallen_behind() -> None:
-    """A real one, for 0.2 s from the first query of the window on; its system answers all the same."""
+    """A real one, for 0.6 s from the first query of the window on; its system answers all the same."""
     with LoadGenerator() as generator:
 
         class Stopping(SimulatedSystem):
@@ -69,17 +69,17 @@ def test_a_generator_whose_process_was_stopped_has_fallen_behind() -> None:
                 if self.calls == 0:
                     pid = generator._process.pid
                     os.kill(pid, signal.SIGSTOP)
-                    threading.Timer(0.2, os.kill, (pid, signal.SIGCONT)).start()
+                    threading.Timer(0.6, os.kill, (pid, signal.SIGCONT)).start()
                 return super().answer(rows)
 
-        window = generator.measure(Stopping(np.array([1e-4])), 500.0, 200, slo_ms=400.0, seed=0)
+        window = generator.measure(Stopping(np.array([1e-4])), 500.0, 200, slo_ms=1000.0, seed=0)
     lag_ms = window.parts_ms["send_lag"]
-    assert (lag_ms > 40.0).sum() > 20
+    assert (lag_ms > 100.0).sum() > 20
     assert np.all(window.latency_ms >= lag_ms)  # none of the wait is hidden
-    fault = window_fault(window, 400.0)
+    fault = window_fault(window, 1000.0)
     assert fault == (
         f"the load generator fell behind: it sent queries late by {np.percentile(lag_ms, 99):.2f} ms (p99), more than "
-        "10% of the limit of 400 ms"
+        "10% of the limit of 1000 ms"
     )
 
 

@@ -50,9 +50,9 @@ def test_the_parts_of_a_latency_are_its_whole_and_none_is_negative(generator: Lo
 
 def test_queries_go_out_when_they_are_due_and_never_before(generator: LoadGenerator) -> None:
     window = generator.measure(SimulatedSystem(np.array([0.05])), 40.0, 20, slo_ms=NEVER_MS, seed=1)
-    # Answers take longer than the gaps: a sender that waited for them would be seconds late at the end.
+    # Answers take longer than the gaps: a sender that waited for them would be half a second late at the end.
     assert window.parts_ms["send_lag"].min() >= 0
-    assert np.median(window.parts_ms["send_lag"]) < 5
+    assert np.median(window.parts_ms["send_lag"]) < 100  # to the microsecond in test_generator
     assert window.latency_ms[-1] > 300
 
 
@@ -81,7 +81,10 @@ def test_a_system_that_cannot_keep_up_ends_the_window_and_the_next_one_is_undist
     assert (after.queries, after.unanswered) == (50, 0)
 
 
-def test_a_window_ends_when_more_queries_exceed_the_limit_than_may(generator: LoadGenerator) -> None:
+def test_a_window_ends_when_more_queries_exceed_the_limit_than_may(
+    generator: LoadGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "OVERLOAD_FACTOR", 400)  # which ends a window too, on a machine that stalls
     slow = SimulatedSystem(np.array([0.03]))
     window = generator.measure(slow, 5.0, 1000, slo_ms=25.0, seed=0, most_over=5)
     assert window.failed_early
@@ -239,7 +242,8 @@ def test_a_stall_shows_in_every_query_that_was_due_during_it(generator: LoadGene
     assert during.sum() > 40
     assert np.all(window.latency_ms[during] >= (due[first] + stall_s - due[during]) * 1e3)
     closed = closed_loop(Stalling(times), 1, 0.0, 200, seed=1)
-    assert (closed.latency_ms > 100).sum() == 1
+    assert closed.latency_ms[stalled_call - 1] >= stall_s * 1e3  # the first call is not timed
+    assert np.median(closed.latency_ms) < stall_s * 1e3  # of all queries the one that met it
 
 
 def test_the_processes_share_one_clock(generator: LoadGenerator) -> None:

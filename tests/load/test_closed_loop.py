@@ -39,10 +39,10 @@ def test_padding_by_hand() -> None:
 
 
 def test_the_first_query_is_not_timed() -> None:
-    system = Wide(np.array([0.2, *[1e-4] * 20]))
+    system = Wide(np.array([2.0, *[1e-4] * 20]))
     window = closed_loop(system, 2, 0.0, 20, seed=0)
     assert (window.queries, system.calls) == (20, 21)
-    assert window.latency_ms.max() < 100
+    assert window.latency_ms.max() < 2000
 
 
 def test_rows_are_drawn_with_the_seed_and_by_their_popularity() -> None:

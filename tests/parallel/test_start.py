@@ -41,7 +41,7 @@ PROGRAM = textwrap.dedent("""
         print("met", file=sys.stderr, flush=True)
         action = sys.argv[1]
         if action == "killed":  # while the other waits for it in a collective, or computes
-            time.sleep(0.5)
+            time.sleep(3.0)
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "fails":
             raise UserError("no such suite")

@@ -23,6 +23,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")  # of another process
 jax.config.update("jax_platforms", "cpu")
 
 folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])

@@ -267,7 +267,8 @@ def test_gradients_are_a_part_of_what_the_compiled_step_needs(data: Data):
 def test_a_training_takes_what_was_counted(optimizer: str, tmp_path: Path):
     """The peak of a process with wide tables less that of one with narrow ones, checkpoints written in both.
 
-    What the checkpoints' writer holds beside a step depends on when it comes to run: the largest of three peaks counts.
+    What the checkpoints' writer holds beside a step depends on when it comes to run: the largest of three peaks counts,
+    and of narrow tables, which need next to nothing, the smallest.
     """
     file = tmp_path / "ratings.csv"
     rows = [f"{i},{i},{1 + i % 5},{1_000_000_000 + i}" for i in range(20_000)]
@@ -301,6 +302,6 @@ print(re.search("VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[
         planned = plan_step(model, params, data.schema, batch, training, chain(), total_steps=10)
         return training_needs(planned, batch, saves=True).n_bytes
 
-    taken = max(peak_bytes(1024) for _ in range(3)) - peak_bytes(16)
+    taken = max(peak_bytes(1024) for _ in range(3)) - min(peak_bytes(16) for _ in range(3))
     print(f"{optimizer}: counted over taken {(counted(1024) - counted(16)) / taken:.2f}")
     assert 0.8 <= (counted(1024) - counted(16)) / taken <= 1.15

@@ -64,13 +64,13 @@ def fails_in_large_batches(task: Task) -> Callable[[int], Answer]:
     return compile_for
 
 
-def dies_in_its_third_turn(task: Task) -> Callable[[int], Answer]:
+def dies_in_a_turn(task: Task) -> Callable[[int], Answer]:
     calls = 0
 
     def answer(rows: NDArray) -> Answers:
         nonlocal calls
         calls += 1
-        if calls > 124:
+        if calls > 75:  # 69 come before the first turn in batches of 1, 21 in batches of 4; a turn has 3 or more
             os.write(2, b"fatal: heap corrupted\n")
             os._exit(3)
         time.sleep(1e-3)

@@ -65,7 +65,7 @@ def test_an_exception_is_one_line_and_the_process_goes_on(start: Callable[..., P
 
 
 def test_a_crash_is_told_with_what_was_said_last(start: Callable[..., PeerProcess]) -> None:
-    process = start("dies_in_its_third_turn")
+    process = start("dies_in_a_turn")
     process.ask(do="start")
     process.ask(do="build", batch_size=1)
     assert process.ask(do="turn", batch_size=1, seed=[1], calls=200) == {
@@ -91,16 +91,18 @@ def test_a_peer_that_hangs_is_ended(start: Callable[..., PeerProcess]) -> None:
 
 
 def test_a_peer_that_computes_out_of_turn_is_seen(start: Callable[..., PeerProcess]) -> None:
-    replies = {}
-    for name in ("honest", "never_waits"):
+    waited_ms = {"honest": 0.0, "never_waits": 0.0}
+    for name in waited_ms:
         process = start(name)
         process.ask(do="start")
         process.ask(do="build", batch_size=1)
-        time.sleep(0.3)
-        replies[name] = process.ask(do="turn", batch_size=1, seed=[1], calls=2)["waited_cpu_ms"]
+        until = time.monotonic() + (0.3 if name == "honest" else 30)  # others may have the core
+        while time.monotonic() < until and waited_ms[name] <= 60:
+            time.sleep(0.3)
+            waited_ms[name] = process.ask(do="turn", batch_size=1, seed=[1], calls=2)["waited_cpu_ms"]
         process.close()
-    assert replies["honest"] < 20
-    assert replies["never_waits"] > 60
+    assert waited_ms["honest"] < 20
+    assert waited_ms["never_waits"] > 60
 
 
 def test_interrupts_are_the_coordinators_business(start: Callable[..., PeerProcess]) -> None:
