@@ -49,7 +49,7 @@ class DeployedServing:
     max_batch: int  # samples that are answered at once, the largest bucket
     max_wait_ms: float = 0.0  # for which a batch waits to be filled; 0 takes what waits as soon as a device is free
     devices: int = 1  # that answer together
-    model_devices: int = 1  # of those, that share each layer
+    model_devices: int = 1  # of those, that share layers
     top_k: int = 10  # items returned by a ranking model
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class Candidate:
       transform: the chain.
       buckets: compiled batch sizes, ascending; the last is the most samples that are answered at once.
       devices: that answer together.
-      model_devices: of those, that share each layer; groups of so many share a batch.
+      model_devices: of those, that share layers; groups of so many share a batch.
     """
 
     transform: Chain
@@ -80,7 +80,7 @@ class Space:
       largest: sizes that the largest bucket may have.
       smallest: the least size that a ladder of buckets goes down to.
       devices: how many may answer together.
-      splits: whether the model has rules by which several share a layer.
+      splits: whether the model's sharding rules split a layer.
       experiment: as the config gives it, with its transforms.
     """
 
@@ -232,7 +232,7 @@ def space_of(experiment: Experiment, params: Params, mix: QueryMix, n_devices: i
         largest=tuple(n for n in powers if max(least, 16) <= n <= most) or (least,),
         smallest=smallest,
         devices=tuple(n for n in range(1, n_devices + 1) if n_devices % n == 0),
-        splits=bool(model.sharding_rules()),
+        splits=any("model" in spec for _, spec in model.sharding_rules()),
         experiment=experiment,
     )
 

@@ -1,8 +1,9 @@
 """How a candidate is looked at: the cheapest question first, and no further than it has a chance.
 
-Optuna's pruners know one objective only, so these stages are our own. Order: can the model have the chain; is there
-time for its training; does it keep the quality floor; does its largest program fit the memory limit; does a full batch
-alone fit the latency limit; could it be cheap enough; could it still reach the frontier; and at last, what rate holds.
+Optuna's pruners know one objective only, so these stages are our own. Order: is there time for its training; can the
+model have the chain; does it keep the quality floor; can devices share its layers; does its largest program fit the
+memory limit; does a full batch alone fit the latency limit; could it be cheap enough; could it still reach the
+frontier; and at last, what rate holds.
 """
 
 import itertools
@@ -205,7 +206,7 @@ def system_of(candidate: Candidate, variants: Variants) -> ModelSystem:
     """Returns the candidate's model, compiled for its buckets on its devices.
 
     Raises:
-      SplitError: a layer cannot be split evenly, or no rule covers it.
+      SplitError: a layer cannot be split evenly, no rule covers it, or none is split.
       UserError: the model does not fit into memory.
     """
     model, data, top_k = variants.load(candidate.transform), variants.data, variants.experiment.serving.top_k

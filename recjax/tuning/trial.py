@@ -29,7 +29,7 @@ class Trial:
       label: of the chain.
       buckets: batch sizes.
       devices: that answer together.
-      model_devices: of those, that share each layer.
+      model_devices: of those, that share layers.
       state: "complete", or "pruned".
       stage: that pruned it: inapplicable, budget, quality, memory, latency, price, dominated or rate; None if none did.
       reason: in words; None likewise.

@@ -218,7 +218,7 @@ def hold_to(
         missed = misses(window, expected_ms, TOLERANCE)
         if not missed:
             return
-    skip_if_disturbed()
+    skip_if_disturbed(wakes=True)
     assert not missed, f"mean parts: {means(window.parts_ms)}"
 
 
@@ -243,7 +243,7 @@ def test_a_stall_shows_in_every_query_that_was_due_during_it(generator: LoadGene
     assert np.all(window.latency_ms[during] >= (due[first] + stall_s - due[during]) * 1e3)
     closed = closed_loop(Stalling(times), 1, 0.0, 200, seed=1)
     assert closed.latency_ms[stalled_call - 1] >= stall_s * 1e3  # the first call is not timed
-    assert np.median(closed.latency_ms) < stall_s * 1e3  # of all queries the one that met it
+    assert (closed.latency_ms >= stall_s * 1e3).sum() < 10  # one met it; others may meet one of the machine's
 
 
 def test_the_processes_share_one_clock(generator: LoadGenerator) -> None:

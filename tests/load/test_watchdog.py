@@ -31,12 +31,6 @@ def looks(progress: Progress, n: int) -> list[bool]:
     return [progress.stalled() for _ in range(n)]
 
 
-@pytest.fixture
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recjax.load.watchdog.GRACE_S", 2.0)
-
-
-@pytest.mark.usefixtures("short_grace")
 def test_a_sleeping_main_thread_is_called_back_and_handlers_are_restored() -> None:
     before = signal.getsignal(INTERRUPT)
     watchdog = Watchdog()
@@ -53,7 +47,6 @@ def test_a_sleeping_main_thread_is_called_back_and_handlers_are_restored() -> No
     assert signal.getsignal(INTERRUPT) == before
 
 
-@pytest.mark.usefixtures("short_grace")
 def test_nobody_is_called_back_who_leaves_in_time_or_was_never_there() -> None:
     watchdog = Watchdog()
     watchdog.end("nobody is there")
@@ -61,7 +54,6 @@ def test_nobody_is_called_back_who_leaves_in_time_or_was_never_there() -> None:
         caller = threading.Thread(target=watchdog.end, args=("it hangs",))
         caller.start()
     caller.join()
-    time.sleep(2.2)
 
 
 def test_another_thread_cannot_be_called_back_so_that_the_process_ends() -> None:

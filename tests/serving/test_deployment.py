@@ -9,7 +9,7 @@ import pytest
 
 from recjax.config import Experiment
 from recjax.data.labelled import LabelledData
-from recjax.errors import CheckpointError, DeviceError, UserError
+from recjax.errors import CheckpointError, DeviceError, SplitError, UserError
 from recjax.evaluation import make_evaluator
 from recjax.serving.compiled import compile_final_model
 from recjax.serving.deployment import (
@@ -21,8 +21,10 @@ from recjax.serving.deployment import (
     read_deployment,
     write_deployment,
 )
+from recjax.serving.on_devices import compile_on_devices
 from recjax.training.pipeline import finalize
 from recjax.transforms import chain, compress_embeddings, distill, mixed_precision, quantize, shrink
+from recjax.transforms.paths import flatten
 
 CONFIG = """from recjax.config import Dataset, Experiment, Training
 from recjax.models.dlrm_dcnv2 import DLRMDCNv2Config
@@ -99,16 +101,33 @@ def test_the_deployed_model_answers_as_the_tuned_one(
     assert compiled.buckets == (1, 4, 16)
 
 
-@pytest.mark.parametrize("model_devices", [1, 2, 4])
-def test_devices_share_a_batch_and_layers(deployed: Deployment, model_devices: int) -> None:
-    on_one, columns = load_deployed(deployed)
-    serving = DeployedServing(buckets=(4, 16), max_batch=16, devices=4, model_devices=model_devices)
-    shared, _ = load_deployed(dataclasses.replace(deployed, serving=serving))
-    assert shared.programs[16].shares == 4 // model_devices
-    assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(shared.variables)) == (model_devices > 1)
+@pytest.mark.parametrize(("devices", "model_devices"), [(4, 1), (4, 2), (2, 2)])
+def test_devices_share_a_batch_and_layers(
+    dlrm_experiment: Experiment, labelled: LabelledData, dlrm_params: Any, devices: int, model_devices: int
+) -> None:
+    model, columns = finalize(dlrm_experiment, labelled, dlrm_params), labelled.serving_samples()
+    on_one = compile_on_devices(model, columns, (4, 16), 10)
+    shared = compile_on_devices(model, columns, (4, 16), 10, devices, model_devices)
+    assert shared.programs[16].shares == devices // model_devices
+    split = {path for path, leaf in flatten(shared.variables["params"]).items() if not leaf.is_fully_replicated}
+    assert ("top_mlp/dense_0/kernel" in split) == (model_devices > 1)
+    assert not any("table" in path for path in split)
     rows = np.arange(9, dtype=np.int32)
     for name, values in on_one(columns, rows).items():
         np.testing.assert_allclose(shared(columns, rows)[name], values, rtol=1e-5)
+
+
+def test_devices_share_batches_alone_of_a_model_whose_kernels_are_int8(deployed: Deployment) -> None:
+    on_one, columns = load_deployed(deployed)
+    serving = DeployedServing(buckets=(4, 16), max_batch=16, devices=4)
+    shared, _ = load_deployed(dataclasses.replace(deployed, serving=serving))
+    assert shared.programs[16].shares == 4
+    rows = np.arange(9, dtype=np.int32)
+    for name, values in on_one(columns, rows).items():
+        np.testing.assert_allclose(shared(columns, rows)[name], values, rtol=1e-5)
+    layers = dataclasses.replace(serving, model_devices=2)
+    with pytest.raises(SplitError, match="2 devices cannot share the layers of this DLRMDCNv2: each kernel is whole"):
+        load_deployed(dataclasses.replace(deployed, serving=layers))
 
 
 @pytest.mark.parametrize(

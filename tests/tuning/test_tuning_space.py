@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from recjax.config import Experiment, Serving
 from recjax.data.labelled import LabelledData
 from recjax.load.queries import QueryMix
+from recjax.models.bpr import BPRConfig
 from recjax.models.ease import EASEConfig
 from recjax.models.logistic_regression import LogisticRegressionConfig
 from recjax.training.pipeline import one_batch, set_up
@@ -63,8 +64,8 @@ def test_sizes_follow_the_config_and_the_queries(dlrm_experiment: Experiment) ->
     space = space_of(experiment, TABLE, ONE, 4)
     assert (space.smallest, space.largest) == (1, (16, 32, 64, 128))  # eight times the config's largest
     assert (space.devices, space.splits) == ((1, 2, 4), True)
-    plain = dataclasses.replace(experiment, model=EASEConfig())
-    assert not space_of(plain, {}, ONE, 4).splits
+    for model in (EASEConfig(), BPRConfig()):  # the one has no sharding rules, the other's split nothing
+        assert not space_of(dataclasses.replace(experiment, model=model), {}, ONE, 4).splits
     wide = space_of(experiment, TABLE, QueryMix(sizes="dlrm_v2"), 1)
     assert (wide.smallest, wide.largest, wide.devices) == (64, (128,), (1,))  # the smallest query has 100 samples
     assert space_of(experiment, TABLE, QueryMix(samples=5000), 1).largest == (LARGEST_BUCKET,)
