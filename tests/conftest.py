@@ -51,8 +51,7 @@ from recjax.training.fit import FitResult  # noqa: E402
 from recjax.training.pipeline import finalize, load_data, train  # noqa: E402
 from recjax.transforms.quantize import quantize  # noqa: E402
 
-# An example that compiles takes longer than the others; and every run draws the same.
-settings.register_profile("recjax", deadline=None, derandomize=True)
+settings.register_profile("recjax", deadline=None)  # an example that compiles takes longer than the others
 settings.load_profile("recjax")
 
 N_USERS, N_ITEMS = 30, 24
