@@ -18,7 +18,7 @@ from quiet_machine import skip_if_disturbed
 from simulated_systems import SimulatedSystem, lindley_ms, misses
 
 from recjax.errors import UserError
-from recjax.load import mlperf_log, mlperf_process
+from recjax.load import mlperf, mlperf_log, mlperf_process
 from recjax.load.arrivals import Arrivals
 from recjax.load.client import LoadGenerator
 from recjax.load.mlperf import LoadGenWindow, measure_with_loadgen
@@ -82,6 +82,12 @@ def test_latency_of_a_stream_is_the_service_time() -> None:
     assert window.latency_ms.min() >= 2.0
     assert window.latency_ms.sum() / 1e3 <= window.duration_s
     assert system.calls == 50 + 3  # the three answers that tell LoadGen what to expect
+
+
+@pytest.mark.parametrize("scenario", ["single_stream", "multi_stream"])
+def test_a_stream_that_gets_faster_does_not_run_out_of_queries(scenario: str) -> None:
+    window = measure(Wide(np.array([0.05] * 3 + [1e-3] * 5000)), scenario, 1, duration_s=0.5)
+    assert window.queries > 20  # as many as at the pace of the first three answers
 
 
 def test_a_query_of_a_multi_stream_is_eight_neighbours_of_the_library() -> None:
@@ -260,8 +266,9 @@ def test_a_process_of_loadgen_that_has_died_is_an_error() -> None:
         measure(Killing(np.array([1e-3])), "server", 50)
 
 
-def test_an_error_that_loadgen_logs_fails_the_run_with_its_text() -> None:
-    """A system a hundred times faster than in its first answers runs out of queries; LoadGen's result is INVALID."""
+def test_an_error_that_loadgen_logs_fails_the_run_with_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system a hundred times faster than LoadGen expects runs out of queries; LoadGen's result is INVALID."""
+    monkeypatch.setattr(mlperf, "DRAWN_AT_LEAST", 1)
     service_s = np.array([0.05] * 3 + [1e-4] * 10_000)
     with pytest.raises(LoadGenError, match=r"error_runtime: Ending early: Ran out of generated queries"):
         measure(SimulatedSystem(service_s), "single_stream", 1, duration_s=3.0)
