@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.bench_extra import require_bench_extra
 from benchmarks.turns import TurnTaker, take_turns
 from recjax.command_line import make_output_folder
-from recjax.errors import UserError
+from recjax.errors import UserError, unknown_name
 from recjax.progress import LOG_EVERY_S, console
 
 REPOSITORY = Path(__file__).parent.parent
@@ -72,6 +72,8 @@ def measure_revisions(
     if processes < MIN_PROCESSES:
         raise UserError(f"--processes={processes}; allowed: >= {MIN_PROCESSES}, and 8 or more find changes of 10%")
     require_bench_extra()
+    for commit in (a, b):
+        _check_revision(commit, suite, config)
     folder = out or Path("runs") / f"compare-{a[:9]}-{b[:9]}"
     make_output_folder(folder)
     request = {
@@ -103,6 +105,27 @@ def measure_revisions(
     return folder
 
 
+def _check_revision(commit: str, suite: str, config: str | None) -> None:
+    """Raises UserError if the commit lacks what a comparison in turns needs, the suite or, in its place, the config."""
+    missing = [name for name in NEEDED if not _is_in(commit, name)]
+    if missing:
+        raise UserError(
+            f"{commit[:9]} has no {' and no '.join(missing)}, so it cannot be measured in turns; run both "
+            "revisions with python -m benchmarks.run, and compare the folders"
+        )
+    if config is None:
+        names = (_git("ls-tree", "--name-only", f"{commit}:configs/suites", check=False) or "").split()
+        suites = [Path(name).stem for name in names if name.endswith(".py")]
+        if suite not in suites:
+            raise unknown_name(f"suite of {commit[:9]}", suite, suites)
+    elif not Path(config).is_absolute() and not _is_in(commit, config):
+        raise UserError(f"{commit[:9]} has no {config}; give the path of a config file that both revisions have")
+
+
+def _is_in(commit: str, path: str) -> bool:
+    return _git("cat-file", "-e", f"{commit}:{path}", check=False) is not None
+
+
 @contextlib.contextmanager
 def _ends_as_interrupted() -> Iterator[None]:
     """Takes SIGTERM, as of `timeout` or a batch system, for Ctrl-C meanwhile, so that no worktree is left."""
@@ -128,19 +151,9 @@ def _teller() -> Callable[[int], None]:
 
 @contextlib.contextmanager
 def _worktree(commit: str, path: Path) -> Iterator[Path]:
-    """Yields a worktree of the commit, which is removed at the end.
-
-    Raises:
-      UserError: the commit lacks what a comparison in turns needs.
-    """
+    """Yields a worktree of the commit, which is removed at the end."""
     _git("worktree", "add", "--quiet", "--detach", str(path), commit)
     try:
-        missing = [name for name in NEEDED if not (path / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{commit[:9]} has no {' and no '.join(missing)}, so it cannot be measured in turns; run both "
-                "revisions with python -m benchmarks.run, and compare the folders"
-            )
         yield path
     finally:
         _git("worktree", "remove", "--force", str(path))

@@ -30,7 +30,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="where to look for files of rows, with all folders below (default: benchmarks/results)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.out.suffix != ".html":
+        parser.error(f"--out={options.out}; allowed: a file that ends in .html, as runs/history.html")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from benchmarks.stored import append_stored, read_stored
 from recjax.command_line import make_output_folder
-from recjax.config import Experiment, check, load_config, override, run_config_file
+from recjax.config import Experiment, check
+from recjax.config_files import load_config, override, run_config_file
 from recjax.data.sources import check_source
 from recjax.errors import TrainingDivergedError
 from recjax.evaluation import is_better

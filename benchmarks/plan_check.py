@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from recjax.config import load_config
+    from recjax.config_files import load_config
     from recjax.hardware.device import select_device
 
     device = select_device(options.device)[0]

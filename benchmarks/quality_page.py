@@ -28,7 +28,7 @@ from benchmarks.references import (
     Reference,
     without_seed,
 )
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.errors import UserError
 from recjax.evaluation import LOWER_IS_BETTER, is_better
 

@@ -12,7 +12,8 @@ from benchmarks.hyperparameter_search import digest, reseeded
 from benchmarks.results import keep_earlier_run
 from benchmarks.stored import append_stored, read_stored
 from recjax.command_line import make_output_folder
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.sources import check_source
 from recjax.evaluation import make_evaluator, sanity_rows
 from recjax.hardware.device import describe_device

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from recjax.config import Experiment, check, config, has_key, load_config, override, run_config_file
+from recjax.config import Experiment, check, config
+from recjax.config_files import has_key, load_config, override, run_config_file
 from recjax.errors import unknown_name
 from recjax.load.arrivals import Arrivals
 from recjax.load.queries import QueryMix

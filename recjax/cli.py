@@ -119,7 +119,7 @@ def _add_tune_options(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from recjax.commands import evaluate_command, explain_command, plan_command, train_command
-    from recjax.config import load_config
+    from recjax.config_files import load_config
     from recjax.hardware.device import select_device
     from recjax.parallel.start import finish, quiet_others, start
 

@@ -32,9 +32,9 @@ def train_command(experiment: Experiment, folder: Path) -> None:
     """Trains, transforms and stores the experiment in `folder`, and prints its quality on the test part."""
     from tensorboardX import SummaryWriter
 
-    make_output_folder(folder)
     data = load_data(experiment)
     experiment = spread_over_processes(experiment, data)
+    make_output_folder(folder)
     is_shared = jax.process_count() > 1
     if is_shared and experiment.parallel.strategy == "single":
         raise UserError(

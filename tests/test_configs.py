@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.hyperparameter_search import apply, best_first, draw_trials, load_search, read_trials
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.data.protocols import PROTOCOLS, under
 from recjax.data.sources import PLACED
 

@@ -10,7 +10,8 @@ Measured: NDCG@10 0.4377 ±0.0017 over 3 seeds, 7 s each on AMD EPYC (1 cores) (
 import dataclasses
 from pathlib import Path
 
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.protocols import under
 
 # It takes what was tuned for ials.py.

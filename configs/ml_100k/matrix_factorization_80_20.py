@@ -11,7 +11,8 @@ Measured: RMSE 0.9180 ±0.0055 over 3 seeds, 9 s each on AMD EPYC (1 cores) (doc
 import dataclasses
 from pathlib import Path
 
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.protocols import under
 
 # It takes what was tuned for matrix_factorization.py.

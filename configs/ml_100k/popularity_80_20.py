@@ -10,7 +10,8 @@ Measured: NDCG@10 0.2147 ±0.0059 over 3 seeds, 1 s each on AMD EPYC (1 cores) (
 import dataclasses
 from pathlib import Path
 
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.protocols import under
 
 # It has nothing to tune.

@@ -124,7 +124,7 @@ def compile_here(request: Request) -> Answer:
     import jax
     import jaxlib
 
-    from recjax.config import load_config
+    from recjax.config_files import load_config
     from recjax.hardware.program_costs import program_costs
     from recjax.hardware.programs import serving_program, training_program
     from recjax.hardware.sparsecore_program import sparsecore_program

@@ -22,7 +22,8 @@ from typing import Any
 
 import jax
 
-from recjax.config import Experiment, check, config, from_dict, load_config
+from recjax.config import Experiment, check, config, from_dict
+from recjax.config_files import load_config
 from recjax.errors import DeviceError, UserError, unknown_name
 from recjax.serving.compiled import Columns, CompiledModel
 from recjax.serving.on_devices import compile_on_devices

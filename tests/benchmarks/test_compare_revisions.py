@@ -47,6 +47,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository"
     (folder / "benchmarks").mkdir(parents=True)
     (folder / "recjax").mkdir()
+    (folder / "configs/suites").mkdir(parents=True)
+    for name in ("any", "broken"):
+        (folder / f"configs/suites/{name}.py").touch()
     git(folder, "init", "--quiet")
     for name in ("benchmarks/__init__.py", "recjax/__init__.py", "recjax/errors.py"):
         shutil.copy(ROOT / name, folder / name)
@@ -101,6 +104,21 @@ def test_a_side_that_fails_is_told_with_its_commit(repository: Path, tmp_path: P
             revision_of("one"), revision_of("two"), out=tmp_path / "out", **ARGUMENTS | {"suite": "broken"}
         )
     assert worktrees(repository) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suite": "ani"}, r"^unknown suite of \w{9} 'ani'; valid: any, broken; did you mean 'any'\?$"),
+        ({"config": "configs/mine.py"}, r"^\w{9} has no configs/mine.py; give the path of a config file that both"),
+    ],
+)
+def test_what_a_revision_lacks_is_told_before_anything_is_made(
+    repository: Path, tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        measure_revisions(revision_of("one"), revision_of("two"), out=tmp_path / "out", **ARGUMENTS | changes)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

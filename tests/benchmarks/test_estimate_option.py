@@ -15,7 +15,7 @@ from benchmarks.estimates import TITLE, EstimatedRow, has_estimates, read_estima
 from benchmarks.results import read_rows
 from benchmarks.run import main
 from recjax import planning
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.errors import UserError
 from recjax.hardware.compile_absent import Answer, Request
 from recjax.hardware.facts import find_chip

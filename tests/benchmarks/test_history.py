@@ -71,6 +71,14 @@ def test_what_holds_no_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert "results.jsonl:26: not JSON" in capsys.readouterr().err
 
 
+def test_a_page_is_named_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(RESULTS), f"--out={tmp_path / 'page.txt'}"])
+    assert ended.value.code == 2
+    assert "allowed: a file that ends in .html" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_published_runs_make_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "folder" / "history.html"
     assert main([str(RESULTS), f"--out={out}"]) == 0

@@ -20,7 +20,8 @@ from benchmarks.hyperparameter_search import (
     reseeded,
     tune,
 )
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.rating import RatingData
 from recjax.errors import UserError
 

@@ -22,7 +22,7 @@ from benchmarks.plan_check_timing import (
     higher,
 )
 from benchmarks.stored import read_stored
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.errors import UserError
 from recjax.hardware.ceilings import Ceilings
 from recjax.hardware.program_costs import ProgramCosts

@@ -9,7 +9,7 @@ from config_files import write_config
 from benchmarks import quality_rows
 from benchmarks.quality import main
 from benchmarks.references import OF_SASREC, REFERENCES, SOURCE, TRIED
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.data.protocols import PROTOCOLS, under
 
 REPOSITORY = Path(__file__).parent.parent.parent

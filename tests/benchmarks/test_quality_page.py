@@ -13,7 +13,7 @@ from benchmarks.hyperparameter_search import Trial, digest, reseeded
 from benchmarks.quality_page import render, write_page
 from benchmarks.quality_rows import QualityRow
 from benchmarks.references import REFERENCES, Reference
-from recjax.config import load_config
+from recjax.config_files import load_config
 from recjax.errors import UserError
 
 RANKED = "full_catalogue/seen_items_removed/ties_against_the_target"

@@ -14,7 +14,8 @@ from config_files import write_config
 from benchmarks import quality_rows
 from benchmarks.hyperparameter_search import reseeded
 from benchmarks.quality_rows import QualityRow, measure_quality, read_rows
-from recjax.config import Experiment, load_config
+from recjax.config import Experiment
+from recjax.config_files import load_config
 from recjax.data.rating import RatingData
 from recjax.errors import UserError
 from recjax.evaluation import make_evaluator

@@ -19,7 +19,7 @@ from benchmarks.transforms_page_contents import first_faster, render, verdict
 from benchmarks.transforms_page_plot import make_plot
 from benchmarks.transforms_page_text import EXAMPLE, LIMITS, NO_WORDS, TOPICS, WIDE_MLP_WORDS
 from configs.suites import transforms
-from recjax.config import load_config
+from recjax.config_files import load_config
 
 STATIC = "int8 (static, after training)"
 

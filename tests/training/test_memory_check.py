@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from assertions import assert_one_line
 
-from recjax.config import Dataset, Experiment, Parallel, Training, load_config
+from recjax.config import Dataset, Experiment, Parallel, Training
+from recjax.config_files import load_config
 from recjax.data import sources
 from recjax.data.interactions import Interactions, KnowledgeGraph
 from recjax.data.synthetic import SyntheticInteractions, synthetic_interactions
