@@ -12,7 +12,7 @@ from recjax.command_line import OneLineParser, add_parallel_options, parallel_ov
 from recjax.errors import UserError, unknown_name
 
 EXAMPLES = """examples:
-  python -m benchmarks.run --device=cpu                          the quick suite (about 12 minutes on 2 cores)
+  python -m benchmarks.run --device=cpu                          the quick suite (12 to 41 minutes on 2 cores)
   python -m benchmarks.run --device=cpu --suite=smoke            both models, briefly (1 to 3 minutes)
   python -m benchmarks.run --device=gpu --suite=quick --out=runs/gpu
   python -m benchmarks.run --suite=peers                         the same models in other libraries (docs/peers.md)

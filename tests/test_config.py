@@ -1,16 +1,14 @@
 import dataclasses
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from recjax.config import (
     Dataset,
     Experiment,
-    ModelConfig,
     Serving,
     Training,
-    config,
     from_dict,
     to_dict,
 )
@@ -20,15 +18,6 @@ from recjax.models.logistic_regression import LogisticRegressionConfig
 from recjax.models.sasrec import SASRecConfig
 from recjax.transforms.prune import Prune
 from recjax.transforms.quantize import Quantize
-
-
-@config
-class SwitchConfig(ModelConfig):
-    """A model config with the one kind of field that no model has yet."""
-
-    task: ClassVar[str] = "labelled"
-
-    wide: bool = False
 
 
 @pytest.fixture

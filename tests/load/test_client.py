@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pytest
 import scipy.stats
-from quiet_machine import skip_if_disturbed
+from quiet_machine import skip_if_disturbed, skip_if_slow_to_wake
 from simulated_systems import MEAN_S, SERVICES, SimulatedSystem, lindley_ms, misses, waiting_sender
 
 from recjax.load import client
@@ -182,8 +182,12 @@ def test_measured_percentiles_are_those_of_direct_computation(generator: LoadGen
 def test_so_they_are_of_a_system_that_does_not_know_when_queries_are_due(
     generator: LoadGenerator, service_s: float
 ) -> None:
-    """A service begins when its query is there: how late it was sent and the way to the system are in the latency."""
-    rate_qps = 0.5 / service_s
+    """A service begins when its query is there: how late it was sent and the way to the system are in the latency.
+
+    At half of the load 72 of the 120 queries find it idle, and p50 is one whose way took longer than that of five in
+    six of those. So the load is less here: 83 find it idle, and p50 is nearer to their middle.
+    """
+    rate_qps = 0.4 / service_s
     expected = lindley_ms(arrival_times(Arrivals(), rate_qps, N, 3), np.full(N, service_s))
     hold_to(generator, expected, lambda: SimulatedSystem(np.array([service_s])), rate_qps)
 
@@ -219,6 +223,7 @@ def hold_to(
         if not missed:
             return
     skip_if_disturbed()
+    skip_if_slow_to_wake(float(np.median(expected_ms)) / 1e3, TOLERANCE)
     assert not missed, f"mean parts: {means(window.parts_ms)}"
 
 
