@@ -61,8 +61,8 @@ def measure_revisions(
       out: folder to be made.
 
     Raises:
-      UserError: the extra `bench` is not installed, a revision cannot be measured in turns, or its run ended with an
-        error.
+      UserError: the extra `bench` is not installed; a revision cannot be measured in turns, or lacks the suite or the
+        config; or its run ended with an error.
     """
     if device not in ("cpu", "gpu"):
         raise UserError(

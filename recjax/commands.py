@@ -34,13 +34,13 @@ def train_command(experiment: Experiment, folder: Path) -> None:
 
     data = load_data(experiment)
     experiment = spread_over_processes(experiment, data)
-    make_output_folder(folder)
     is_shared = jax.process_count() > 1
     if is_shared and experiment.parallel.strategy == "single":
         raise UserError(
             f"{experiment.name} is solved from all interactions at once, which several processes cannot share; run it "
             "in one process"
         )
+    make_output_folder(folder)
     metric = data.selection_metric
     saved = max(complete_epochs(folder / "checkpoints"), default=0)
     title = f"{experiment.name}: training{f' from epoch {saved + 1}' if saved else ''}"

@@ -1,4 +1,4 @@
-"""What two processes and a socket add to the time that one of them computes: the least that any load generator sees.
+"""What two processes, of which one sleeps while the other works, add to the time that one of them computes.
 
 A program of its own, without recjax and JAX: `bare_echo.py SERVICE_S N` prints each part's percentiles in ms.
 """

@@ -285,6 +285,15 @@ def test_an_output_folder_that_is_a_file(config: str, tmp_path: Path, capsys: py
     assert path.read_text() == "precious"
 
 
+def test_a_training_without_its_data_makes_no_folder(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent, out = tmp_path / "absent.csv", tmp_path / "out"
+    assert main(["train", config, "--set", f"dataset.source={absent}", "--out", str(out)]) == 2
+    assert str(absent) in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_diverging_training_is_reported_in_one_line(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

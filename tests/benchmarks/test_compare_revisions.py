@@ -23,7 +23,7 @@ from benchmarks.turns import await_turn
 
 request, folder = json.loads(sys.argv[1]), None
 if request["name"] == "broken":
-    sys.exit("error: there is no such suite")
+    sys.exit("error: the suite is broken")
 for turn in range(3):
     await_turn()
     with (Path(request["folder"]).parent / "turns").open("a") as file:
@@ -99,7 +99,7 @@ def test_a_revision_that_lacks_the_interface_is_refused(repository: Path, tmp_pa
 
 
 def test_a_side_that_fails_is_told_with_its_commit(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the run of \w{9} ended with code 1: there is no such suite$"):
+    with pytest.raises(UserError, match=r"the run of \w{9} ended with code 1: the suite is broken$"):
         measure_revisions(
             revision_of("one"), revision_of("two"), out=tmp_path / "out", **ARGUMENTS | {"suite": "broken"}
         )

@@ -71,7 +71,7 @@ def test_what_holds_no_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert "results.jsonl:26: not JSON" in capsys.readouterr().err
 
 
-def test_a_page_is_named_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_is_not_html_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([str(RESULTS), f"--out={tmp_path / 'page.txt'}"])
     assert ended.value.code == 2

@@ -31,7 +31,16 @@ def test_every_published_run_can_be_shown(capsys: pytest.CaptureFixture[str]) ->
     assert [line for line in printed.splitlines() if line.endswith(".jsonl")] == runs
 
 
-@pytest.mark.parametrize("name", ["quick-intel-xeon-amx", "quick-amd-epyc", "quick-amd-epyc-jax-0.10", "zoo-amd-epyc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quick-intel-xeon-amx",
+        "quick-intel-xeon-amx-disturbed",
+        "quick-amd-epyc",
+        "quick-amd-epyc-jax-0.10",
+        "zoo-amd-epyc",
+    ],
+)
 def test_the_report_made_again_is_the_one_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -109,6 +109,19 @@ def misses(
     return found
 
 
+def only_later(window: Window, missed: dict[str, tuple[float, float]], slower_ms: np.ndarray, rtol: float) -> bool:
+    """Returns whether all that `misses` found are percentiles that are too high, but not for a slower system.
+
+    Args:
+      window: of any sender.
+      missed: what `misses` found of it.
+      slower_ms: all latencies of the slower system, by direct computation.
+      rtol: tolerance.
+    """
+    too_high = all(name != "send_lag" and got > wanted for name, (got, wanted) in missed.items())
+    return too_high and not any(got > wanted for got, wanted in misses(window, slower_ms, rtol).values())
+
+
 def waiting_sender(system: SimulatedSystem, due_s: np.ndarray) -> Window:
     """Returns a window of a sender that waits for each answer, although its latencies run from the schedule."""
     start = time.perf_counter()
