@@ -21,6 +21,7 @@ from benchmarks.figure_tests import Figure, Verdict, figures_of, judge, ratios_o
 from benchmarks.quality_changes import QualityChange, quality_changes
 from benchmarks.results import Row, RowSamples
 from benchmarks.summary import row_name
+from recjax.load.checks import GENERATOR_FELL_BEHIND
 
 THRESHOLD = 0.05  # a smaller change is not called one
 WORST_FIRST: Sequence[Verdict] = ("invalid", "slower", "same", "faster", "not comparable")
@@ -130,9 +131,9 @@ def compare_runs(a: Run, b: Run, *, threshold: float = THRESHOLD, paired: bool =
 def _broke(before: Row, after: Row) -> bool:
     """Returns whether B's system has a fault that A's had not, or held no rate in any process, asked as A's was.
 
-    That only some processes held a rate is often the machine's doing.
+    That only some processes held a rate, or that the load generator fell behind, is often the machine's doing.
     """
-    if not before.valid or after.valid:
+    if not before.valid or after.valid or (after.invalid_reason or "").startswith(GENERATOR_FELL_BEHIND):
         return False
     search = after.search or {}
     of_search = search["no_rate"] is not None if "no_rate" in search else not rate_held(after)  # version 4 has none

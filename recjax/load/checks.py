@@ -18,6 +18,7 @@ from recjax.load.window import Window
 from recjax.measurement.answer_caching import answers_are_cached
 
 LAG_SHARE = 0.1  # of the latency limit: a generator whose p99 of lags is above it has fallen behind
+GENERATOR_FELL_BEHIND = "the load generator fell behind"  # how that reason begins, and no other
 CACHING_ROUNDS = 5
 CACHING_S = 0.05  # of each kind of query in each round
 CACHING_QUERIES = (3, 60)  # fewest and most of each; of fresh ones, no more than a small pool of requests has
@@ -47,7 +48,7 @@ def late_generator(window: Window, slo_ms: float) -> str | None:
     if p99_ms <= LAG_SHARE * slo_ms:
         return None
     return (
-        f"the load generator fell behind: it sent queries late by {p99_ms:.2f} ms (p99), more than "
+        f"{GENERATOR_FELL_BEHIND}: it sent queries late by {p99_ms:.2f} ms (p99), more than "
         f"{LAG_SHARE:.0%} of the limit of {slo_ms:g} ms"
     )
 

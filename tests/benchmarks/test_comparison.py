@@ -7,6 +7,8 @@ from compared_runs import draw_samples, make_row, make_run, run_of
 from benchmarks.comparison import Compared, Comparison, compare_runs
 from benchmarks.figure_tests import Figure
 from benchmarks.results import RowSamples
+from recjax.load.checks import window_fault
+from recjax.load.window import Window
 
 CASES = [f"model_{number:02}/fp32" for number in range(20)]
 
@@ -104,7 +106,8 @@ def test_a_row_that_became_invalid_is_worse_unless_some_process_held_no_rate() -
     key = next(iter(b.rows))
 
     def compared(**changes: object) -> Comparison:
-        invalid = dataclasses.replace(b.rows[key], valid=False, invalid_reason="the system leaks", **changes)
+        known = {"valid": False, "invalid_reason": "the system leaks"} | changes
+        invalid = dataclasses.replace(b.rows[key], **known)
         return compare_runs(a, dataclasses.replace(b, rows={**b.rows, key: invalid}))
 
     assert [(row.verdict, row.reason) for row in compared().rows] == [
@@ -124,6 +127,17 @@ def test_a_row_that_became_invalid_is_worse_unless_some_process_held_no_rate() -
         "not comparable"
     )
     assert compared(search=unsettled | {"no_rate": None}).of("invalid")  # it is the leak that makes the row invalid
+    late = Window(
+        latency_ms=np.ones(10),
+        parts_ms={"send_lag": np.full(10, 2.0)},
+        samples=10,
+        padded_samples=10,
+        batch_samples=np.ones(10, np.int64),
+        duration_s=1.0,
+    )
+    fell_behind = compared(invalid_reason=window_fault(late, slo_ms=10.0), search={"no_rate": None})
+    assert fell_behind.of("not comparable")
+    assert not fell_behind.is_worse
 
 
 def test_a_server_that_holds_no_rate_in_any_process_is_worse() -> None:
