@@ -29,7 +29,7 @@ def summary_line(comparison: Comparison) -> str:
     if comparison.of("not comparable"):
         counts.append(f"{len(comparison.of('not comparable'))} not comparable")
     lost = sum(change.lost for change in comparison.qualities)
-    quality = f"quality changed in {len(comparison.qualities)} of {comparison.n_models} models, lost in {lost}"
+    quality = f"quality changed in {len(comparison.qualities)} of {comparison.n_models} variants, lost in {lost}"
     missing = f"{comparison.n_lost} row{'s' * (comparison.n_lost > 1)} of A missing in B; " if comparison.n_lost else ""
     return f"{len(comparison.rows)} rows: {', '.join(counts)}; {missing}{quality}"
 

@@ -159,7 +159,7 @@ def _why_no_rate(records: Sequence[Measured], row_search: Mapping[str, Any] | No
     held = [record.search["confirmed"] for record in records if record.search is not None]
     if not any(held):
         failed_at = (row_search or {}).get("failed_at_qps") or 0.0
-        return f"p99 did not hold {slo_ms:g} ms at any rate tried, down to {failed_at:,.3g} queries/s"
+        return f"p99 did not hold {slo_ms:g} ms at any rate in 3 windows of 3, down to {failed_at:,.3g} queries/s"
     if not all(held):
         return f"p99 did not hold {slo_ms:g} ms at any rate that process {held.index(False) + 1} tried"
     return None

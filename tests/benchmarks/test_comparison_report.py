@@ -32,7 +32,7 @@ def printed(comparison: Comparison) -> str:
 
 SUMMARY = (
     "5 rows: 1 became invalid, 1 slower, 1 faster, 1 the same, 1 not comparable; 1 row of A missing in B; "
-    "quality changed in 1 of 4 models, lost in 1"
+    "quality changed in 1 of 4 variants, lost in 1"
 )
 
 
