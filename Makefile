@@ -32,9 +32,10 @@ test-slow: $(VENV)/dev.installed
 test-long: $(VENV)/dev.installed
 	$(RUN) -m pytest --numprocesses=auto --dist=load -m long $(ARGS)
 
-# One after another, and nothing else beside: they compare real time with what a formula says.
+# One after another, and nothing else beside: they compare real time with what a formula says. What they time is recjax as
+# its users run it, without the checks of types and shapes that every other test has.
 test-timed: $(VENV)/dev.installed
-	$(RUN) -m pytest -m timed $(ARGS)
+	JAXTYPING_DISABLE=1 $(RUN) -m pytest -m timed $(ARGS)
 
 # What compiles for TPUs without one; installs the extra `tpu`, 1.2 GB.
 test-tpu-compiler: $(VENV)/tpu.installed

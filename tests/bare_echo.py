@@ -12,7 +12,7 @@ import sys
 import time
 
 GAP = 1.5  # service times between an answer and the next query
-SPIN_S = 1e-4  # before a query is due
+SPIN_S = 1e-3  # before a query is due
 STAMPS = struct.Struct("=ddd")
 
 

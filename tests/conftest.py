@@ -36,7 +36,8 @@ if _flags is None:
     del os.environ["XLA_FLAGS"]
 else:
     os.environ["XLA_FLAGS"] = _flags
-jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
+if not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.install_import_hook(["recjax"], "beartype.beartype")  # before anything imports recjax
 
 from random_variables import random_variables  # noqa: E402
 
@@ -63,6 +64,17 @@ NEEDED_MODULES = {
     "sparsecore_library": "jax_tpu_embedding",
     "gpu_compiler": "jax_cuda13_plugin",
 }
+
+
+@pytest.hookimpl(trylast=True)  # when those that were not asked for are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuses to time a recjax that checks the type of every argument: nobody runs that one.
+
+    Raises:
+      UsageError: tests with the marker `timed` are to run, and types are checked.
+    """
+    if not jaxtyping.config.jaxtyping_disable and any(item.get_closest_marker("timed") for item in items):
+        raise pytest.UsageError("timed tests need JAXTYPING_DISABLE=1, which `make test-timed` sets: checks take time")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -63,7 +63,8 @@ class Courier:
             self._ids += ids
             self.indices += indices
             self.progress.issued += len(ids)
-            self._send(pack_queries(*rows_of_queries(self._sizes, self._rows, self._ends, indices)))
+            sizes, rows = rows_of_queries(self._sizes, self._rows, self._ends, indices)
+            self._send(pack_queries(sizes.tobytes(), rows.tobytes()))
         except BaseException as error:  # anything that leaves this aborts the process without a word
             self.failure = self.failure or f"{type(error).__name__}: {error}"
 

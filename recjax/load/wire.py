@@ -1,5 +1,8 @@
 """Frames between the load generator and the system: queries one way, answers and their stamps the other.
 
+What a query passes between its arrival and its batch is in its latency. After an idle spell, when caches are cold, most
+of that was NumPy's calls: sizes and rows go through as plain numbers and bytes.
+
 A frame of queries is `QUERIES` (queries, samples), the sizes and the rows, int32 each. A frame of answers is `ANSWERS`
 (queries completed, bytes of answers, the stamps of STAGES) and the bytes. Queries are numbered by their order, answers
 come in that order. No query at all ends a window: the samples say whether what still waits is to be answered.
@@ -7,25 +10,24 @@ come in that order. No query at all ends a window: the samples say whether what 
 Shapes: N queries of a frame, S their samples.
 """
 
-import dataclasses
 import socket
 import struct
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import NamedTuple
 
 QUERIES = struct.Struct("<II")
 DRAIN, ABORT = 0, 1  # samples of a frame without queries
 # Ends of the stages of a batch, in the seconds of time.perf_counter, which processes of one machine share.
 STAGES = ("taken", "prepared", "transferred_in", "computed", "transferred_out", "finished")
+INT32 = 4  # bytes
 ANSWERS = struct.Struct(f"<II{len(STAGES)}d")
 CHUNK = 1 << 20
 SOCKET_BUFFER = 1 << 22  # as much of it as the system allows
 
 
-def pack_queries(sizes_N: NDArray, rows_S: NDArray) -> bytes:
-    """Returns a frame of one query or more; both arrays are int32."""
-    return QUERIES.pack(len(sizes_N), len(rows_S)) + sizes_N.tobytes() + rows_S.tobytes()
+def pack_queries(sizes: bytes, rows: bytes) -> bytes:
+    """Returns a frame of one query or more; sizes and rows are the bytes of int32."""
+    return QUERIES.pack(len(sizes) // INT32, len(rows) // INT32) + sizes + rows
 
 
 def pack_end(*, abort: bool) -> bytes:
@@ -33,17 +35,15 @@ def pack_end(*, abort: bool) -> bytes:
     return QUERIES.pack(0, ABORT if abort else DRAIN)
 
 
-@dataclasses.dataclass(frozen=True)
-class QueriesFrame:
-    """Sizes [N] and rows [S] of queries; none ends the window, at once if `abort`."""
+class QueriesFrame(NamedTuple):
+    """Sizes [N] of queries and their rows, the bytes of [S] int32; no query ends the window, at once if `abort`."""
 
-    sizes: NDArray
-    rows: NDArray
+    sizes: Sequence[int]
+    rows: bytes
     abort: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class AnswersFrame:
+class AnswersFrame(NamedTuple):
     """How many queries a batch completed, the end of each of its STAGES, and its answers' bytes."""
 
     completed: int
@@ -82,13 +82,14 @@ class FrameReader:
         n, s = QUERIES.unpack_from(self._bytes)
         if n == 0:
             del self._bytes[: QUERIES.size]
-            return QueriesFrame(np.zeros(0, np.int32), np.zeros(0, np.int32), abort=s == ABORT)
-        end = QUERIES.size + 4 * (n + s)
+            return QueriesFrame((), b"", abort=s == ABORT)
+        first_row = QUERIES.size + INT32 * n
+        end = first_row + INT32 * s
         if len(self._bytes) < end:
             return None
-        numbers = np.frombuffer(bytes(self._bytes[QUERIES.size : end]), np.int32)
+        sizes, rows = struct.unpack_from(f"={n}i", self._bytes, QUERIES.size), bytes(self._bytes[first_row:end])
         del self._bytes[:end]
-        return QueriesFrame(numbers[:n], numbers[n:], abort=False)
+        return QueriesFrame(sizes, rows, abort=False)
 
     def next_answers(self) -> AnswersFrame | None:
         """Returns the next frame of answers, None until it is whole."""

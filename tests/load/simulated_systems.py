@@ -44,10 +44,11 @@ class SimulatedSystem:
             start = max(self.free_s, self.origin_s + self.due_s[self.calls])
         self.free_s = end = start + float(self.service_s[self.calls % len(self.service_s)])
         self.calls += 1
-        self.asked.append(rows.copy())
+        self.asked.append(rows)
+        answers = {"row": rows * 2}  # within the service
         spin_until(end)
         ready = time.perf_counter()
-        return {"row": rows * 2}, Stamps(now, now, ready, ready)
+        return answers, Stamps(now, now, ready, ready)
 
     def padded(self, n: int) -> int:
         return next(size for size in self.buckets if size >= n)

@@ -63,7 +63,7 @@ def test_where_what_waits_is_answered_together_a_sender_that_waits_has_other_lat
     assert "p50" in misses(closed_loop(Batching(service_s), 1, 0.0, N, seed=3), expected, rtol=0.02)
 
 
-@pytest.mark.parametrize("rate_qps", [100.0, 1_000.0, 10_000.0])
+@pytest.mark.parametrize("rate_qps", [10.0, 100.0, 1_000.0, 10_000.0])
 def test_however_it_waits_for_arrivals_and_answers_the_parts_are_as_computed(
     generator: SimulatedGenerator, rate_qps: float
 ) -> None:

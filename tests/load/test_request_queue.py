@@ -8,7 +8,7 @@ from recjax.load.request_queue import RequestQueue, batch_size_of
 
 def test_a_query_may_be_spread_over_batches() -> None:
     queue = RequestQueue()
-    queue.add(np.array([2, 3], np.int32), np.array([10, 11, 20, 21, 22], np.int32))
+    queue.add([2, 3], np.array([10, 11, 20, 21, 22], np.int32).tobytes())
     taken = [queue.take(n) for n in (1, 2, 2)]
     assert [rows.tolist() for rows, _ in taken] == [[10], [11, 20], [21, 22]]
     assert [completed for _, completed in taken] == [0, 1, 1]
@@ -22,7 +22,7 @@ def test_every_sample_leaves_once_in_order_and_every_query_is_completed_with_its
     queue, given_rows, taken_rows, completed, ends = RequestQueue(), 0, list[int](), 0, list[int]()
     for sizes in groups:
         n = sum(sizes)
-        queue.add(np.array(sizes, np.int32), np.arange(given_rows, given_rows + n, dtype=np.int32))
+        queue.add(sizes, np.arange(given_rows, given_rows + n, dtype=np.int32).tobytes())
         ends += (given_rows + np.cumsum(sizes)).tolist()
         given_rows += n
         rows, finished = queue.take(data.draw(st.integers(0, queue.waiting)))
