@@ -102,9 +102,9 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_o
     """Runs the suite, and goes on with the run of that run_id if there is one."""
     _check_needs(suite)
     started, now = time.perf_counter(), datetime.datetime.now(datetime.UTC)
+    writer, code = (ResultWriter(folder) if is_writer() else None), 0
     console.print(f"suite {suite.name}; results go to {folder}", markup=False)
     console.print(suite.description, markup=False)
-    writer, code = (ResultWriter(folder) if is_writer() else None), 0
     samples: dict[str, RowSamples] = {}
     run_id = going_on or f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     of_run = {"run_id": run_id, "suite": suite.name, "command": command}

@@ -41,7 +41,7 @@ MULTI_STREAM_SAMPLES = 8
 TIMED_ANSWERS = 3  # before a run, to tell LoadGen what to expect
 FASTEST_QUERY_S = 40e-6  # the way to the other process and back takes about twice this
 FASTEST_SAMPLE_S = 2e-6  # of `offline`: LoadGen and what is between take about half of this
-DRAWN_ANYWAY = 200_000  # queries of a stream, whatever it is expected to be; they take LoadGen up to 0.4 s and 300 MB
+DRAWN_ANYWAY = 200_000  # queries of a stream, however slow its first answers were; all are in memory before it starts
 MIN_OUTSTANDING = 100  # queries; chance alone makes so many wait where the latency limit is short
 
 

@@ -53,7 +53,7 @@ def test_the_drawn_shares_have_the_mean_and_hang_on_the_seed() -> None:
 def test_each_answer_takes_its_drawn_share_longer() -> None:
     """None takes less, and half of them no more than 1% above it.
 
-    Answers are long beside what Python takes after a spin in which the caches were lost to others: 0.08 ms was seen.
+    Answers are long beside what Python takes after a spin, its caches lost (`bare_echo.py` prints it as packing).
     """
     service_s, n = 20e-3, 100
     slowed = SlowedSystem(SpinningSystem(service_s), 0.1, seed=0)

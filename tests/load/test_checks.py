@@ -277,4 +277,31 @@ def test_a_slow_system_is_asked_a_few_times_and_a_fast_one_no_more_than_is_neede
         system = SimulatedSystem(np.array([service_s]))
         system.n_rows = 1_000
         cached_answers(system, seed=0)
-        assert system.calls == checks.CACHING_ROUNDS * (2 * asked + 1)
+        assert system.calls == checks.CACHING_ROUNDS[0] * (2 * asked + 1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "rounds", "is_cache"),
+    [
+        ([10.0] * 5, 5, True),
+        ([10.0, 10.0, 0.2, 10.0, 10.0], 15, True),
+        ([1.0, 1.0, 30.0, 1.0, 1.0], 5, False),
+        ([3.0, 1.0, 9.0, 1.0, 3.0], 15, False),
+    ],
+)
+def test_five_rounds_that_prove_nothing_are_followed_by_more(
+    monkeypatch: pytest.MonkeyPatch, ratios: list[float], rounds: int, is_cache: bool
+) -> None:
+    """Some of the first five are disturbed: the ratios of fresh to repeated latencies are not those of the others."""
+    undisturbed, seen = 10.0 if is_cache else 1.0, list[float]()
+
+    def latencies(system: object, rows: np.ndarray, fewest: int) -> np.ndarray:
+        if len(set(rows.tolist())) == 1:
+            return np.full(len(rows), 1.0)
+        seen.append(ratios[len(seen)] if len(seen) < len(ratios) else undisturbed)
+        return np.full(len(rows), seen[-1])
+
+    monkeypatch.setattr(checks, "_latencies", latencies)
+    ratio, fault = cached_answers(CachingRows(1e-3), seed=0)
+    assert (len(seen), fault is not None) == (rounds, is_cache)
+    assert ratio["fresh_over_repeated"] == undisturbed
