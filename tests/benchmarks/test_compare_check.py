@@ -11,7 +11,7 @@ from benchmarks.comparison import compare_runs
 from benchmarks.measuring import scenarios_of
 
 ROOT = Path(__file__).parent.parent.parent
-STORED = ROOT / "benchmarks/results/compare-check"
+STORED = ROOT / "benchmarks/results"
 
 
 def test_the_suite_makes_twenty_rows() -> None:
@@ -34,10 +34,12 @@ def test_help_answers_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", imports], check=False).returncode == 0
 
 
-def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(STORED / "first"), str(STORED / "second"), "--paired"]) == 0
+@pytest.mark.parametrize("name", ["compare-check", "compare-check-disturbed"])
+def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, slowed = (str(STORED / name / run) for run in ("first", "second", "slowed"))
+    assert main([first, second, "--paired"]) == 0
     assert "20 rows: 0 slower" in capsys.readouterr().out
-    assert main([str(STORED / "first"), str(STORED / "slowed"), "--paired"]) == 1
+    assert main([first, slowed, "--paired"]) == 1
     assert "20 rows: 20 slower" in capsys.readouterr().out
 
 
