@@ -75,7 +75,7 @@ TABLES = (
         words="How often the 95% interval that a row reports covers the median of all ten repeats together.",
     ),
     Section(
-        title="The same on a disturbed host",
+        title="Ten repeats of one row on a disturbed host",
         path="repeat-check-disturbed/repeats.md",
         command="python -m benchmarks.repeat_check",
         words="Another processor of that name, whose speed changes from window to window. Intervals are wider there.",

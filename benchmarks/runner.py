@@ -36,7 +36,7 @@ from benchmarks.results import ResultWriter, Row, RowSamples, read_row_samples, 
 from benchmarks.row_fields import ProcessFacts, Rowed, samples_of
 from benchmarks.row_measured import at_lowest_rate
 from benchmarks.rows import make_row
-from benchmarks.suite import Case, Source, Suite
+from benchmarks.suite import MULTI_STREAM_SAMPLES, Case, Source, Suite
 from benchmarks.summary import row_name, samples_key
 from recjax.command_line import INTERRUPTED
 from recjax.data.sources import check_source
@@ -132,6 +132,13 @@ def _run(suite: Suite, folder: Path, run: Step, command: dict[str, Any], going_o
         for number, case in enumerate(cases):
             if len(cases) > 1:
                 console.print(_time_left(number, len(cases), time.perf_counter() - started), markup=False)
+            largest = case.experiment.serving.buckets[-1]
+            if "offline" in suite.measurement.scenarios and largest <= MULTI_STREAM_SAMPLES:
+                console.print(
+                    f"{case.experiment.name}: no row of offline, which takes batches above {MULTI_STREAM_SAMPLES}; the "
+                    f"largest of serving.buckets is {largest}",
+                    markup=False,
+                )
             unwritten = case
             if not (going_on and load_prepared(folder, case.experiment.name)):
                 if writer:

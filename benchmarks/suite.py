@@ -104,6 +104,12 @@ class Suite:
         names = [case.experiment.name for case in self.cases]
         unique = len(set(names)) == len(names)
         check(unique, "names of a suite's experiments", names, "all different: rows and models are filed under them")
+        if not {"single_stream", "multi_stream"} & set(self.measurement.scenarios):
+            largest = min(case.experiment.serving.buckets[-1] for case in self.cases)
+            allowed = (
+                f"> {MULTI_STREAM_SAMPLES}: no smaller batch is measured in the offline scenario, the only one here"
+            )
+            check(largest > MULTI_STREAM_SAMPLES, "largest of serving.buckets", largest, allowed)
 
 
 def shard_of(suite: Suite, text: str) -> Suite:
@@ -214,7 +220,7 @@ class Source:
         """Returns the suite, or the part of it.
 
         Raises:
-          UserError: as its loader does; or it has no such shard, case or variant, or no batch for a scenario.
+          UserError: as its loader does; or it has no such shard, case or variant.
         """
         suite = {"load_suite": load_suite, "suite_of_config": suite_of_config}[self.loader](
             self.name, list(self.overrides)
@@ -231,7 +237,6 @@ class Source:
             processes=self.processes or its_own.processes,
             loadgen=self.loadgen or its_own.loadgen,
         )
-        _check_batches(measurement, cases)
         return dataclasses.replace(suite, cases=tuple(cases), measurement=measurement)
 
     def config_of(self, case: int, variant: int) -> str:
@@ -243,17 +248,6 @@ class Source:
             f"    case = {self.loader}({self.name!r}, {list(self.overrides)!r}).cases[{case}]\n"
             f"    return dataclasses.replace(case.experiment, transforms=case.variants[{variant}].members)\n"
         )
-
-
-def _check_batches(measurement: Measurement, cases: Sequence[Case]) -> None:
-    """Raises UserError if a case would have no row of the scenario `offline`."""
-    largest = min(case.experiment.serving.buckets[-1] for case in cases)
-    allowed = (
-        f"> {MULTI_STREAM_SAMPLES}, as offline measures larger batches alone; or name other scenarios, as in "
-        "measurement.scenarios=single_stream"
-    )
-    is_measured = "offline" not in measurement.scenarios or largest > MULTI_STREAM_SAMPLES
-    check(is_measured, "largest of serving.buckets", largest, allowed)
 
 
 def _only(case: Case, labels: Sequence[str]) -> Case:

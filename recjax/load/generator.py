@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from recjax.load.wire import INT32, STAGES, FrameReader, pack_end, pack_queries
 
 HEAD_START_S = 2e-3  # from the schedule's receipt to its second 0
-# A timer wakes tens of microseconds late, and what it wakes finds cold caches: the last stretch before an arrival is
-# spun. At the longest where arrivals are so far apart that it takes no more than LITTLE of a core.
-SHORTEST_SPIN_S, LONGEST_SPIN_S, LITTLE = 1e-4, 1e-3, 0.03
+# A timer wakes tens of microseconds late: the last stretch before an arrival is spun. It wakes later the longer a core
+# has slept, and finds cold caches: before an idle system that stretch is a share of the gap to the arrival before.
+SHORTEST_SPIN_S, LONGEST_SPIN_S, SHARE_OF_GAP = 1e-4, 1e-3, 0.03
 ANSWER_SPIN_S = 2e-4  # an answer is waited for spinning as long, if the last one came within it
 SPIN_SHARE = 0.3  # of a core, at most: at higher rates nothing is spun and what is due is sent together
 GAVE_UP = 3  # exit code
@@ -73,7 +73,7 @@ def play(
     """
     connection.setblocking(False)
     reader, n = FrameReader(connection), len(due_N)
-    sizes, rows = sizes_N.tobytes(), rows_S.tobytes()
+    size_bytes, row_bytes = sizes_N.tobytes(), rows_S.tobytes()
     ends = [0, *np.cumsum(sizes_N, dtype=np.int64).tolist()]
     sent_N, received_N = np.full(n, np.nan), np.full(n, np.nan)
     stamps: list[tuple[float, ...]] = []
@@ -85,7 +85,6 @@ def play(
     unsent = b""
     overloaded = silent = failed_early = False
     rate = n / (due[-1] + 1e-9)
-    spin_s = min(max(SHORTEST_SPIN_S, LITTLE / rate), LONGEST_SPIN_S)
     cpu_before = time.process_time()
     start = time.perf_counter() + HEAD_START_S
     last_answer = took = 0.0
@@ -94,7 +93,7 @@ def play(
         if next_up < n and due[next_up] <= now:
             end = bisect.bisect_right(due, now, next_up)
             unsent += pack_queries(
-                sizes[INT32 * next_up : INT32 * end], rows[INT32 * ends[next_up] : INT32 * ends[end]]
+                size_bytes[INT32 * next_up : INT32 * end], row_bytes[INT32 * ends[next_up] : INT32 * ends[end]]
             )
             # Before, as the system may have read it when this process goes on. What the socket does not take yet waits
             # for the system to read: that is the system's queue.
@@ -105,9 +104,13 @@ def play(
         elif unsent:
             unsent = _send(connection, unsent)
         wait_s = POLL_S if next_up == n else due[next_up] - (time.perf_counter() - start)
-        if rate * spin_s < SPIN_SHARE:
-            comes_soon = took < ANSWER_SPIN_S and rate * (spin_s + took) < SPIN_SHARE
+        if rate * SHORTEST_SPIN_S < SPIN_SHARE:
+            comes_soon = took < ANSWER_SPIN_S and rate * (SHORTEST_SPIN_S + took) < SPIN_SHARE
             answer_is_near = comes_soon and done < next_up and now - sent_N[done] < ANSWER_SPIN_S
+            spin_s = SHORTEST_SPIN_S
+            if done == next_up:  # a busy system needs its cores, and a query would wait for it anyway
+                gap_s = due[next_up] - (due[next_up - 1] if next_up else 0.0)
+                spin_s = min(max(spin_s, SHARE_OF_GAP * gap_s), LONGEST_SPIN_S)
             wait_s = 0.0 if answer_is_near else wait_s - spin_s  # 0 or less: the loop goes round without sleeping
         select.select([connection], [connection] if unsent else [], [], min(max(wait_s, 0.0), POLL_S))
         if reader.fill():

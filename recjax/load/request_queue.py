@@ -4,7 +4,7 @@ Shapes: N queries, S samples.
 """
 
 import bisect
-from collections import deque
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,32 +18,31 @@ class RequestQueue:
 
     def __init__(self) -> None:
         """Starts empty."""
-        self._rows = bytearray()  # of the samples that wait
-        self._ends = deque[int]()  # of the queries that wait: number of the sample after their last
+        self._row_bytes = bytearray()  # of the samples that wait, int32
+        self._ends = list[int]()  # of all queries: number of the sample after their last
         self._taken = self._added = 0  # samples
+        self._completed = 0  # queries
 
     @property
     def waiting(self) -> int:
         """Returns how many samples wait."""
         return self._added - self._taken
 
-    def add(self, sizes_N: Sequence[int], rows: bytes) -> None:
-        """Appends queries of these sizes; `rows` are the bytes of [S] int32."""
-        for size in sizes_N:
-            self._added += size
-            self._ends.append(self._added)
-        self._rows += rows
+    def add(self, sizes_N: Sequence[int], row_bytes: bytes) -> None:
+        """Appends queries of these sizes, and their rows [S], int32."""
+        ends = itertools.accumulate(sizes_N, initial=self._added)
+        next(ends)
+        self._ends.extend(ends)
+        self._added = self._ends[-1]
+        self._row_bytes += row_bytes
 
     def take(self, n: int) -> tuple[NDArray, int]:
         """Returns the rows of the first n waiting samples, int32, and how many queries they complete."""
-        rows = bytes(self._rows[: INT32 * n])
-        del self._rows[: INT32 * n]
+        rows = np.frombuffer(bytes(self._row_bytes[: INT32 * n]), np.int32)
+        del self._row_bytes[: INT32 * n]
         self._taken += n
-        completed = 0
-        while self._ends and self._ends[0] <= self._taken:
-            self._ends.popleft()
-            completed += 1
-        return np.frombuffer(rows, np.int32), completed
+        before, self._completed = self._completed, bisect.bisect_right(self._ends, self._taken, self._completed)
+        return rows, self._completed - before
 
 
 def batch_size_of(waiting: int, buckets: Sequence[int]) -> int:

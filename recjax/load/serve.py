@@ -43,7 +43,7 @@ def serve_until_end(connection: socket.socket, reader: FrameReader, system: Syst
         arrived = reader.fill() if queue.waiting or ended else _wait(reader)
         while arrived and (frame := reader.next_queries()) is not None:
             if len(frame.sizes):
-                queue.add(frame.sizes, frame.rows)
+                queue.add(frame.sizes, frame.row_bytes)
             else:
                 ended = True
                 if frame.abort:

@@ -1,7 +1,7 @@
 """Frames between the load generator and the system: queries one way, answers and their stamps the other.
 
-What a query passes between its arrival and its batch is in its latency. After an idle spell, when caches are cold, most
-of that was NumPy's calls: sizes and rows go through as plain numbers and bytes.
+What a query passes between its arrival and its batch is in its latency, and after an idle spell it finds cold caches.
+So sizes and rows go through as plain numbers and bytes, and an array is made of them once, for the batch.
 
 A frame of queries is `QUERIES` (queries, samples), the sizes and the rows, int32 each. A frame of answers is `ANSWERS`
 (queries completed, bytes of answers, the stamps of STAGES) and the bytes. Queries are numbered by their order, answers
@@ -25,9 +25,9 @@ CHUNK = 1 << 20
 SOCKET_BUFFER = 1 << 22  # as much of it as the system allows
 
 
-def pack_queries(sizes: bytes, rows: bytes) -> bytes:
-    """Returns a frame of one query or more; sizes and rows are the bytes of int32."""
-    return QUERIES.pack(len(sizes) // INT32, len(rows) // INT32) + sizes + rows
+def pack_queries(size_bytes: bytes, row_bytes: bytes) -> bytes:
+    """Returns a frame of one query or more, whose sizes and rows are int32."""
+    return QUERIES.pack(len(size_bytes) // INT32, len(row_bytes) // INT32) + size_bytes + row_bytes
 
 
 def pack_end(*, abort: bool) -> bytes:
@@ -36,10 +36,10 @@ def pack_end(*, abort: bool) -> bytes:
 
 
 class QueriesFrame(NamedTuple):
-    """Sizes [N] of queries and their rows, the bytes of [S] int32; no query ends the window, at once if `abort`."""
+    """Sizes [N] of queries and their rows [S], int32; no query at all ends the window, at once if `abort`."""
 
     sizes: Sequence[int]
-    rows: bytes
+    row_bytes: bytes
     abort: bool
 
 
@@ -87,9 +87,9 @@ class FrameReader:
         end = first_row + INT32 * s
         if len(self._bytes) < end:
             return None
-        sizes, rows = struct.unpack_from(f"={n}i", self._bytes, QUERIES.size), bytes(self._bytes[first_row:end])
+        sizes, row_bytes = struct.unpack_from(f"={n}i", self._bytes, QUERIES.size), bytes(self._bytes[first_row:end])
         del self._bytes[:end]
-        return QueriesFrame(sizes, rows, abort=False)
+        return QueriesFrame(sizes, row_bytes, abort=False)
 
     def next_answers(self) -> AnswersFrame | None:
         """Returns the next frame of answers, None until it is whole."""

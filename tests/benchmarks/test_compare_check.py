@@ -34,13 +34,34 @@ def test_help_answers_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", imports], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["compare-check", "compare-check-disturbed"])
-def test_of_the_stored_runs_two_are_the_same_and_one_is_slower(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second, slowed = (str(STORED / name / run) for run in ("first", "second", "slowed"))
-    assert main([first, second, "--paired"]) == 0
-    assert "20 rows: 0 slower" in capsys.readouterr().out
-    assert main([first, slowed, "--paired"]) == 1
-    assert "20 rows: 20 slower" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("folder", "options", "unsure_of_equal", "slower", "unsure_of_slowed"),
+    [
+        ("compare-check", ["--paired"], 2, 20, 0),
+        ("compare-check", [], 13, 19, 1),
+        ("compare-check-disturbed", ["--paired"], 5, 20, 0),
+        ("compare-check-disturbed", [], 19, 16, 4),
+        ("compare-check-disturbed/ten-processes", ["--paired"], 12, 18, 2),
+        ("compare-check-disturbed/ten-processes", [], 20, 4, 16),
+    ],
+)
+def test_the_stored_runs_are_judged_as_docs_compare_says(
+    folder: str,
+    options: list[str],
+    unsure_of_equal: int,
+    slower: int,
+    unsure_of_slowed: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second, slowed = (str(STORED / folder / run) for run in ("first", "second", "slowed"))
+    assert main([first, second, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "20 rows: 0 slower, 0 faster, 20 the same" in printed
+    assert printed.count("  same ?  ") == unsure_of_equal
+    assert main([first, slowed, *options]) == 1
+    printed = capsys.readouterr().out
+    assert f"20 rows: {slower} slower, 0 faster, {20 - slower} the same" in printed
+    assert printed.count("  same ?  ") == unsure_of_slowed
 
 
 @pytest.mark.long

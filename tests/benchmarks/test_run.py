@@ -156,6 +156,25 @@ def test_buckets_too_small_for_a_scenario_are_refused_before_training(
         start()
 
 
+@pytest.mark.parametrize("largest", [8, 16])
+def test_a_case_without_a_batch_for_offline_is_told(
+    largest: int,
+    sasrec_experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "prepare_case", stop)
+    experiment = dataclasses.replace(sasrec_experiment, serving=Serving(buckets=(1, largest)))
+    suite = Suite(name="s", description="d", cases=(Case(experiment=experiment),))
+    assert run_suite(suite, jax.devices("cpu")[0], tmp_path) == 130
+    told = "tiny_sasrec: no row of offline, which takes batches above 8; the largest of serving.buckets is 8"
+    assert (told in " ".join(capsys.readouterr().err.split())) is (largest == 8)
+
+
 @pytest.mark.usefixtures("no_run")
 def test_list_prints_every_suite_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0

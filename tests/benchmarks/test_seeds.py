@@ -29,7 +29,7 @@ def tiny_suite(sasrec_experiment: Experiment) -> Suite:
         sasrec_experiment,
         training=dataclasses.replace(sasrec_experiment.training, epochs=2),
         finetuning=dataclasses.replace(sasrec_experiment.finetuning, epochs=1),
-        serving=Serving(buckets=(16,), top_k=5),
+        serving=Serving(buckets=(8,), top_k=5),
     )
     return Suite(name="tiny", description="d", cases=(Case(experiment=experiment, variants=(chain(), chain(bf16()))),))
 

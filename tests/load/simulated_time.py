@@ -21,6 +21,8 @@ from recjax.load.window import Privileges
 from recjax.load.wire import ABORT, ANSWERS, QUERIES, STAGES
 
 LOOK_S = 1e-5  # that every wait takes at least: a spinning generator looks as often
+LATE_S = 7e-5  # that a timer wakes late
+LATE_SHARE = 0.02  # of the time slept, that it wakes late where nothing else keeps the machine awake, if that is longer
 
 
 class SimulatedTime:
@@ -43,7 +45,11 @@ class SimulatedTime:
 
     def select(self, readers: list[Any], writers: list[Any], failing: list[Any], timeout_s: float) -> None:
         [channel] = readers
-        self.pass_until(max(self.now_s + LOOK_S, min(self.now_s + timeout_s, channel.next_answer_s())))
+        answered_s, is_idle = channel.next_answer_s(), channel.is_idle()
+        wakes_s = self.now_s + timeout_s
+        if timeout_s > 0:
+            wakes_s += max(LATE_S, LATE_SHARE * timeout_s) if is_idle else LATE_S
+        self.pass_until(max(self.now_s + LOOK_S, min(wakes_s, answered_s)))
 
 
 class Channel(socket.socket):
@@ -91,6 +97,9 @@ class Channel(socket.socket):
     def next_answer_s(self) -> float:
         self._go_on()
         return min((moment_s for moment_s, _ in self.answers), default=np.inf)
+
+    def is_idle(self) -> bool:
+        return not self.waiting_s and self.free_s <= self.time.now_s
 
     def _go_on(self) -> None:
         """Forms the batches that begin until now."""

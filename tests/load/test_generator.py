@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from simulated_systems import MEAN_S, SERVICES, SimulatedSystem, batched_ms, lindley_ms, misses, waiting_sender
-from simulated_time import LOOK_S, SimulatedGenerator, simulate_time
+from simulated_time import LATE_S, LOOK_S, SimulatedGenerator, simulate_time
 
 from recjax.load.arrivals import Arrivals, arrival_times
 from recjax.load.checks import window_fault
@@ -67,15 +67,16 @@ def test_where_what_waits_is_answered_together_a_sender_that_waits_has_other_lat
 def test_however_it_waits_for_arrivals_and_answers_the_parts_are_as_computed(
     generator: SimulatedGenerator, rate_qps: float
 ) -> None:
-    """It sleeps and spins at the lower rates, and at the highest sends together what is due."""
+    """It sleeps and spins at the lower rates, however late timers wake it; at the highest they make it late."""
+    late_ms = LATE_S * 1e3 if rate_qps > 3_000 else 0.0
     service_s, due_s = np.full(N, 0.7 / rate_qps), arrival_times(Arrivals(), rate_qps, N, 5)
     window = generator.measure(SimulatedSystem(service_s), rate_qps, N, slo_ms=NEVER_MS, seed=5)
-    expected = lindley_ms(due_s, service_s)
-    np.testing.assert_allclose(window.latency_ms, expected, rtol=0, atol=ROUND_MS)
-    np.testing.assert_allclose(window.parts_ms["queue"], expected - 700 / rate_qps, rtol=0, atol=ROUND_MS)
+    expected, atol = lindley_ms(due_s, service_s), ROUND_MS + late_ms
+    np.testing.assert_allclose(window.latency_ms, expected, rtol=0, atol=atol)
+    np.testing.assert_allclose(window.parts_ms["queue"], expected - 700 / rate_qps, rtol=0, atol=atol)
     np.testing.assert_allclose(window.parts_ms["compute"], 700 / rate_qps)
     np.testing.assert_allclose(sum(window.parts_ms[name] for name in PARTS), window.latency_ms, atol=1e-9)
-    assert 0 <= window.parts_ms["send_lag"].min() <= window.parts_ms["send_lag"].max() <= ROUND_MS
+    assert 0 <= window.parts_ms["send_lag"].min() <= window.parts_ms["send_lag"].max() <= atol
 
 
 @pytest.mark.parametrize("end_s", [24.0, 27.0])

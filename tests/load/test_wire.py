@@ -26,7 +26,7 @@ def test_queries_arrive_whole_however_they_are_cut(pair: tuple[socket.socket, so
         assert reader.fill()
         if (frame := reader.next_queries()) is not None and len(frame.sizes):
             assert frame.sizes == tuple(SIZES)
-            assert frame.rows == ROWS.tobytes()
+            assert frame.row_bytes == ROWS.tobytes()
     assert frame is not None
     assert (len(frame.sizes), frame.abort) == (0, True)
 
