@@ -17,11 +17,15 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2; its epilog keeps its line breaks."""
+    """An argument parser whose errors are one line and exit code 2, and that completes no option's name.
+
+    Its epilog keeps its line breaks.
+    """
 
     def __init__(self, **options: object) -> None:
         """Takes the options of ArgumentParser."""
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)  # type: ignore[arg-type]
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=form, allow_abbrev=False, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         """Exits with 2 after one line."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from assertions import assert_one_line
 
-from recjax.command_line import NOBODY_READS, UNUSABLE, parse_mesh, run_command
+from recjax.command_line import NOBODY_READS, UNUSABLE, OneLineParser, parse_mesh, run_command
 from recjax.errors import UserError
 
 
@@ -77,3 +77,13 @@ def test_a_mesh_is_axes_and_sizes() -> None:
 def test_unusable_meshes(text: str) -> None:
     with pytest.raises(UserError, match=r"--mesh is .*; allowed: data=n, model=n or both"):
         parse_mesh(text)
+
+
+@pytest.mark.parametrize("option", ["--suit=smoke", "--sute=smoke"])
+def test_an_option_that_is_not_spelled_out_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = OneLineParser(prog="tool")
+    parser.add_argument("--suite")
+    with pytest.raises(SystemExit) as raised:
+        parser.parse_args([option])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err == f"error: unrecognized arguments: {option}; see tool --help\n"

@@ -278,6 +278,14 @@ def test_a_caching_system_is_caught() -> None:
         assert "answers are cached" in row.invalid_reason
 
 
+def test_answers_that_loadgen_keeps_do_not_look_like_a_leak() -> None:
+    pytest.importorskip("mlperf_loadgen")
+    settings = dataclasses.replace(SETTINGS_CLOSED, loadgen="mlperf", window_s=0.01)
+    window = measure._closed_window(HonestSystem(), "offline", 8, settings, 0)  # type: ignore[arg-type]
+    assert window.samples >= 8
+    assert len(window.kept_answers) == 0
+
+
 def test_a_loadgen_that_fails_leaves_invalid_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise LoadGenError("LoadGen logged an error")
